@@ -1,0 +1,393 @@
+"""From a `Branch` to a frozen submodel and its feature tensor.
+
+It resolves names, inputs and the layer at which a base model is cut. It must not know of heads or losses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import keras
+
+from . import _keras
+from ._merge import Stage, apply_stage
+from ._mode_lock import freeze
+from ._policy import Augmentation, DropoutPolicy, check_model, decider
+from ._rebuild import rebuild
+
+__all__ = ["Branch", "Inputs", "Models", "graft", "make_inputs", "name_branches"]
+
+POOLINGS = ("avg", "max", "flatten")
+INPUTS = ("shared", "separate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """One base model, with options of its own, for `freeze_and_merge`.
+
+    Args:
+        model: The base model, a built `keras.Model`.
+        name: Name of the branch, and of the frozen submodel in the merged model.
+        dropout: Dropout policy of this branch. Defaults to that of the call.
+        augmentation: `"keep"` or `"off"`, for the image augmentation of this branch. Defaults to that of
+            the call.
+        output: Where the base model ends, to cut off an old head: the name of a layer (`"avg_pool"`), the
+            path of a nested one (`"encoder/avg_pool"`), the key of an output, an index into `model.layers`
+            (`-2`), or a callable that gets the model and returns a symbolic tensor of it. Defaults to the
+            model's own output.
+        pooling: What makes a vector of features of a higher rank: `"avg"` or `"max"` (global pooling),
+            `"flatten"`, a layer, or a callable from tensor to tensor.
+        preprocess: What stands before the base model: a layer, a list of layers, a model, or a callable
+            from tensor to tensor. It is copied and frozen with the base, and the dropout policy holds for
+            it too.
+        projection: New trainable layers between the branch and the merge: an int (units of a linear Dense
+            layer), a layer, a list of layers, a model, or a callable from tensor to tensor.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_graft import Branch, freeze_and_merge
+    >>> base = keras.Sequential(
+    ...     [keras.Input((8,)), keras.layers.Dense(4, name="features"), keras.layers.Dense(2, name="old_head")]
+    ... )
+    >>> model = freeze_and_merge([Branch(base, name="a", output="features")], head=3, loss="mse")
+    >>> [layer.name for layer in model.get_layer("a").layers]
+    ['input_layer', 'features']
+    """
+
+    model: keras.Model
+    _: dataclasses.KW_ONLY
+    name: str | None = None
+    dropout: DropoutPolicy | None = None
+    augmentation: Augmentation | None = None
+    output: str | int | Callable[[keras.Model], Any] | None = None
+    pooling: Literal["avg", "max", "flatten"] | keras.Layer | Callable[[Any], Any] | None = None
+    preprocess: Stage | None = None
+    projection: Stage | None = None
+
+
+Models = Sequence[keras.Model | Branch] | Mapping[str, keras.Model | Branch]
+Inputs = Literal["shared", "separate"] | Any
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Names
+# ---------------------------------------------------------------------------------------------------------
+
+
+def name_branches(models: Models) -> dict[str, Branch]:
+    """The branches under their final names, every model checked."""
+    given = _as_branches(models)
+    chosen = [branch.name for branch in given if branch.name is not None]
+    for name in chosen:
+        if not isinstance(name, str) or not name or "/" in name:
+            raise ValueError(f"A branch name must be a non-empty string without '/'. Received: name={name!r}")
+        if chosen.count(name) > 1:
+            raise ValueError(
+                f"Two branches are named '{name}', and a branch is found by its name. Give each `Branch(name=...)` of "
+                f"its own. Received: names={chosen}"
+            )
+    named: dict[str, Branch] = {}
+    for branch in given:
+        name = branch.name or _numbered(branch.model.name, {*chosen, *named})
+        named[name] = dataclasses.replace(branch, name=name)
+    return named
+
+
+def _as_branches(models: Models) -> list[Branch]:
+    if isinstance(models, (keras.Model, Branch)):
+        raise TypeError(f"`models` must be a list or a dict of models, also for one: [model]. Received: models={models!r}")
+    if not isinstance(models, (Mapping, Sequence)) or isinstance(models, str):
+        raise TypeError(
+            "`models` must be a list of Keras models or Branch objects, or a dict from names to them. "
+            f"Received: models={models!r} (of type {type(models).__name__})"
+        )
+    if not models:
+        raise ValueError(f"`models` must hold at least one model. Received: models={models!r}")
+    if isinstance(models, Mapping):
+        return [_named_by_key(key, _as_branch(model, f"models['{key}']")) for key, model in models.items()]
+    return [_as_branch(model, f"models[{index}]") for index, model in enumerate(models)]
+
+
+def _as_branch(model: Any, argument: str) -> Branch:
+    branch = model if isinstance(model, Branch) else Branch(model)
+    check_model(branch.model, argument)
+    return branch
+
+
+def _named_by_key(key: str, branch: Branch) -> Branch:
+    if branch.name not in (None, key):
+        raise ValueError(
+            f"`models['{key}']` is a Branch with another name. Write the name once, as the key or as `Branch(name=...)`. "
+            f"Received: key='{key}', name='{branch.name}'"
+        )
+    return dataclasses.replace(branch, name=key)
+
+
+def _numbered(name: str, taken: set[str]) -> str:
+    number, candidate = 0, name
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    return candidate
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Inputs
+# ---------------------------------------------------------------------------------------------------------
+
+
+def make_inputs(inputs: Inputs, branches: Mapping[str, Branch]) -> tuple[Any, dict[str, Any]]:
+    """The inputs of the merged model, and what each branch gets of them."""
+    if isinstance(inputs, str) and inputs == "shared":
+        shared = _shared_inputs(branches)
+        return shared, dict.fromkeys(branches, shared)
+    if isinstance(inputs, str) and inputs == "separate":
+        each = {name: _separate_inputs(name, branch) for name, branch in branches.items()}
+        return keras.tree.flatten(list(each.values())), each
+    tensors = [] if isinstance(inputs, str) else keras.tree.flatten(inputs)
+    if tensors and all(_is_input(tensor) for tensor in tensors):
+        return inputs, dict.fromkeys(branches, inputs)
+    raise ValueError(
+        '`inputs` must be "shared", "separate", or one or more `keras.Input` tensors. '
+        f"Received: inputs={inputs!r}"
+    )
+
+
+def _is_input(tensor: Any) -> bool:
+    return isinstance(tensor, keras.KerasTensor) and isinstance(
+        _keras.tensor_history(tensor)[0], keras.layers.InputLayer
+    )
+
+
+def _shared_inputs(branches: Mapping[str, Branch]) -> Any:
+    signatures = {name: _signature(branch.model) for name, branch in branches.items()}
+    (first, expected), *others = signatures.items()
+    for name, signature in others:
+        if signature != expected:
+            raise ValueError(
+                f"Branches '{first}' and '{name}' cannot share one input: their models take different ones. Use "
+                '`inputs="separate"` to give each branch an input of its own, or pass `inputs=keras.Input(...)` and let '
+                f"`Branch(preprocess=...)` adapt it. Received: '{first}' takes {expected}, '{name}' takes {signature}"
+            )
+    structure = _keras.symbolic_inputs(branches[first].model)
+    return keras.tree.map_structure(lambda tensor: _keras.new_input(tensor), structure)
+
+
+def _separate_inputs(name: str, branch: Branch) -> Any:
+    structure = _keras.symbolic_inputs(branch.model)
+    single = len(keras.tree.flatten(structure)) == 1
+
+    def new_input(tensor: Any) -> Any:
+        return _keras.new_input(tensor, f"{name}_input" if single else f"{name}_{tensor.name}")
+
+    return keras.tree.map_structure(new_input, structure)
+
+
+def _signature(model: Any) -> Any:
+    def spec(tensor: Any) -> str:
+        kind = " sparse" * tensor.sparse + " ragged" * tensor.ragged
+        return f"{tensor.shape} {tensor.dtype}{kind}"
+
+    signature = keras.tree.map_structure(spec, _keras.symbolic_inputs(model))
+    return signature[0] if isinstance(signature, list) and len(signature) == 1 else signature
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Grafting
+# ---------------------------------------------------------------------------------------------------------
+
+
+def graft(
+    branch: Branch, inputs: Any, *, dropout: DropoutPolicy, augmentation: Augmentation, copy: bool
+) -> tuple[keras.Model, Any]:
+    """Makes the frozen submodel of a branch and calls it.
+
+    Args:
+        branch: The branch, with its final name.
+        inputs: What it gets, in the structure that its model (or its `preprocess`) takes.
+        dropout: Policy of the call, where the branch has none.
+        augmentation: Likewise.
+        copy: Whether the base model is copied or used itself.
+
+    Returns:
+        The frozen submodel, and its symbolic feature tensor.
+    """
+    decide = decider(
+        dropout if branch.dropout is None else branch.dropout,
+        augmentation if branch.augmentation is None else branch.augmentation,
+        copy=copy,
+        frozen=True,
+    )
+    assert branch.name is not None
+    alone = branch.preprocess is None and branch.pooling is None
+    base = rebuild(branch.model, decide, name=branch.name if alone else None, cuts=_cuts(branch))
+    submodel = base if alone else _surrounded(base, branch, inputs, decide)
+    freeze(submodel)
+    if copy:
+        _keras.drop_activity_regularizers(submodel)
+    return submodel, _call(submodel, inputs, branch)
+
+
+def _surrounded(base: keras.Model, branch: Branch, inputs: Any, decide: Any) -> keras.Model:
+    """The base model between its preprocessing and its pooling, as one submodel."""
+    entries = keras.tree.map_structure(lambda tensor: _keras.new_input(tensor), inputs)
+    tensors = entries
+    if branch.preprocess is not None:
+        tensors = rebuild(_preprocessing(branch.preprocess, inputs), decide)(entries)
+    features = _call(base, tensors, branch)
+    if branch.pooling is not None:
+        features = _pool(branch.pooling, features, branch)
+    return keras.Model(entries, features, name=branch.name)
+
+
+def _preprocessing(stage: Stage, inputs: Any) -> keras.Model:
+    """The preprocessing as a graph model of its own, ready to be copied like a base model."""
+    given = [layer for layer in keras.tree.flatten(stage) if isinstance(layer, keras.Layer)]
+    entries = keras.tree.map_structure(lambda tensor: _keras.new_input(tensor), inputs)
+    with _keras.nothing_left_behind(given, always=True):
+        tensor = entries
+        for step in stage if isinstance(stage, (list, tuple)) else [stage]:
+            tensor = step(tensor) if isinstance(step, keras.Layer) else apply_stage(step, tensor, "preprocess")
+        return keras.Model(entries, tensor, name="preprocess")
+
+
+def _pool(pooling: Any, features: Any, branch: Branch) -> Any:
+    if not isinstance(pooling, str):
+        return apply_stage(pooling, features, "pooling")
+    kinds = {"avg": "GlobalAveragePooling", "max": "GlobalMaxPooling"}
+    rank = len(features.shape)
+    if pooling == "flatten":
+        return keras.layers.Flatten(name="pooling")(features)
+    if pooling not in kinds:
+        words = ", ".join(f'"{word}"' for word in POOLINGS)
+        raise ValueError(
+            f"`pooling` must be one of {words}, a Keras layer, or a callable from tensor to tensor. "
+            f"Received: pooling={pooling!r}"
+        )
+    if rank == 2:
+        return features
+    if rank not in (3, 4, 5):
+        raise ValueError(
+            f'pooling="{pooling}" needs features of rank 3, 4 or 5, and those of branch \'{branch.name}\' have shape '
+            f"{features.shape}. Pass a layer or a callable as `pooling`."
+        )
+    return getattr(keras.layers, f"{kinds[pooling]}{rank - 2}D")(name="pooling")(features)
+
+
+def _call(submodel: keras.Model, inputs: Any, branch: Branch) -> Any:
+    """Calls the submodel, with an error in the user's words where the inputs do not fit."""
+    expected = _signature(submodel)
+    given = [(t.shape, t.dtype) for t in keras.tree.flatten(inputs)]
+    try:
+        return submodel(inputs)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"The model of branch '{branch.name}' cannot take what reaches it. Adapt it with "
+            "`Branch(preprocess=...)`, or give the merged model other `inputs`. "
+            f"Expected: {expected}. Received: {given}"
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Cutting off an old head
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _cuts(branch: Branch) -> dict[int, Any]:
+    """Which models of the base end where: the argument `cuts` of `rebuild`."""
+    model, output = branch.model, branch.output
+    graph = _keras.graph_of(model)
+    if output is None:
+        return _check_single_output(branch)
+    if graph is None:
+        raise ValueError(
+            f"`output` needs a Sequential or Functional model, whose layers are known. Cut the model of branch "
+            f"'{branch.name}' yourself, and pass the result. Received: model={model!r}, output={output!r}"
+        )
+    if isinstance(output, str):
+        return _cuts_at_path(branch, output)
+    if isinstance(output, int) and not isinstance(output, bool):
+        if not -len(model.layers) <= output < len(model.layers):
+            raise ValueError(
+                f"`output` as an int is an index into the {len(model.layers)} layers of the model of branch "
+                f"'{branch.name}'. Received: output={output}"
+            )
+        return {id(model): _only_output(model, model.layers[output], branch)}
+    if callable(output):
+        return _cuts_at_tensor(branch, output(model))
+    raise TypeError(
+        "`output` must be the name or path of a layer, an index into `model.layers`, or a callable from the model to "
+        f"one of its symbolic tensors. Received: output={output!r} (of type {type(output).__name__})"
+    )
+
+
+def _check_single_output(branch: Branch) -> dict[int, Any]:
+    outputs = getattr(branch.model, "outputs", None) or []
+    if len(outputs) > 1:
+        names = list(getattr(branch.model, "output_names", ()))
+        raise ValueError(
+            f"The model of branch '{branch.name}' has {len(outputs)} outputs, and a branch has one. Choose it with "
+            f"`Branch(..., output=...)`, one of {names} or any layer. Received: model={branch.model!r}"
+        )
+    return {}
+
+
+def _cuts_at_path(branch: Branch, path: str) -> dict[int, Any]:
+    model, cuts = branch.model, {}
+    outputs = _keras.output_structure(_keras.graph_of(model))
+    if isinstance(outputs, dict) and isinstance(outputs.get(path), keras.KerasTensor):
+        return {id(model): outputs[path]}
+    for name in path.split("/"):
+        graph = _keras.graph_of(model)
+        found = [op for op in graph.operations if op.name == name] if graph is not None else []
+        if not found:
+            raise _no_such_output(branch, path)
+        cuts[id(model)] = _only_output(model, found[0], branch)
+        model = found[0]
+    return cuts
+
+
+def _no_such_output(branch: Branch, path: str) -> ValueError:
+    known = list(_paths(branch.model))
+    near = difflib.get_close_matches(path, known, n=3) or [p for p in known if p.endswith(f"/{path}")][:3]
+    hint = f"Did you mean {' or '.join(repr(name) for name in near)}?" if near else f"It has {known}."
+    return ValueError(
+        f"The model of branch '{branch.name}' has no layer '{path}' at which it could be cut. {hint} "
+        f"Received: output='{path}'"
+    )
+
+
+def _paths(model: Any, prefix: str = "") -> Iterator[str]:
+    """The paths of all operations of a graph model, nested ones included."""
+    for operation in _keras.graph_of(model).operations:
+        yield f"{prefix}{operation.name}"
+        if _keras.graph_of(operation) is not None:
+            yield from _paths(operation, f"{prefix}{operation.name}/")
+
+
+def _only_output(model: Any, operation: Any, branch: Branch) -> Any:
+    """The one tensor that `operation` makes in the graph of `model`."""
+    calls = [node for node in _keras.nodes(_keras.graph_of(model)) if node.operation is operation]
+    if len(calls) != 1 or len(calls[0].outputs) != 1:
+        raise ValueError(
+            f"Layer '{operation.name}' of branch '{branch.name}' is called {len(calls)} times and makes "
+            f"{sum(len(node.outputs) for node in calls)} tensors, so its name does not say which one is meant. Pass a "
+            "callable that returns the tensor, as in `output=lambda model: model.get_layer('other').output`. "
+            f"Received: output={branch.output!r}"
+        )
+    return calls[0].outputs[0]
+
+
+def _cuts_at_tensor(branch: Branch, tensor: Any) -> dict[int, Any]:
+    made = {id(t) for node in _keras.nodes(_keras.graph_of(branch.model)) for t in node.outputs}
+    if not (isinstance(tensor, keras.KerasTensor) and id(tensor) in made):
+        raise ValueError(
+            f"The callable `output` must return a symbolic tensor of the model of branch '{branch.name}' itself, such as "
+            "`model.get_layer('name').output`. For a layer of a nested model, pass its path instead, as in "
+            f"'encoder/pool'. It returned {tensor!r}"
+        )
+    return {id(branch.model): tensor}

@@ -1,0 +1,275 @@
+"""`freeze_and_merge`: reads as the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from typing_extensions import TypedDict, Unpack
+
+from . import _keras
+from ._branch import Branch, Inputs, Models, graft, make_inputs, name_branches
+from ._merge import Head, Merge, apply_stage, attach_head, merge_features
+from ._policy import Augmentation, DropoutPolicy, decider
+
+__all__ = ["CompileArgs", "freeze_and_merge"]
+
+
+class CompileArgs(TypedDict, total=False):
+    """The arguments of `keras.Model.compile`."""
+
+    optimizer: Any
+    loss: Any
+    loss_weights: Any
+    metrics: Any
+    weighted_metrics: Any
+    run_eagerly: bool
+    steps_per_execution: int
+    jit_compile: Any
+    auto_scale_loss: bool
+
+
+def freeze_and_merge(
+    models: Models,
+    head: Head,
+    *,
+    dropout: DropoutPolicy = "off",
+    augmentation: Augmentation = "keep",
+    inputs: Inputs = "shared",
+    merge: Merge = "concat",
+    copy: bool = True,
+    name: str | None = None,
+    **compile_args: Unpack[CompileArgs],
+) -> keras.Model:
+    """Joins pretrained models under a new head, the only part that trains.
+
+    The base models are copied, frozen and merged; the head is put on top; the result is compiled. Two
+    things hold that plain Keras leaves to chance. *Frozen means frozen*: after any `fit`, every variable
+    of a base model is bit-identical. *Dropout does what you asked*: `trainable=False` does not stop it, and
+    up to Keras 3.15 neither does `base(x, training=False)`, which `fit` overrides.
+
+    Args:
+        models: The base models, each a built `keras.Model` or a `Branch`: a sequence, or a mapping from
+            branch names to them. One is enough.
+        head: What trains on the merged features, of shape (batch, features): an int (that many units,
+            linear: logits), a layer, a list of layers, a model, a callable from tensor to tensor, a mapping
+            from output names to any of these, or `None` for an ensemble with nothing to train. Layers must
+            be new, because the merged model trains them.
+        dropout: What becomes of the dropout of the base models. One of `"keep"` (it drops in `fit`),
+            `"off"` (it never drops), `"remove"` (its layers are gone) and `"always"` (it drops in `predict`
+            too: Monte Carlo dropout); or a callable that gets each noise layer of the base models and
+            returns one of them. It is about all regularising noise: see `with_dropout`.
+        augmentation: `"keep"` or `"off"`: whether image augmentation inside a base model augments in `fit`.
+        inputs: `"shared"` (one input feeds every branch; the models must take the same), `"separate"` (one
+            input, or set of inputs, for each branch, named after it: `"<branch>_input"`), or `keras.Input`
+            tensors of your own, which every branch gets.
+        merge: How the features of the branches become one tensor: `"concat"`, `"add"`, `"average"`,
+            `"multiply"`, `"maximum"`, `"stack"` (a new axis 1), `"weighted"` (a learned scalar per branch),
+            `"attention"` (a learned softmax over branches, per example), a layer, or a callable from a list
+            of tensors to a tensor. What a merge learns counts as head.
+        copy: `True` leaves the base models untouched. `False` saves the memory of a second copy: the
+            branches hold the original variables, so **the originals are frozen too**, and their layers
+            must not stand in two branches.
+        name: Name of the merged model.
+        **compile_args: The arguments of `keras.Model.compile`. `loss` must be given unless `head` is
+            `None`.
+
+    Returns:
+        A compiled `keras.Model`. `model.get_layer("<branch>")` is a branch, a frozen submodel. For a
+        mapping as `head` the outputs are a dict.
+
+    Raises:
+        TypeError: If a model, a head or an option is of the wrong kind.
+        ValueError: If models, features, names or arguments do not go together, or a layer cannot be
+            rebuilt from its config. Every message says what to change. Nothing that you passed has been
+            altered then.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_graft import freeze_and_merge
+    >>> def pretrained():
+    ...     return keras.Sequential(
+    ...         [keras.Input((8,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dropout(0.5)]
+    ...     )
+    >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    >>> model = freeze_and_merge({"a": pretrained(), "b": pretrained()}, head=3, dropout="off", loss=loss)
+    >>> len(model.trainable_variables)  # kernel and bias of the head
+    2
+    >>> model.predict(np.ones((5, 8)), verbose=0).shape
+    (5, 3)
+    """
+    branches = name_branches(models)
+    _check_arguments(branches, head, dropout, augmentation, copy, name, compile_args)
+    handed_in = [branch.model for branch in branches.values()]
+    with _keras.nothing_left_behind(handed_in):
+        entries, each = make_inputs(inputs, branches)
+        submodels, features = {}, {}
+        for branch_name, branch in branches.items():
+            submodels[branch_name], features[branch_name] = graft(
+                branch, each[branch_name], dropout=dropout, augmentation=augmentation, copy=copy
+            )
+        projected = {branch_name: _project(branches[branch_name], tensor) for branch_name, tensor in features.items()}
+        merged = merge_features(merge, projected)
+        outputs = attach_head(head, merged, {**branches, **_names(entries)})
+        model = _assemble(entries, outputs, name)
+        _seal(model, submodels, handed_in)
+        model.compile(**compile_args)
+    return model
+
+
+def _project(branch: Branch, features: Any) -> Any:
+    if branch.projection is None:
+        return features
+    return apply_stage(branch.projection, features, "projection", name=f"{branch.name}_projection")
+
+
+def _names(entries: Any) -> dict[str, Any]:
+    return {tensor.name: tensor for tensor in keras.tree.flatten(entries)}
+
+
+def _assemble(entries: Any, outputs: Any, name: str | None) -> keras.Model:
+    try:
+        return keras.Model(entries, outputs, name=name)
+    except ValueError as error:
+        raise ValueError(
+            "The head and the branches do not make one model. The head must be computed from the features that it "
+            "gets, and every layer needs a name that no branch, input or other layer of the merged model has. "
+            f"Keras says: {error}"
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Making sure
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _seal(model: keras.Model, submodels: Mapping[str, keras.Model], handed_in: list[keras.Model]) -> None:
+    """Removes stored modes from every graph, and asserts that the head alone trains."""
+    theirs = {id(part) for original in handed_in for part in _keras.walk(original)}
+    for part in _keras.walk(model):
+        graph = _keras.graph_of(part)
+        if graph is not None and id(part) not in theirs:
+            _keras.strip_training(graph)
+    _check_head_is_new(model, submodels, handed_in)
+    live = [v.path for submodel in submodels.values() for v in submodel.variables if v.trainable]
+    if live:
+        raise AssertionError(f"Variables of a branch would train: {live}. Please report this with the model.")
+
+
+def _check_head_is_new(
+    model: keras.Model, submodels: Mapping[str, keras.Model], handed_in: list[keras.Model]
+) -> None:
+    originals = {id(v) for original in handed_in for v in original.variables}
+    branches = {id(submodel) for submodel in submodels.values()}
+    ours = {id(node) for node in _keras.nodes(model)}
+    for layer in model.layers:
+        if id(layer) in branches or isinstance(layer, keras.layers.InputLayer):
+            continue
+        elsewhere = any(id(node) not in ours for node in _keras.inbound_nodes(layer))
+        if elsewhere or any(id(v) in originals for v in layer.variables):
+            raise ValueError(
+                f"The head uses the layer '{layer.name}' (of type {type(layer).__name__}), which is already in use by "
+                "another model. Both models would share and train its weights. Make a new layer inside the callable. "
+                f"Received: layer={layer!r}"
+            )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Arguments, checked before anything is built
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _check_arguments(
+    branches: Mapping[str, Branch],
+    head: Head,
+    dropout: DropoutPolicy,
+    augmentation: Augmentation,
+    copy: bool,
+    name: str | None,
+    compile_args: Mapping[str, Any],
+) -> None:
+    decider(dropout, augmentation, copy=copy, frozen=True)
+    if not isinstance(copy, bool):
+        raise TypeError(f"`copy` must be True or False. Received: copy={copy!r}")
+    if name is not None and (not isinstance(name, str) or "/" in name):
+        raise ValueError(f"`name` must be a string without '/'. Received: name={name!r}")
+    if not copy:
+        _check_no_layer_twice(branches)
+    _check_compile(compile_args)
+    if head is not None:
+        _check_loss(head, compile_args.get("loss"))
+
+
+def _check_no_layer_twice(branches: Mapping[str, Branch]) -> None:
+    owner: dict[int, str] = {}
+    for name, branch in branches.items():
+        for layer in {id(part): part for part in _keras.walk(branch.model)}.values():
+            other = owner.setdefault(id(layer), name)
+            if other != name:
+                raise ValueError(
+                    f"With copy=False the layer '{layer.name}' would stand in both branch '{other}' and branch '{name}'. "
+                    "Keras saves such a model but cannot load it. Use copy=True, or separate the models. "
+                    f"Received: layer={layer!r}"
+                )
+
+
+def _check_compile(compile_args: Mapping[str, Any]) -> None:
+    unknown = compile_args.keys() - CompileArgs.__annotations__.keys()
+    if unknown:
+        raise TypeError(
+            f"freeze_and_merge got arguments that neither it nor `keras.Model.compile` takes: {sorted(unknown)}. "
+            f"compile takes {sorted(CompileArgs.__annotations__)}."
+        )
+    optimizer = compile_args.get("optimizer")
+    if getattr(optimizer, "built", False):
+        raise ValueError(
+            "`optimizer` is already built for the variables of another model, and its slots do not fit this one. Pass a "
+            f"new one: {type(optimizer).__name__}(...). Received: optimizer={optimizer!r}"
+        )
+
+
+def _check_loss(head: Any, loss: Any) -> None:
+    if loss is None:
+        raise ValueError(
+            "`loss` must be given, because the head has to be trained on something: loss='mse', for example. Pass "
+            "head=None for an ensemble with nothing to train. Received: loss=None"
+        )
+    if not isinstance(head, Mapping):
+        _check_logits(head, loss, "head")
+        return
+    losses = loss if isinstance(loss, Mapping) else dict(zip(head, loss)) if isinstance(loss, (list, tuple)) else None
+    if losses is not None and losses.keys() != head.keys():
+        raise ValueError(
+            "`loss` must name every output of the head, and no other; None stands for an output that is not trained. "
+            f"Expected: {sorted(head)}. Received: {sorted(losses)}"
+        )
+    for name, stage in head.items():
+        _check_logits(stage, loss if losses is None else losses[name], f"head['{name}']")
+
+
+_ON_PROBABILITIES = frozenset(
+    "categoricalcrossentropy sparsecategoricalcrossentropy binarycrossentropy categoricalfocalcrossentropy "
+    "binaryfocalcrossentropy".split()
+)
+
+
+def _check_logits(head: Any, loss: Any, argument: str) -> None:
+    """Raises for a crossentropy on probabilities over a head that gives logits: Keras trains it, badly."""
+    if not isinstance(head, int):
+        return
+    if isinstance(loss, str):
+        name, from_logits = loss, False
+    elif isinstance(loss, keras.losses.Loss):
+        name, from_logits = type(loss).__name__, loss.get_config().get("from_logits", False)
+    else:
+        name, from_logits = getattr(loss, "__name__", ""), False
+    if name.replace("_", "").lower() in _ON_PROBABILITIES and not from_logits:
+        camel = "".join(word[:1].upper() + word[1:] for word in name.split("_"))
+        activation = "sigmoid" if "binary" in name.lower() else "softmax"
+        raise ValueError(
+            f"`{argument}`={head} gives logits, and this loss takes probabilities: the model would train badly, without "
+            f"an error. Either pass loss=keras.losses.{camel}(from_logits=True), or "
+            f'{argument}=keras.layers.Dense({head}, activation="{activation}"). Received: loss={loss!r}'
+        )

@@ -1,0 +1,389 @@
+"""Everything private of Keras that this library needs, and every difference between versions.
+
+This is the only module that imports `keras.src` or touches names that begin with an underscore on
+Keras objects. Each function says what it gives, and on which versions the name behind it was seen
+("all": 3.12.0, 3.15.1 and 3.16.0-dev). It knows nothing of policies, branches or merges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+from keras.src import tree
+from keras.src.backend import compute_output_spec
+from keras.src.models import Functional
+from keras.src.ops.node import Node
+from keras.src.saving.serialization_lib import SafeModeScope
+
+__all__ = ["Functional", "Node", "tree"]
+
+# Names under which Keras books what a layer owns; every other attribute is the layer's own.
+_BOOKKEEPING = frozenset(
+    "_trainable_variables _non_trainable_variables _layers _seed_generators _metrics _tracker _tracked "
+    "_operations _operations_by_depth _nodes _nodes_by_depth _inbound_nodes _outbound_nodes _losses "
+    "_self_tracked_trackables _obj_reference_counts_dict _self_unconditional_checkpoint_dependencies".split()
+)
+
+# Attributes that decide what a layer computes and that its config leaves out (all).
+_NOT_IN_CONFIG = ("use_cudnn", "function")
+
+_STATEFUL_DRAWS = ("Random", "Multinomial", "TruncatedNormal", "ParameterizedTruncatedNormal")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What a layer is made of
+# ---------------------------------------------------------------------------------------------------------
+
+
+def sublayers(layer: Any) -> list[Any]:
+    """The layers that `layer` holds directly (all)."""
+    return list(getattr(layer, "_layers", ()))
+
+
+def walk(layer: Any) -> Iterator[Any]:
+    """`layer` and every layer below it, parents first, each once."""
+    seen: set[int] = set()
+    waiting = [layer]
+    while waiting:
+        current = waiting.pop(0)
+        if id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            waiting.extend(sublayers(current))
+
+
+def own_variables(layer: Any) -> list[Any]:
+    """The variables that belong to `layer` itself: not those of its sublayers, no seeds (all)."""
+    return [*getattr(layer, "_trainable_variables", ()), *getattr(layer, "_non_trainable_variables", ())]
+
+
+def seed_states(layer: Any) -> list[Any]:
+    """The states of the seed generators of `layer` and all its sublayers (all)."""
+    return [generator.state for part in walk(layer) for generator in getattr(part, "_seed_generators", ())]
+
+
+def named_parts(layer: Any) -> dict[int, str]:
+    """Maps the id of every object that `layer` holds to the attribute that holds it.
+
+    Attribute names are the same in every instance of a class, which variable names and the order of
+    `layer.variables` are not (float8 layers, unnamed weights).
+    """
+    names: dict[int, str] = {}
+    for attribute in sorted(vars(layer)):
+        if attribute in _BOOKKEEPING:
+            continue
+        for suffix, value in _flat(vars(layer)[attribute]):
+            names.setdefault(id(value), attribute + suffix)
+    return names
+
+
+def _flat(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from ((f"[{key}]{suffix}", leaf) for suffix, leaf in _flat(item))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from ((f"[{index}]{suffix}", leaf) for suffix, leaf in _flat(item))
+    else:
+        yield "", value
+
+
+def set_own_trainable(layer: Any, trainable: bool) -> None:
+    """Sets the flag of `layer` alone (all).
+
+    `layer.trainable = value` hands the value on to sublayers, and on TensorFlow does nothing at all
+    where the flag already has that value.
+    """
+    layer._trainable = trainable
+
+
+def drop_activity_regularizers(layer: Any) -> None:
+    """Takes the activity losses from `layer` and everything below it (all)."""
+    for part in walk(layer):
+        if getattr(part, "activity_regularizer", None) is not None:
+            part.activity_regularizer = None
+
+
+def is_built_by_calling(layer: Any) -> bool:
+    """Whether only a call creates the state of `layer`: it has sublayers and no `build` (all)."""
+    return bool(sublayers(layer)) and getattr(layer.build, "_is_default", False)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Copying
+# ---------------------------------------------------------------------------------------------------------
+
+
+def copy_from_config(layer: Any, config: dict[str, Any]) -> Any:
+    """A new object of the class of `layer` from `config`, its random initialisation left out.
+
+    The initialisers are put back by `restore_unserialized`: the values that they would draw are thrown
+    away anyhow, and drawing them is most of the time that copying a large model takes.
+    """
+    classes: dict[str, Any] = {}
+    for part in walk(layer):
+        classes[keras.saving.get_registered_name(type(part))] = type(part)
+        function = getattr(part, "function", None)  # of a Lambda layer
+        if callable(function):
+            classes[getattr(function, "__name__", "function")] = function
+    with keras.saving.custom_object_scope(classes), SafeModeScope(safe_mode=False):
+        new = type(layer).from_config(config)
+    for part in walk(new):
+        for attribute, value in vars(part).items():
+            if _draws_values(value):
+                vars(part)[attribute] = keras.initializers.Zeros()
+    return new
+
+
+def _draws_values(value: Any) -> bool:
+    return (
+        isinstance(value, keras.initializers.Initializer)
+        and type(value).__module__.startswith("keras.")
+        and not isinstance(value, (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant))
+    )
+
+
+def restore_unserialized(original: Any, new: Any) -> None:
+    """Gives `new` the initialisers of `original`, and what no config carries."""
+    for attribute, value in vars(original).items():
+        if _draws_values(value):
+            vars(new)[attribute] = value.clone()
+    for attribute in _NOT_IN_CONFIG:
+        if attribute in vars(original):
+            vars(new)[attribute] = vars(original)[attribute]
+
+
+def finalize_state(layer: Any) -> None:
+    """Lets an adapted layer (Normalization, …) derive what it computes from its variables (all)."""
+    finalize = getattr(layer, "finalize_state", None)
+    if finalize is not None and own_variables(layer):
+        finalize()
+
+
+def build_like(new: Any, original: Any) -> bool:
+    """Builds `new` with the shapes that `original` was built with; False where only a call can."""
+    if not new.built and not is_built_by_calling(new):
+        new.build_from_config(original.get_build_config())
+    return all(part.built for part in walk(new))
+
+
+def with_state(layer: Any) -> bool:
+    """Whether `layer` keeps state outside its variables and its config: vocabularies (all)."""
+    return hasattr(layer, "save_assets") and hasattr(layer, "load_assets")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Graphs
+# ---------------------------------------------------------------------------------------------------------
+
+
+def graph_of(model: Any) -> Any | None:
+    """The functional graph of a graph model, or None where `model` is opaque (all).
+
+    A graph model is an instance of exactly `Sequential` or `Functional`: a subclass may do anything.
+    """
+    if type(model) is keras.Sequential:
+        return model._functional
+    return model if type(model) is Functional else None
+
+
+def nodes(graph: Any) -> list[Any]:
+    """The nodes of a functional graph, each behind those that it needs (all)."""
+    by_depth = graph._nodes_by_depth
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+
+
+def input_structure(graph: Any) -> Any:
+    """The inputs of a functional graph in the structure in which its author gave them (all)."""
+    return graph._inputs_struct
+
+
+def output_structure(graph: Any) -> Any:
+    """The outputs of a functional graph in the structure in which its author gave them (all)."""
+    return graph._outputs_struct
+
+
+def symbolic_inputs(model: Any) -> Any:
+    """What `model` is called with: symbolic tensors in the structure in which its author gave them (all).
+
+    A subclassed model knows the shapes that it was built with, but not their dtypes.
+
+    Raises:
+        ValueError: If the model does not know its inputs.
+    """
+    graph = graph_of(model)
+    if graph is not None or isinstance(model, Functional):
+        return input_structure(graph or model)
+    shapes = list(((model.get_build_config() or {}).get("shapes_dict") or model.get_build_config() or {}).values())
+    if len(shapes) != 1 or shapes[0] is None:
+        raise ValueError(
+            f"The inputs of the subclassed model '{model.name}' cannot be found out: it was built without input shapes. "
+            "Call it on a batch of data first, or wrap it: `x = keras.Input(...)`, then `keras.Model(x, model(x))`. "
+            f"Received: model={model!r}"
+        )
+    return tree.map_shape_structure(
+        lambda shape: keras.KerasTensor((None, *shape[1:]), dtype=model.input_dtype), shapes[0]
+    )
+
+
+def new_input(tensor: Any, name: str | None = None) -> Any:
+    """A new `keras.Input` that takes what `tensor` takes, under its name where it is an input itself (all)."""
+    layer = tensor_history(tensor)[0] if hasattr(tensor, "_keras_history") else None
+    if isinstance(layer, keras.layers.InputLayer):
+        config = {**layer.get_config(), "name": name or layer.name}
+        return type(layer).from_config(config).output
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, sparse=tensor.sparse, name=name)
+
+
+def inbound_nodes(operation: Any) -> list[Any]:
+    """Every call of `operation` on symbolic tensors, in whatever graph (all)."""
+    return operation._inbound_nodes
+
+
+def call_arguments(layer: Any) -> tuple[Any, Any]:
+    """The arguments of the last symbolic call of `layer`; for a model that had none, its inputs (all).
+
+    Raises:
+        ValueError: If `layer` was never called on symbolic tensors.
+    """
+    for node in layer._inbound_nodes[-1:]:
+        return node.arguments.args, {k: v for k, v in node.arguments.kwargs.items() if k != "training"}
+    if isinstance(layer, keras.Model):
+        return (symbolic_inputs(layer),), {}
+    raise ValueError(f"Layer '{layer.name}' was never called on symbolic tensors.")
+
+
+def tensor_history(tensor: Any) -> tuple[Any, int]:
+    """The operation that made a symbolic tensor, and which of its calls that was (all)."""
+    history = tensor._keras_history
+    return history.operation, history.node_index
+
+
+def connect(operation: Any, args: Any, kwargs: Any, like: list[Any]) -> list[Any]:
+    """Enters the call `operation(*args, **kwargs)` into the graph, its outputs shaped as `like`.
+
+    The shapes are known from the graph that is being copied, so no shape inference runs; and nothing is
+    added to the arguments, where `Layer.__call__` up to 3.15 stores a `training=False` (all).
+    """
+    outputs = [keras.KerasTensor(t.shape, dtype=t.dtype, sparse=t.sparse, ragged=t.ragged) for t in like]
+    Node(operation, call_args=args, call_kwargs=kwargs, outputs=outputs)
+    return outputs
+
+
+def strip_training(graph: Any) -> None:
+    """Removes every stored `training=` from the calls of a functional graph that is ours (all).
+
+    Up to 3.15 Keras writes `training=False` into the calls of Dropout and RNN layers by itself, and
+    `fit` and `predict` override it. 3.16 writes nothing and obeys what it finds.
+    """
+    for node in nodes(graph):
+        node.arguments.kwargs.pop("training", None)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Calls
+# ---------------------------------------------------------------------------------------------------------
+
+
+def call_in_mode(caller: Any, layer: Any, training: bool | None, args: Any, kwargs: Any) -> Any:
+    """Calls `layer` in the given mode, for `caller`, whose own mode holds again afterwards.
+
+    Keras keeps the mode in one context for the whole call of the outermost layer, and an explicit
+    `training=` stays there: in 3.16 for every layer behind, before that for siblings (all).
+    """
+    context = caller._get_call_context()
+    mode = context.get_value("training")
+    try:
+        return layer(*args, **kwargs) if training is None else layer(*args, training=training, **kwargs)
+    finally:
+        context.set_value("training", mode)
+
+
+def drop_losses(layer: Any) -> None:
+    """Forgets the losses that `layer` and its sublayers added in the current call (all)."""
+    layer._clear_losses()
+
+
+def adopt_call(outer: Any, inner: Any) -> None:
+    """Makes `outer` read its call arguments as `inner` would, and hand them on as they came (all)."""
+    outer._call_signature = inner._call_signature
+    outer._convert_input_args = False
+    outer._allow_non_tensor_positional_args = True
+
+
+def build_from_call(layer: Any, call_spec: Any) -> None:
+    """Builds `layer` from the arguments of a call as Keras itself would (all)."""
+    layer._maybe_build(call_spec)
+
+
+def takes_training(layer: Any) -> bool:
+    """Whether `layer.call` has a `training` argument."""
+    return "training" in inspect.signature(layer.call).parameters
+
+
+def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Runs `function` on symbolic tensors, without computing anything (all)."""
+    return compute_output_spec(function, *args, **kwargs)
+
+
+def updated_variables(layer: Any, training: bool, args: Any, kwargs: Any) -> tuple[set[int], bool]:
+    """What a call of `layer` would update, found by tracing it: nothing runs, nothing changes.
+
+    Returns:
+        The ids of the variables that the call assigns (seed generators among them), and whether it draws
+        random numbers that Keras does not know of.
+    """
+    found: set[int] = set()
+    foreign = False
+
+    def probe(*args: Any, **kwargs: Any) -> Any:
+        nonlocal foreign
+        with keras.StatelessScope() as scope:
+            outputs = layer(*args, training=training, **kwargs)
+        found.update(scope.state_mapping)
+        foreign = _draws_in_graph()
+        return outputs
+
+    trace(probe, *args, **kwargs)
+    return found, foreign
+
+
+def _draws_in_graph() -> bool:
+    """Whether the TensorFlow graph that is being traced draws random numbers from TensorFlow's own state.
+
+    Keras draws statelessly, from the variables of its seed generators.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    graph = tf.compat.v1.get_default_graph().as_graph_def()
+    kinds = [node.op for node in graph.node]
+    kinds += [node.op for function in graph.library.function for node in function.node_def]
+    return any(kind.startswith(_STATEFUL_DRAWS) for kind in kinds)
+
+
+@contextlib.contextmanager
+def nothing_left_behind(layers: list[Any], *, always: bool = False) -> Iterator[None]:
+    """Takes calls that a failing block recorded on `layers` back out of their graphs (all).
+
+    Args:
+        layers: Layers and models; everything below them is looked after too.
+        always: Whether a block that succeeds leaves nothing behind either.
+    """
+    parts = [part for layer in layers for part in walk(layer)]
+    parts += [op for part in parts if graph_of(part) is not None for op in graph_of(part).operations]
+    before = [(part, len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        if failed or always:
+            for part, inbound, outbound in before:
+                del part._inbound_nodes[inbound:]
+                del part._outbound_nodes[outbound:]

@@ -1,0 +1,172 @@
+"""ModeLock: a layer that keeps another layer frozen, and in a mode of its own.
+
+It knows Keras only through `_keras.py`, and nothing of policies or branches.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from . import _keras
+
+__all__ = ["ModeLock", "freeze"]
+
+
+def freeze(layer: keras.Layer) -> None:
+    """Marks every variable of `layer`, and of everything below it, as not trainable.
+
+    Every flag is set by itself. `layer.trainable = False` alone leaves sublayers trainable wherever the
+    layer's own flag is `False` already, as it is in every copy and every loaded file of a frozen model.
+    """
+    for part in _keras.walk(layer):
+        _keras.set_own_trainable(part, False)
+        for variable in _keras.own_variables(part):
+            variable.trainable = False
+
+
+@keras.saving.register_keras_serializable(package="keras_graft")
+class ModeLock(keras.layers.Layer):
+    """Keeps a layer frozen, and in a mode of its own, whatever the model around it does.
+
+    `fit` runs a model in training mode, and Keras lets that mode override the `training=False` with
+    which a frozen model was called. A `ModeLock` holds: with `training=False` the inner layer drops
+    nothing, uses stored statistics and augments nothing, in `fit` as in `predict`. With `training=True`
+    it drops in `predict` as well (Monte Carlo dropout). What stands behind the lock keeps following
+    `fit` and `predict`.
+
+    The inner layer stays frozen: `trainable` of a lock is always `False`, setting it changes nothing,
+    and flags that a saved file lost are set again on loading. Its activity losses, which are constants
+    then, are dropped. A lock takes the call arguments, masks and dtypes of its inner layer.
+
+    Args:
+        layer: The `keras.Layer` or model to lock. It is held, not copied: its variables are frozen from
+            now on.
+        training: `False` (default) for inference mode, `True` for training mode, or `None` to let the
+            mode of the model around it through, so that the lock only freezes.
+        name: Name of the lock. Defaults to the name of `layer`.
+
+    Returns:
+        Called on tensors, what `layer` returns for them.
+
+    Raises:
+        ValueError: If `layer` is not a Keras layer or `training` is none of `True`, `False`, `None`.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_graft import ModeLock
+    >>> locked = ModeLock(keras.layers.Dropout(0.5))
+    >>> float(keras.ops.sum(locked(np.ones((1, 4)), training=True)))
+    4.0
+    """
+
+    def __init__(
+        self, layer: keras.Layer, training: bool | None = False, *, name: str | None = None, **kwargs: Any
+    ) -> None:
+        if not isinstance(layer, keras.Layer):
+            raise ValueError(
+                "`layer` must be a Keras layer or model that the lock can hold. "
+                f"Received: layer={layer!r} (of type {type(layer).__name__})"
+            )
+        if training not in (True, False, None) or isinstance(training, int) and not isinstance(training, bool):
+            raise ValueError(
+                "`training` must be False (inference mode), True (training mode) or None (the mode of the "
+                f"model around the lock). Received: training={training!r}"
+            )
+        kwargs.pop("trainable", None)
+        kwargs.pop("dtype", None)
+        super().__init__(name=name or layer.name, dtype=_plain_policy(layer), **kwargs)
+        self.layer = layer
+        self.training = training
+        self.supports_masking = True
+        _keras.adopt_call(self, layer)
+        freeze(self)
+
+    @property
+    def trainable(self) -> bool:
+        """Always `False`."""
+        return False
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        """Changes nothing: take the inner layer out of the lock to train it."""
+
+    def _maybe_build(self, call_spec: Any) -> None:
+        """Builds the inner layer from the call, just as Keras would without a lock around it."""
+        if not self.built:
+            _keras.build_from_call(self.layer, call_spec)
+            self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Builds the inner layer, where a wrapper such as TimeDistributed asks for it by shape."""
+        if not self.layer.built:
+            self.layer.build(input_shape)
+        freeze(self)
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        """What the inner layer was built with."""
+        return self.layer.get_build_config()
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Builds the inner layer as it was built before saving."""
+        self.layer.build_from_config(config)
+        self.build()
+
+    def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        """Calls the inner layer in the mode of the lock."""
+        mode = training if self.training is None else self.training
+        outputs = _keras.call_in_mode(self, self.layer, mode, args, kwargs)
+        _keras.drop_losses(self.layer)
+        return outputs
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """The shapes and dtypes that the inner layer returns."""
+        if not _keras.takes_training(self.layer):
+            kwargs.pop("training", None)
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
+        """The shape that the inner layer returns."""
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """The mask that the inner layer hands on."""
+        return self.layer.compute_mask(inputs, previous_mask) if self.layer.supports_masking else None
+
+    def save_own_variables(self, store: Any) -> None:
+        """Writes how many variables must arrive on loading."""
+        store["variables"] = len(self.layer.weights)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Refuses to load into an inner layer that has no place for what was saved."""
+        saved = int(store["variables"][()])
+        if len(self.layer.weights) != saved:
+            raise ValueError(
+                f"The layer inside ModeLock '{self.name}' was saved with {saved} variables and has "
+                f"{len(self.layer.weights)} after loading its config, so its weights cannot arrive. Its "
+                "`build` must create all of them. "
+                f"Received: layer={self.layer!r}"
+            )
+        freeze(self)
+
+    def get_config(self) -> dict[str, Any]:
+        """The config of the lock, with that of its inner layer."""
+        config = super().get_config()
+        return {
+            "name": config["name"],
+            "layer": keras.saving.serialize_keras_object(self.layer),
+            "training": self.training,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ModeLock:
+        """A lock around a new inner layer."""
+        return cls(**{**config, "layer": keras.saving.deserialize_keras_object(config["layer"])})
+
+
+def _plain_policy(layer: Any) -> Any:
+    """The dtype policy of `layer`; without its quantization, which a lock has no kernels for."""
+    policy = layer.dtype_policy
+    return layer.compute_dtype if policy.quantization_mode is not None else policy

@@ -1,0 +1,288 @@
+"""From a dropout policy to a decision per layer, and `with_dropout`.
+
+It knows the table of behaviours and the words of the engine. It must not know of branches or merges.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import keras
+
+from . import _keras
+from ._behaviour import Behaviour, Effect, behaviour, noise_rates
+from ._mode_lock import ModeLock
+from ._rebuild import Decide, Decision, Mode, RebuildError, rebuild
+
+__all__ = [
+    "AUGMENTATION",
+    "POLICIES",
+    "Augmentation",
+    "DropoutPolicy",
+    "Policy",
+    "check_option",
+    "decider",
+    "with_dropout",
+]
+
+Policy = Literal["keep", "off", "remove", "always"]
+DropoutPolicy = Policy | Callable[[keras.Layer], Policy]
+Augmentation = Literal["keep", "off"]
+
+POLICIES = ("keep", "off", "remove", "always")
+AUGMENTATION = ("keep", "off")
+
+# Names under which layers and models take their dropout rates.
+_RATE_NAMES = (
+    "rate dropout recurrent_dropout dropout_rate drop_rate attention_dropout attention_dropout_rate hidden_dropout "
+    "hidden_dropout_rate embedding_dropout feedforward_dropout mlp_dropout classifier_dropout drop_path "
+    "drop_path_rate drop_connect_rate stochastic_depth stochastic_depth_rate survival_dropout"
+).split()
+
+
+def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
+    """A copy of a model in which dropout behaves as chosen.
+
+    `trainable=False` does not stop dropout, and up to Keras 3.15 a stored `training=False` does not stop it
+    in `fit` either. This sets it for good, for all regularising noise: Dropout and its relatives, Gaussian
+    noise, the dropout of recurrent and attention layers, in nested models and wrappers too. Nothing is
+    frozen or unfrozen, and `model` is not changed.
+
+    Args:
+        model: A built `keras.Model`.
+        policy: What becomes of dropout. One of `"keep"` (it drops in `fit`), `"off"` (it never drops; every
+            layer is still there, with rate 0), `"remove"` (the layers are gone) and `"always"` (it drops in
+            `predict` as well: Monte Carlo dropout, see Gal and Ghahramani, 2016, arXiv:1506.02142); or a
+            callable that gets each noise layer of `model` and returns one of them.
+
+    Returns:
+        A new, uncompiled model of the same structure and name, with the same weights and trainable flags.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If `model` is not built, `policy` is none of the above, or a layer that has to be locked
+            has trainable weights: a locked layer is frozen.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_graft import with_dropout
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5)])
+    >>> np.asarray(with_dropout(model, "off")(np.ones((1, 4)), training=True)).tolist()
+    [[1.0, 1.0, 1.0, 1.0]]
+    """
+    check_model(model, "model")
+    decide = decider(policy, "keep", copy=True, frozen=False)
+    with _keras.nothing_left_behind([model]):
+        return rebuild(model, decide)
+
+
+def check_model(model: Any, name: str) -> None:
+    """Raises unless `model` is a built Keras model."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`{name}` must be a keras.Model. Load a file with keras.models.load_model(path) first, and put a "
+            f"single layer into keras.Sequential([keras.Input(...), layer]). Received: {name}={model!r} (of type "
+            f"{type(model).__name__})"
+        )
+    if not model.built or type(model) is keras.Sequential and not model.layers:
+        raise ValueError(
+            f"`{name}` must be built: its shapes and weights do not exist yet. Call it on a batch of data, give it a "
+            f"keras.Input, or call `{name}.build(input_shape)`. Received: {name}={model!r}"
+        )
+
+
+def check_option(name: str, value: Any, allowed: tuple[str, ...], *, or_a: str = "") -> None:
+    """Raises unless `value` is one of the allowed strings."""
+    if not (isinstance(value, str) and value in allowed):
+        words = ", ".join(f'"{word}"' for word in allowed)
+        raise ValueError(f"`{name}` must be one of {words}{or_a}. Received: {name}={value!r}")
+
+
+def decider(policy: DropoutPolicy, augmentation: Augmentation, *, copy: bool, frozen: bool) -> Decide:
+    """The function that decides about each layer of a model.
+
+    Args:
+        policy: See `with_dropout`.
+        augmentation: Whether image augmentation follows the outer mode (`"keep"`) or is `"off"`.
+        copy: Whether the layers are copied, or used themselves.
+        frozen: Whether the model is frozen for good, also against what ignores `trainable=False`.
+    """
+    if not callable(policy):
+        check_option("dropout", policy, POLICIES, or_a=", or a callable that returns one of them for a layer")
+    check_option("augmentation", augmentation, AUGMENTATION)
+    return _Decider(policy, augmentation, copy, frozen)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decider:
+    policy: DropoutPolicy
+    augmentation: Augmentation
+    copy: bool
+    frozen: bool
+
+    def __call__(self, layer: Any, path: str) -> Decision:
+        known = behaviour(layer)
+        if type(layer) is ModeLock and self.policy != "keep":
+            return Decision(unwrap=True, reuse=not self.copy)
+        decision = _RULES[known.effect](self, layer, path, known)
+        decision = dataclasses.replace(
+            decision,
+            reuse=not self.copy,
+            lock=self.frozen and _loses_flags(layer, known, self.copy),
+            verify=known.effect is Effect.UNKNOWN,
+        )
+        if not self.frozen:
+            _refuse_to_freeze(layer, path, decision)
+        return decision
+
+    def choice(self, layer: Any, path: str) -> Policy:
+        """What the policy says about one noise layer."""
+        if not callable(self.policy):
+            return self.policy
+        chosen = self.policy(layer)
+        if not (isinstance(chosen, str) and chosen in POLICIES):
+            words = ", ".join(f'"{word}"' for word in POLICIES)
+            raise ValueError(
+                f"The callable `dropout` must return one of {words} for every layer that it is asked about. For "
+                f"layer '{path}' (of type {type(layer).__name__}) it returned {chosen!r}."
+            )
+        return chosen
+
+    # -- one rule per effect ----------------------------------------------------------------------------
+
+    def nothing(self, layer: Any, path: str, known: Behaviour) -> Decision:
+        return Decision()
+
+    def noise(self, layer: Any, path: str, known: Behaviour) -> Decision:
+        choice = self.choice(layer, path)
+        live = bool(noise_rates(layer))
+        if choice == "remove" and known.only_noise:
+            return Decision(bypass=True)
+        if choice in ("keep", "always"):
+            mode = Mode.OUTER if choice == "keep" else Mode.TRAINING
+            return Decision(mode=mode if live else Mode.ANY)
+        return Decision(zero=known.rates) if self.copy else Decision(mode=Mode.INFERENCE)
+
+    def augmenting(self, layer: Any, path: str, known: Behaviour) -> Decision:
+        return Decision(mode=Mode.OUTER if self.augmentation == "keep" else Mode.INFERENCE)
+
+    def statistics(self, layer: Any, path: str, known: Behaviour) -> Decision:
+        return Decision(mode=Mode.ANY if self.frozen else Mode.OUTER)
+
+    def state(self, layer: Any, path: str, known: Behaviour) -> Decision:
+        if not self.frozen:
+            return Decision(mode=Mode.OUTER)
+        return Decision(unwrap=True) if self.copy and known.parts else Decision(mode=Mode.INFERENCE)
+
+    def unknown(self, layer: Any, path: str, known: Behaviour) -> Decision:
+        choice = self._choice_within(layer, path)
+        if choice == "off":
+            return Decision(mode=Mode.INFERENCE)
+        seen = _observe(layer)
+        if choice == "remove":
+            return self._remove_within(layer, path, seen)
+        if not seen.draws:
+            return Decision(mode=Mode.INFERENCE if seen.updates and self.frozen else Mode.OUTER)
+        if seen.updates and self.frozen:
+            raise _refused(layer, path, choice, f"it updates {seen.updates} whenever it drops, so it cannot be frozen")
+        if choice == "always" and not seen.complete:
+            raise _refused(layer, path, choice, "what it does in training mode could not be found out")
+        return Decision(mode=Mode.OUTER if choice == "keep" else Mode.TRAINING)
+
+    def _choice_within(self, layer: Any, path: str) -> Policy:
+        """The one choice for a layer whose noise cannot be reached part by part."""
+        noisy = [part for part in _keras.walk(layer) if behaviour(part).effect is Effect.NOISE]
+        choices = {part.name: self.choice(part, f"{path}/{part.name}") for part in noisy}
+        if not noisy:
+            return self.choice(layer, path)
+        if len(set(choices.values())) > 1:
+            raise RebuildError(
+                f"The noise layers inside '{path}' (of type {type(layer).__name__}) must have one policy, because "
+                "the library cannot rebuild the layer around them. Return the same word for all of them. "
+                f"Received: {choices}"
+            )
+        return next(iter(choices.values()))
+
+    def _remove_within(self, layer: Any, path: str, seen: _Seen) -> Decision:
+        if not seen.draws and seen.complete:
+            return Decision(mode=Mode.INFERENCE)
+        rates = tuple(
+            name for name, value in _config_of(layer).items() if name in _RATE_NAMES and isinstance(value, float | int)
+        )
+        if not (rates and self.copy):
+            noisy = [f"'{p.name}'" for p in _keras.walk(layer) if behaviour(p).effect is Effect.NOISE]
+            raise _refused(
+                layer, path, "remove", f"its noise ({', '.join(noisy) or 'its own'}) hangs on no argument of its config"
+            )
+        return Decision(zero=rates, mode=Mode.INFERENCE)
+
+
+_RULES = {
+    Effect.NOTHING: _Decider.nothing,
+    Effect.NOISE: _Decider.noise,
+    Effect.AUGMENTATION: _Decider.augmenting,
+    Effect.STATISTICS: _Decider.statistics,
+    Effect.STATE: _Decider.state,
+    Effect.UNKNOWN: _Decider.unknown,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """What a layer without a row was seen to do when it was traced in training mode."""
+
+    draws: bool
+    updates: tuple[str, ...] = ()
+    complete: bool = True
+
+
+def _observe(layer: Any) -> _Seen:
+    """Traces the calls of `layer` in training mode. Nothing runs, and nothing of it changes."""
+    seeds = {id(state) for state in _keras.seed_states(layer)}
+    harmless = {  # moved by layers that stand still once they are frozen
+        id(variable)
+        for part in _keras.walk(layer)
+        if behaviour(part).effect is Effect.STATISTICS
+        for variable in _keras.own_variables(part)
+    }
+    paths = {id(variable): variable.path for variable in layer.variables}
+    try:
+        assigned, foreign = _keras.updated_variables(layer, True, *_keras.call_arguments(layer))
+    except Exception:  # whatever a stranger's `call` may raise: nothing is known of it then
+        return _Seen(draws=True, complete=False)
+    updates = {paths[key] for key in assigned & paths.keys() - seeds - harmless}
+    return _Seen(foreign or bool(assigned & seeds or assigned - paths.keys()), tuple(sorted(updates)))
+
+
+def _config_of(layer: Any) -> dict[str, Any]:
+    try:
+        return layer.get_config()
+    except NotImplementedError:
+        return {}
+
+
+def _loses_flags(layer: Any, known: Behaviour, copy: bool) -> bool:
+    weights = any(_keras.own_variables(part) for part in _keras.walk(layer))
+    regularised = any(getattr(part, "activity_regularizer", None) is not None for part in _keras.walk(layer))
+    return (weights and not known.keeps_flags) or (regularised and not copy)
+
+
+def _refuse_to_freeze(layer: Any, path: str, decision: Decision) -> None:
+    held = decision.mode in (Mode.INFERENCE, Mode.TRAINING)
+    if held and layer.trainable_variables:
+        raise ValueError(
+            f"Layer '{path}' (of type {type(layer).__name__}) has to be locked for this policy, and a locked layer is "
+            "frozen, but it has trainable weights. Freeze it first (`layer.trainable = False`), or choose another "
+            f"policy for it. Received: layer={layer!r}"
+        )
+
+
+def _refused(layer: Any, path: str, choice: str, cause: str) -> RebuildError:
+    return RebuildError(
+        f'Policy "{choice}" cannot be kept for layer \'{path}\' (of type {type(layer).__name__}): {cause}. Use "off" '
+        "for it (pass a callable as `dropout` to choose layer by layer), which locks the layer to inference mode. "
+        f"Received: layer={layer!r}"
+    )

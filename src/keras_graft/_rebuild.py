@@ -1,0 +1,416 @@
+"""The engine: a new model from a model, one decision per layer.
+
+`rebuild(model, decide)` walks the graph of a model in its own order, asks `decide` about every layer, and
+puts the result together again: shared layers stay shared, nested models nested, names, masks, dtypes,
+structures and call arguments as they are, except `training`. It must not know why a decision was taken:
+that is `_policy.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+import keras
+
+from . import _keras
+from ._behaviour import behaviour
+from ._mode_lock import ModeLock
+
+__all__ = ["Decide", "Decision", "Mode", "RebuildError", "rebuild"]
+
+
+class RebuildError(ValueError):
+    """A model cannot be rebuilt. The message names the layer, the cause and the way out."""
+
+
+class Mode(Enum):
+    """The mode that a layer must run in."""
+
+    ANY = "any"  # it computes the same in all of them
+    OUTER = "outer"
+    INFERENCE = "inference"
+    TRAINING = "training"
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What becomes of one layer.
+
+    Attributes:
+        mode: The mode that it must run in. Inference and training mode are held by a `ModeLock`.
+        zero: Constructor arguments that are set to 0 in the copy.
+        bypass: Leave the layer out; its input goes on.
+        unwrap: Put the inner layer of this wrapper in its place.
+        reuse: Take the very layer instead of a copy.
+        lock: Hold the layer in a `ModeLock` also where no mode asks for it, because saving and loading
+            would forget that it is frozen.
+        verify: Check, once the model stands, that nothing in the locked layer is live.
+    """
+
+    mode: Mode = Mode.ANY
+    zero: tuple[str, ...] = ()
+    bypass: bool = False
+    unwrap: bool = False
+    reuse: bool = False
+    lock: bool = False
+    verify: bool = False
+
+
+Decide = Callable[[Any, str], Decision]
+
+
+def rebuild(
+    model: keras.Model, decide: Decide, *, name: str | None = None, cuts: Mapping[int, Any] | None = None
+) -> keras.Model:
+    """A new model in which every layer of a model is what `decide` made of it.
+
+    Args:
+        model: A model. It is not changed. One that is not a graph model (see `_keras.graph_of`) is a single
+            layer to the engine: the new model is a graph around what became of it.
+        decide: Called as `decide(layer, path)` for each layer that is not itself a graph model, also those
+            inside wrappers. `path` is the path of the layer below `model`, such as `"encoder/drop"`.
+        name: Name of the new model. Defaults to the name of `model`.
+        cuts: For models that shall end earlier: the id of the model (this one or one nested in it) mapped
+            to the symbolic tensor of its graph that becomes its only output.
+
+    Returns:
+        The new model, with the values of all variables and the trainable flags of the original.
+
+    Raises:
+        RebuildError: If a layer cannot be rebuilt.
+    """
+    builder = _Builder(decide, dict(cuts or {}))
+    new = builder.model(model, "", name or model.name)
+    builder.verify_locks()
+    return new
+
+
+@dataclasses.dataclass(frozen=True)
+class _Builder:
+    """One run of the engine.
+
+    Attributes:
+        decide: See `rebuild`.
+        cuts: See `rebuild`.
+        made: What each operation of the original became: None where it was bypassed. The original stands
+            beside it so that its id stays its own.
+        stand_ins: For layers inside wrappers: the layer that holds the state of their replacement.
+        waiting: New layers that only a call builds, with the originals of their state.
+        locks: Locks to verify, with the path of their layer.
+    """
+
+    decide: Decide
+    cuts: dict[int, Any]
+    made: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+    stand_ins: dict[int, Any] = dataclasses.field(default_factory=dict)
+    waiting: dict[int, tuple[Any, Any, str]] = dataclasses.field(default_factory=dict)
+    locks: list[tuple[ModeLock, str, Decision]] = dataclasses.field(default_factory=list)
+
+    # -- models ---------------------------------------------------------------------------------------
+
+    def model(self, model: Any, path: str, name: str) -> keras.Model:
+        """The new form of a model."""
+        if _keras.graph_of(model) is None:
+            return self._around_opaque(model, name)
+        plain = type(model) is keras.Sequential and id(model) not in self.cuts
+        new = self._sequential(model, path, name) if plain else self._functional(model, path, name)
+        _keras.set_own_trainable(new, model.trainable)
+        return new
+
+    def _sequential(self, model: Any, path: str, name: str) -> keras.Sequential:
+        graph = _keras.graph_of(model)
+        layers = [new for new in (self.replacement(layer, path) for layer in model.layers) if new is not None]
+        layers = layers or [_identity(model.layers[-1])]
+        new = keras.Sequential([_copy_input(graph.inputs[0]), *layers], name=name)
+        _keras.strip_training(_keras.graph_of(new))
+        for layer in layers:
+            self._settle(layer)
+        return new
+
+    def _functional(self, model: Any, path: str, name: str) -> keras.Model:
+        graph = _keras.graph_of(model)
+        inputs, outputs = _keras.input_structure(graph), _keras.output_structure(graph)
+        if id(model) in self.cuts:
+            outputs = self.cuts[id(model)]
+            graph = _keras.Functional(inputs, outputs)
+        tensors = {id(tensor): _copy_input(tensor).output for tensor in graph.inputs}
+        for node in _keras.nodes(graph):
+            if not node.is_input:
+                self._replay(node, path, tensors)
+        new_inputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], inputs)
+        fresh = {id(tensor) for tensor in keras.tree.flatten(new_inputs)}
+
+        def output(tensor: Any) -> Any:
+            new = tensors[id(tensor)]
+            return _identity(_keras.tensor_history(tensor)[0])(new) if id(new) in fresh else new
+
+        return keras.Model(new_inputs, keras.tree.map_structure(output, outputs), name=name)
+
+    def _around_opaque(self, model: Any, name: str) -> keras.Model:
+        inputs = keras.tree.map_structure(_keras.new_input, _keras.symbolic_inputs(model))
+        new = self.replacement(model, "") or _identity(model)
+        outputs = new(inputs)
+        self._settle(new)
+        return keras.Model(inputs, outputs, name=name)
+
+    def _replay(self, node: Any, path: str, tensors: dict[int, Any]) -> None:
+        """Makes in the new graph the call that `node` recorded in the original."""
+        args, kwargs = node.arguments.fill_in(tensors)
+        kwargs = {key: value for key, value in kwargs.items() if key != "training"}
+        operation = node.operation
+        new = self.replacement(operation, path)
+        if new is None:
+            outputs = [keras.tree.flatten((args, kwargs))[0]]
+        elif id(new) in self.waiting:
+            outputs = keras.tree.flatten(new(*args, **kwargs))
+            self._settle(new)
+        else:
+            like = new.outputs if id(operation) in self.cuts else node.outputs
+            outputs = _keras.connect(new, args, kwargs, like)
+        tensors.update(zip(map(id, node.outputs), outputs))
+
+    # -- layers ---------------------------------------------------------------------------------------
+
+    def replacement(self, operation: Any, path: str) -> Any | None:
+        """What `operation` becomes, the same for each of its calls; None where it is left out."""
+        if id(operation) not in self.made:
+            below = f"{path}/{operation.name}".lstrip("/")
+            self.made[id(operation)] = (operation, self._make(operation, below))
+        return self.made[id(operation)][1]
+
+    def _make(self, operation: Any, path: str) -> Any | None:
+        if not isinstance(operation, keras.Layer):
+            return _named(operation, path, lambda: type(operation).from_config(operation.get_config()))
+        if _keras.graph_of(operation) is not None:
+            return self.model(operation, path, operation.name)
+        decision = self.decide(operation, path)
+        if decision.reuse:
+            return self._reuse(operation, decision, path)
+        new, decision, source = self._copy(operation, decision, path)
+        if new is None:
+            return None
+        built = _named(operation, path, lambda: _keras.build_like(new, source))
+        result = self._locked(new, decision, path)
+        if built:
+            self._transfer(source, new, path)
+        else:
+            self.waiting[id(result)] = (source, new, path)
+        return result
+
+    def _copy(self, layer: Any, decision: Decision, path: str) -> tuple[Any | None, Decision, Any]:
+        """A copy of `layer` that is not built yet, its whole decision, and the layer whose state it gets."""
+        if decision.bypass:
+            return None, decision, layer
+        if decision.unwrap:
+            inner = self.stand_ins[id(layer)] = layer.layer
+            new, inner_decision, source = self._copy(inner, self.decide(inner, path), path)
+            if new is not None:
+                new.name = layer.name
+            return new, inner_decision, source
+        changes: dict[str, Any] = dict.fromkeys(decision.zero, 0.0)
+        decisions = [decision]
+        for key, attribute in behaviour(layer).parts:
+            held = getattr(layer, attribute)
+            many = isinstance(held, (list, tuple))
+            parts = [self._part(part, path) for part in (held if many else [held])]
+            decisions += [part_decision for _, part_decision in parts]
+            kept = [keras.saving.serialize_keras_object(part) for part, _ in parts if part is not None]
+            if not kept:
+                return None, Decision(bypass=True), layer
+            changes[key] = kept if many else kept[0]
+        config = _named(layer, path, lambda: {**layer.get_config(), **changes})
+        new = _named(layer, path, lambda: _keras.copy_from_config(layer, config))
+        return new, _together(decisions, path), layer
+
+    def _part(self, part: Any, path: str) -> tuple[Any | None, Decision]:
+        """The new form of a layer inside a wrapper, and what it asks of the wrapper."""
+        if not isinstance(part, keras.Layer):
+            return part, Decision()  # a cell that is no layer
+        path = f"{path}/{part.name}"
+        if _keras.graph_of(part) is not None:
+            self.stand_ins[id(part)] = self.model(part, path, part.name)
+            return self.stand_ins[id(part)], Decision()
+        new, decision, _ = self._copy(part, self.decide(part, path), path)
+        return new, decision
+
+    def _reuse(self, layer: Any, decision: Decision, path: str) -> Any | None:
+        """The very layer, locked where something in it must not follow the mode of the model around it."""
+        if decision.bypass:
+            return None
+        if decision.unwrap:
+            return self._reuse(layer.layer, self.decide(layer.layer, path), path)
+        decisions = [decision]
+        for part in _keras.walk(layer):
+            if part is not layer and _keras.graph_of(part) is None:
+                inner = self.decide(part, f"{path}/{part.name}")
+                decisions.append(dataclasses.replace(inner, mode=Mode.INFERENCE) if inner.bypass else inner)
+        return self._locked(layer, _together(decisions, path), path)
+
+    def _locked(self, layer: Any, decision: Decision, path: str) -> Any:
+        held = decision.mode in (Mode.INFERENCE, Mode.TRAINING)
+        if not (held or decision.lock):
+            return layer
+        lock = ModeLock(layer, training=_TRAINING[decision.mode])
+        if layer.built:
+            lock.build()
+        if decision.verify and decision.mode is Mode.INFERENCE:
+            self.locks.append((lock, path, decision))
+        return lock
+
+    # -- state ----------------------------------------------------------------------------------------
+
+    def _settle(self, new: Any) -> None:
+        """Gives its state to a layer that only a call could build."""
+        if id(new) in self.waiting:
+            source, target, path = self.waiting.pop(id(new))
+            self._transfer(source, target, path)
+
+    def _transfer(self, original: Any, new: Any, path: str) -> None:
+        """Assigns the state of `original` to `new`, matched by the attributes that hold it."""
+        old_parts, new_parts = self._parts_by_path(original), self._parts_by_path(new)
+        if old_parts.keys() != new_parts.keys():
+            difference = sorted(old_parts.keys() ^ new_parts.keys())
+            raise _cannot_rebuild(original, path, f"its copy differs in the sublayers {difference}")
+        for part_path, old in old_parts.items():
+            copy = new_parts[part_path]
+            for old_variable, new_variable in _matched_variables(old, copy, path):
+                new_variable.assign(old_variable.value)
+                new_variable.trainable = old_variable.trainable
+            _keras.set_own_trainable(copy, old.trainable)
+            _keras.restore_unserialized(old, copy)
+            _copy_assets(old, copy)
+            _keras.finalize_state(copy)
+
+    def _parts_by_path(self, layer: Any, prefix: str = "") -> dict[str, Any]:
+        layer = self.stand_ins.get(id(layer), layer)
+        found = {prefix: layer}
+        names = _keras.named_parts(layer)
+        for index, part in enumerate(_keras.sublayers(layer)):
+            path = f"{prefix}.{names.get(id(part), f'layers[{index}]')}"
+            found.update({p: l for p, l in self._parts_by_path(part, path).items() if p not in found})
+        return found
+
+    # -- checks ---------------------------------------------------------------------------------------
+
+    def verify_locks(self) -> None:
+        """Raises where a layer is live although it is locked, or although its rates were set to 0."""
+        for lock, path, decision in self.locks:
+            args, kwargs = _keras.call_arguments(lock)
+            updates, draws = _keras.updated_variables(lock, True, args, kwargs)
+            if updates or draws:
+                raise _stays_live(lock, path, updates)
+            if decision.zero:
+                updates, draws = _keras.updated_variables(lock.layer, True, args, kwargs)
+                if draws or updates & {id(state) for state in _keras.seed_states(lock.layer)}:
+                    raise _still_drops(lock.layer, path, decision.zero)
+
+
+_TRAINING = {Mode.ANY: False, Mode.OUTER: None, Mode.INFERENCE: False, Mode.TRAINING: True}
+
+
+def _together(decisions: Iterable[Decision], path: str) -> Decision:
+    """The decision for a wrapper, from its own and those of the layers in it."""
+    decisions = list(decisions)
+    modes = {decision.mode for decision in decisions} - {Mode.ANY}
+    if len(modes) > 1:
+        asked = " and ".join(sorted(f"'{mode.value}'" for mode in modes))
+        raise RebuildError(
+            f"The layers inside '{path}' would have to run in different modes at once ({asked}), and a wrapper "
+            "runs in one. Choose policies that agree within the wrapper: 'off' and 'remove' go with "
+            "everything, 'keep' does not go with 'always'."
+        )
+    return dataclasses.replace(
+        decisions[0],
+        mode=modes.pop() if modes else Mode.ANY,
+        lock=any(decision.lock for decision in decisions),
+        verify=any(decision.verify for decision in decisions),
+    )
+
+
+def _copy_input(tensor: Any) -> Any:
+    layer = _keras.tensor_history(tensor)[0]
+    return type(layer).from_config(layer.get_config())
+
+
+def _identity(removed: Any) -> keras.layers.Layer:
+    """Stands for a removed layer where a model would otherwise be left without any."""
+    return keras.layers.Identity(name=removed.name, dtype=getattr(removed, "dtype_policy", None))
+
+
+def _matched_variables(old: Any, new: Any, path: str) -> Iterator[tuple[Any, Any]]:
+    """Pairs of the own variables of a layer and its copy, by attribute, or by name where none holds them."""
+    ours, theirs = _variables_by_name(old), _variables_by_name(new)
+    for key, variable in ours.items():
+        match = theirs.get(key)
+        if match is None or match.shape != variable.shape or match.dtype != variable.dtype:
+            raise _cannot_rebuild(
+                old, path, f"its variable '{key}' {variable.shape} has no equal in the copy, which has {sorted(theirs)}"
+            )
+        yield variable, match
+    if len(theirs) > len(ours):
+        raise _cannot_rebuild(old, path, f"its copy has more variables: {sorted(theirs.keys() - ours.keys())}")
+
+
+def _variables_by_name(layer: Any) -> dict[str, Any]:
+    held = _keras.named_parts(layer)
+    found: dict[str, Any] = {}
+    for variable in _keras.own_variables(layer):
+        name = held.get(id(variable), f"({'x'.join(map(str, variable.shape))} {variable.dtype})")
+        number = sum(key.split("#")[0] == name for key in found)
+        found[f"{name}#{number}" if number else name] = variable
+    return found
+
+
+def _copy_assets(old: Any, new: Any) -> None:
+    """Hands over what a layer learned outside its variables (vocabularies), as a saved file would."""
+    if _keras.with_state(old) and old.built:
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)
+
+
+def _named(layer: Any, path: str, make: Callable[[], Any]) -> Any:
+    """`make()`, with the layer's name on whatever goes wrong in it."""
+    try:
+        return make()
+    except RebuildError:
+        raise
+    except Exception as error:
+        raise _cannot_rebuild(layer, path, f"{type(error).__name__}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
+def _cannot_rebuild(layer: Any, path: str, cause: str) -> RebuildError:
+    return RebuildError(
+        f"Layer '{path}' (of type {type(layer).__name__}) cannot be rebuilt from its config: {cause}. "
+        "Give the class a `get_config` that carries every constructor argument and a `build` that creates "
+        "every weight, or pass `copy=False` to use the layer itself instead of a copy. "
+        f"Received: layer={layer!r}"
+    )
+
+
+def _still_drops(layer: Any, path: str, zero: tuple[str, ...]) -> RebuildError:
+    return RebuildError(
+        f"Dropout cannot be removed from layer '{path}' (of type {type(layer).__name__}): with its arguments {list(zero)} "
+        'at 0 it still draws random numbers in training mode. Use "off" for it, which locks the layer to inference '
+        f"mode. Received: layer={layer!r}"
+    )
+
+
+def _stays_live(lock: ModeLock, path: str, updates: set[int]) -> RebuildError:
+    names = [v.path for v in lock.variables if id(v) in updates]
+    what = f"updates {names}" if names else "draws random numbers"
+    return RebuildError(
+        f"Layer '{path}' (of type {type(lock.layer).__name__}) {what} even in inference mode: it ignores the mode "
+        "that it is called with, so nothing around it can silence it. Let its `call` hand `training` on to "
+        f"what it holds. Received: layer={lock.layer!r}"
+    )
+
+
