@@ -98,6 +98,7 @@ _ROWS_BY_NAME: dict[str, Behaviour] = {
         parts=(("layer", "forward_layer"), ("backward_layer", "backward_layer")),
     ),
     "Pipeline": dataclasses.replace(_INERT, reason="does what its layers do", parts=(("layers", "layers"),)),
+    "Lambda": _INERT,  # unless its function says otherwise (see `behaviour`)
     # They take a `training` argument for float8 only (see `behaviour`), or do not use it at all.
     **dict.fromkeys(("Dense", "EinsumDense", "Embedding", "ReversibleEmbedding"), _INERT),
     **dict.fromkeys(
@@ -138,6 +139,8 @@ def behaviour(layer: Any) -> Behaviour:
     row = _TABLE.get(type(layer))
     if row is None:
         return _without_row(layer)
+    if isinstance(layer, keras.layers.Lambda):
+        return _of_lambda(layer)
     if getattr(layer, "quantization_mode", None) == "float8":
         return _FLOAT8
     if row.rates and not row.only_noise and not noise_rates(layer):
@@ -181,12 +184,20 @@ def _causes(layer: Any) -> Iterator[str]:
     for part in _keras.sublayers(layer):
         if behaviour(part).effect is not Effect.NOTHING:
             yield f"it holds {type(part).__name__} '{part.name}'"
-    for held in _held_by_function(getattr(layer, "function", None)):
-        yield f"its function calls {type(held).__name__} '{held.name}'"
+
+
+def _of_lambda(layer: Any) -> Behaviour:
+    """A Lambda layer hands the mode to its function, and to layers that the function reaches unseen by Keras."""
+    function = layer.function
+    if inspect.isfunction(function) and "training" in inspect.signature(function).parameters:
+        return Behaviour(Effect.UNKNOWN, "its function takes the mode")
+    for held in _held_by_function(function):
+        return Behaviour(Effect.UNKNOWN, f"its function calls {type(held).__name__} '{held.name}'")
+    return _INERT
 
 
 def _held_by_function(function: Any) -> Iterator[keras.Layer]:
-    """Layers that a Python function (of a Lambda layer) reaches: Keras does not see them."""
+    """Layers that a Python function reaches: Keras does not see them."""
     if inspect.isfunction(function):
         reached = inspect.getclosurevars(function)
         yield from (

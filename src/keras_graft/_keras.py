@@ -31,7 +31,17 @@ _BOOKKEEPING = frozenset(
 # Attributes that decide what a layer computes and that its config leaves out (all).
 _NOT_IN_CONFIG = ("use_cudnn", "function")
 
-_STATEFUL_DRAWS = ("Random", "Multinomial", "TruncatedNormal", "ParameterizedTruncatedNormal")
+# Beginnings of the names of TensorFlow operations that draw random numbers.
+_DRAWING_OPERATIONS = (
+    "Random",
+    "StatelessRandom",
+    "StatelessTruncatedNormal",
+    "StatelessMultinomial",
+    "StatelessParameterizedTruncatedNormal",
+    "Multinomial",
+    "TruncatedNormal",
+    "ParameterizedTruncatedNormal",
+)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -309,8 +319,14 @@ def drop_losses(layer: Any) -> None:
 
 
 def adopt_call(outer: Any, inner: Any) -> None:
-    """Makes `outer` read its call arguments as `inner` would, and hand them on as they came (all)."""
-    outer._call_signature = inner._call_signature
+    """Makes `outer` read its call arguments as `inner` would, and hand them on as they came (all).
+
+    Without the default of `training`: image augmentation has `True` there, and Keras would take it for the mode of
+    all that follows.
+    """
+    signature = inner._call_signature
+    parameters = [p.replace(default=None) if p.name == "training" else p for p in signature.parameters.values()]
+    outer._call_signature = signature.replace(parameters=parameters)
     outer._convert_input_args = False
     outer._allow_non_tensor_positional_args = True
 
@@ -330,41 +346,64 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return compute_output_spec(function, *args, **kwargs)
 
 
-def updated_variables(layer: Any, training: bool, args: Any, kwargs: Any) -> tuple[set[int], bool]:
-    """What a call of `layer` would update, found by tracing it: nothing runs, nothing changes.
+def observe(layer: Any, training: bool, args: Any, kwargs: Any) -> tuple[set[int], bool]:
+    """What a call of `layer` does, found by tracing it: nothing runs, nothing changes.
 
     Returns:
-        The ids of the variables that the call assigns (seed generators among them), and whether it draws
-        random numbers that Keras does not know of.
+        The ids of the variables that the call assigns (not those of seed generators, which some layers move in
+        inference mode too), and whether its outputs depend on random numbers.
     """
-    found: set[int] = set()
-    foreign = False
+    assigned: set[int] = set()
+    draws = False
 
     def probe(*args: Any, **kwargs: Any) -> Any:
-        nonlocal foreign
+        nonlocal draws
         with keras.StatelessScope() as scope:
             outputs = layer(*args, training=training, **kwargs)
-        found.update(scope.state_mapping)
-        foreign = _draws_in_graph()
+        assigned.update(scope.state_mapping)
+        draws = any(_is_random(tensor) for tensor in tree.flatten(outputs))
         return outputs
 
     trace(probe, *args, **kwargs)
-    return found, foreign
+    known = {id(variable) for variable in layer.variables}
+    return assigned & known - {id(state) for state in seed_states(layer)}, draws
 
 
-def _draws_in_graph() -> bool:
-    """Whether the TensorFlow graph that is being traced draws random numbers from TensorFlow's own state.
+def _is_random(tensor: Any) -> bool:
+    """Whether a tensor of a TensorFlow graph depends on an operation that draws random numbers."""
+    seen: set[int] = set()
+    waiting = [tensor.op]
+    while waiting:
+        operation = waiting.pop()
+        if id(operation) in seen:
+            continue
+        seen.add(id(operation))
+        if _draws(operation):
+            return True
+        waiting.extend(source.op for source in operation.inputs)
+    return False
 
-    Keras draws statelessly, from the variables of its seed generators.
-    """
-    if keras.backend.backend() != "tensorflow":
+
+def _draws(operation: Any) -> bool:
+    kinds = [operation.type]
+    functions = operation.graph._functions  # bodies of loops and branches
+    for value in operation.node_def.attr.values():
+        if value.func.name in functions:
+            kinds += [node.op for node in functions[value.func.name].cached_definition.node_def]
+    return any(kind.startswith(_DRAWING_OPERATIONS) for kind in kinds) and not _has_fixed_seed(operation)
+
+
+def _has_fixed_seed(operation: Any) -> bool:
+    """Whether a stateless operation gets its seed from constants alone: the same numbers in every call."""
+    if not operation.type.startswith("Stateless"):
         return False
-    import tensorflow as tf
-
-    graph = tf.compat.v1.get_default_graph().as_graph_def()
-    kinds = [node.op for node in graph.node]
-    kinds += [node.op for function in graph.library.function for node in function.node_def]
-    return any(kind.startswith(_STATEFUL_DRAWS) for kind in kinds)
+    waiting = [operation.inputs[1].op]
+    while waiting:
+        source = waiting.pop()
+        if not source.inputs and source.type != "Const":
+            return False
+        waiting.extend(tensor.op for tensor in source.inputs)
+    return True
 
 
 @contextlib.contextmanager

@@ -105,14 +105,8 @@ class ModeLock(keras.layers.Layer):
             self.layer.build(input_shape)
         freeze(self)
 
-    def get_build_config(self) -> dict[str, Any] | None:
-        """What the inner layer was built with."""
-        return self.layer.get_build_config()
-
-    def build_from_config(self, config: dict[str, Any]) -> None:
-        """Builds the inner layer as it was built before saving."""
-        self.layer.build_from_config(config)
-        self.build()
+    def get_build_config(self) -> None:
+        """Nothing: the config of the inner layer carries what it was built with."""
 
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """Calls the inner layer in the mode of the lock."""

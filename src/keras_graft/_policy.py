@@ -131,7 +131,7 @@ class _Decider:
         decision = dataclasses.replace(
             decision,
             reuse=not self.copy,
-            lock=self.frozen and _loses_flags(layer, known, self.copy),
+            lock=decision.lock or self.frozen and _loses_flags(layer, known, self.copy),
             verify=known.effect is Effect.UNKNOWN,
         )
         if not self.frozen:
@@ -167,7 +167,9 @@ class _Decider:
         return Decision(zero=known.rates) if self.copy else Decision(mode=Mode.INFERENCE)
 
     def augmenting(self, layer: Any, path: str, known: Behaviour) -> Decision:
-        return Decision(mode=Mode.OUTER if self.augmentation == "keep" else Mode.INFERENCE)
+        # Locked even where it is kept: called without a mode, augmentation layers take training mode for granted, and
+        # Keras leaks that to every layer behind them (3.12 to 3.16).
+        return Decision(mode=Mode.OUTER if self.augmentation == "keep" else Mode.INFERENCE, lock=self.frozen)
 
     def statistics(self, layer: Any, path: str, known: Behaviour) -> Decision:
         return Decision(mode=Mode.ANY if self.frozen else Mode.OUTER)
@@ -179,7 +181,7 @@ class _Decider:
 
     def unknown(self, layer: Any, path: str, known: Behaviour) -> Decision:
         choice = self._choice_within(layer, path)
-        if choice == "off":
+        if choice == "off" or choice == "remove" and not self.copy:
             return Decision(mode=Mode.INFERENCE)
         seen = _observe(layer)
         if choice == "remove":
@@ -212,7 +214,7 @@ class _Decider:
         rates = tuple(
             name for name, value in _config_of(layer).items() if name in _RATE_NAMES and isinstance(value, float | int)
         )
-        if not (rates and self.copy):
+        if not rates:
             noisy = [f"'{p.name}'" for p in _keras.walk(layer) if behaviour(p).effect is Effect.NOISE]
             raise _refused(
                 layer, path, "remove", f"its noise ({', '.join(noisy) or 'its own'}) hangs on no argument of its config"
@@ -240,21 +242,18 @@ class _Seen:
 
 
 def _observe(layer: Any) -> _Seen:
-    """Traces the calls of `layer` in training mode. Nothing runs, and nothing of it changes."""
-    seeds = {id(state) for state in _keras.seed_states(layer)}
+    """Traces a call of `layer` in training mode. Nothing runs, and nothing of it changes."""
     harmless = {  # moved by layers that stand still once they are frozen
         id(variable)
         for part in _keras.walk(layer)
         if behaviour(part).effect is Effect.STATISTICS
         for variable in _keras.own_variables(part)
     }
-    paths = {id(variable): variable.path for variable in layer.variables}
     try:
-        assigned, foreign = _keras.updated_variables(layer, True, *_keras.call_arguments(layer))
+        assigned, draws = _keras.observe(layer, True, *_keras.call_arguments(layer))
     except Exception:  # whatever a stranger's `call` may raise: nothing is known of it then
         return _Seen(draws=True, complete=False)
-    updates = {paths[key] for key in assigned & paths.keys() - seeds - harmless}
-    return _Seen(foreign or bool(assigned & seeds or assigned - paths.keys()), tuple(sorted(updates)))
+    return _Seen(draws, tuple(sorted(v.path for v in layer.variables if id(v) in assigned - harmless)))
 
 
 def _config_of(layer: Any) -> dict[str, Any]:

@@ -243,12 +243,18 @@ class _Builder:
             return None
         if decision.unwrap:
             return self._reuse(layer.layer, self.decide(layer.layer, path), path)
-        decisions = [decision]
-        for part in _keras.walk(layer):
-            if part is not layer and _keras.graph_of(part) is None:
-                inner = self.decide(part, f"{path}/{part.name}")
-                decisions.append(dataclasses.replace(inner, mode=Mode.INFERENCE) if inner.bypass else inner)
-        return self._locked(layer, _together(decisions, path), path)
+        return self._locked(layer, _together([decision, *self._decisions_within(layer, path)], path), path)
+
+    def _decisions_within(self, layer: Any, path: str) -> Iterator[Decision]:
+        """The decisions for what a reused wrapper holds, none of which can be left out."""
+        held = [getattr(layer, attribute) for _, attribute in behaviour(layer).parts]
+        for part in layer.layers if _keras.graph_of(layer) is not None else keras.tree.flatten(held):
+            if isinstance(part, keras.Layer):
+                below = f"{path}/{part.name}"
+                if _keras.graph_of(part) is None:
+                    decision = self.decide(part, below)
+                    yield dataclasses.replace(decision, mode=Mode.INFERENCE) if decision.bypass else decision
+                yield from self._decisions_within(part, below)
 
     def _locked(self, layer: Any, decision: Decision, path: str) -> Any:
         held = decision.mode in (Mode.INFERENCE, Mode.TRAINING)
@@ -300,13 +306,11 @@ class _Builder:
         """Raises where a layer is live although it is locked, or although its rates were set to 0."""
         for lock, path, decision in self.locks:
             args, kwargs = _keras.call_arguments(lock)
-            updates, draws = _keras.updated_variables(lock, True, args, kwargs)
+            updates, draws = _keras.observe(lock, True, args, kwargs)
             if updates or draws:
                 raise _stays_live(lock, path, updates)
-            if decision.zero:
-                updates, draws = _keras.updated_variables(lock.layer, True, args, kwargs)
-                if draws or updates & {id(state) for state in _keras.seed_states(lock.layer)}:
-                    raise _still_drops(lock.layer, path, decision.zero)
+            if decision.zero and _keras.observe(lock.layer, True, args, kwargs)[1]:
+                raise _still_drops(lock.layer, path, decision.zero)
 
 
 _TRAINING = {Mode.ANY: False, Mode.OUTER: None, Mode.INFERENCE: False, Mode.TRAINING: True}
@@ -338,7 +342,8 @@ def _copy_input(tensor: Any) -> Any:
 
 def _identity(removed: Any) -> keras.layers.Layer:
     """Stands for a removed layer where a model would otherwise be left without any."""
-    return keras.layers.Identity(name=removed.name, dtype=getattr(removed, "dtype_policy", None))
+    # The name of the dtype policy, because Identity cannot write the policy itself into its config (3.12 to 3.16).
+    return keras.layers.Identity(name=removed.name, dtype=removed.dtype_policy.name)
 
 
 def _matched_variables(old: Any, new: Any, path: str) -> Iterator[tuple[Any, Any]]:

@@ -1,0 +1,69 @@
+# make demo        runs docs/examples/quickstart.py
+# make test        formatter, linter, type checker and the fast tests
+# make test-all    the same with the slow tests
+# make lint        formatter, linter and type checker alone
+# make format      puts the code into its format
+# make clean       removes the environments and everything built
+#
+# LANE=newest|oldest|nightly chooses the versions (.ci/constraints*.txt) and the environment (.venv-<lane>).
+# Whatever is missing is set up first. PYTEST_ARGS is handed to pytest, which runs in WORKERS processes (0: in its own).
+
+LANE ?= newest
+PYTEST_ARGS ?=
+WORKERS ?= auto
+
+ifeq ($(filter newest oldest nightly,$(LANE)),)
+$(error There is no lane '$(LANE)'. The lanes are: newest, oldest, nightly)
+endif
+
+VENV := .venv-$(LANE)
+PYTHON := $(VENV)/bin/python
+CONSTRAINTS := .ci/constraints$(if $(filter newest,$(LANE)),,-$(LANE)).txt
+# With the folders, so that a removed or renamed file counts as a change.
+SOURCES := $(shell find src -name __pycache__ -prune -o -print)
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := test
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+export KERAS_BACKEND := tensorflow
+export MPLBACKEND := Agg
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: demo test test-all lint format clean setup
+
+demo: setup
+	$(PYTHON) docs/examples/quickstart.py
+
+test: setup $(if $(filter newest,$(LANE)),lint)
+	$(PYTHON) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+test-all: override PYTEST_ARGS += -m ""
+test-all: test
+
+# The checks are those of one lane: they read the source, not what is installed beside it.
+lint: setup
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+format: setup
+	$(PYTHON) -m ruff check --quiet --fix --exit-zero .
+	$(PYTHON) -m ruff format .
+
+clean:
+	rm -rf .venv-* build dist .mypy_cache .pytest_cache .ruff_cache
+	find src tests docs -name __pycache__ -prune -exec rm -rf {} +
+
+setup: $(VENV)/.package
+
+$(VENV)/.dependencies: pyproject.toml $(CONSTRAINTS) .ci/setup
+	.ci/setup $(LANE) $(VENV) $(CONSTRAINTS)
+	touch $@
+
+# As a wheel, never from src: the tests see what a user gets.
+$(VENV)/.package: $(VENV)/.dependencies $(SOURCES)
+	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+	touch $@

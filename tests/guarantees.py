@@ -1,0 +1,256 @@
+"""Runs a merged model through everything that a user does with it, and checks the guarantees on what was seen.
+
+`run` gathers the evidence once; each `check_…` asserts one guarantee on it. The sabotage tests use the same
+checks, with a piece of the library switched off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tempfile
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+from zoo import Case
+
+import keras_graft as kg
+from keras_graft import _keras
+
+POLICIES = ("keep", "off", "remove", "always")
+HEAD_RATE = 0.5
+
+
+@dataclasses.dataclass
+class Evidence:
+    """What was seen of one merged model."""
+
+    case: Case
+    policy: str
+    copied: bool
+    model: keras.Model
+    bases: dict[str, keras.Model]
+    reference: dict[str, np.ndarray]
+    training: dict[str, np.ndarray]
+    inference: dict[str, np.ndarray]
+    again: dict[str, np.ndarray]
+    before_fit: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
+    after_fit: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
+    originals_before: dict[str, Any] = dataclasses.field(default_factory=dict)
+    originals_after: dict[str, Any] = dataclasses.field(default_factory=dict)
+    head_dropped: dict[str, float] = dataclasses.field(default_factory=dict)
+    statistics_moved_by: dict[str, bool] = dataclasses.field(default_factory=dict)
+    loss_terms: int = 0
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Gathering
+# ---------------------------------------------------------------------------------------------------------
+
+
+def array(tensor: Any) -> np.ndarray:
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def tensors(data: Any) -> Any:
+    return keras.tree.map_structure(tf.constant, data)
+
+
+def head() -> list[keras.layers.Layer]:
+    return [layers.Dropout(HEAD_RATE, name="head_dropout"), layers.BatchNormalization(name="head_bn"), layers.Dense(2)]
+
+
+def originals(case: Case) -> dict[str, keras.Model]:
+    """The base model three ways: never frozen, frozen by the user, and frozen, saved and loaded."""
+    frozen, saved = case.make(), case.make()
+    frozen.trainable = saved.trainable = False
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "base.keras"
+        saved.save(path)
+        loaded = keras.models.load_model(path, safe_mode=False)
+    return {"fresh": case.make(), "frozen": frozen, "loaded": loaded}
+
+
+def reset_states(model: keras.Model) -> None:
+    for part in _keras.walk(model):
+        if getattr(part, "stateful", False) and hasattr(part, "states"):
+            part.reset_state()
+
+
+def compose(case: Case, bases: dict[str, keras.Model], policy: str, **options: Any) -> keras.Model:
+    branches = {name: kg.Branch(base, output=case.output) for name, base in bases.items()}
+    options = {"inputs": "separate", "loss": "mse", "jit_compile": False, **options}
+    return kg.freeze_and_merge(branches, head(), dropout=policy, **options)
+
+
+def snapshot(model: keras.Model) -> dict[str, Any]:
+    """Everything about a model that composing must leave alone."""
+    parts = list(_keras.walk(model))
+    return {
+        "values": [array(v) for v in model.weights],
+        "states": [array(s) for p in parts if getattr(p, "states", None) for s in keras.tree.flatten(p.states)],
+        "trainable": [(p.name, p.trainable, [v.trainable for v in _keras.own_variables(p)]) for p in parts],
+        "names": [p.name for p in parts],
+        "nodes": [(len(p._inbound_nodes), len(p._outbound_nodes)) for p in parts],
+        "regularizers": [getattr(p, "activity_regularizer", None) for p in parts],
+        "compiled": model.compiled,
+    }
+
+
+def run(case: Case, policy: str, *, reuse: bool = False, traced: bool = False) -> Evidence:
+    """Composes, calls, fits, evaluates and predicts, and writes down what was seen.
+
+    Args:
+        case: The model.
+        policy: The dropout policy.
+        reuse: Whether the base models themselves become branches (`copy=False`).
+        traced: Whether `fit`, `evaluate` and `predict` run as TensorFlow graphs, as they do by default, or eagerly,
+            which for models this small is ten times faster.
+    """
+    keras.utils.set_random_seed(1)
+    bases = originals(case)
+    batch = case.batch or 16
+    data = case.data(batch)
+    reference = {}
+    for name, base in bases.items():
+        reset_states(base)
+        outputs = base(tensors(data), training=False)
+        reference[name] = array(outputs[case.output] if isinstance(outputs, dict) else outputs)
+        reset_states(base)
+    before = {name: snapshot(base) for name, base in bases.items()}
+    model = compose(case, bases, policy, copy=not reuse, run_eagerly=not traced)
+    inputs = tensors(keras.tree.flatten([data] * len(bases)))
+    features = keras.Model(model.inputs, model.get_layer("merge").output)
+    widths = np.cumsum([value.shape[-1] for value in reference.values()])[:-1]
+
+    def see(training: bool) -> dict[str, np.ndarray]:
+        reset_states(model)
+        return dict(zip(bases, np.split(array(features(inputs, training=training)), widths, axis=-1)))
+
+    seen = Evidence(case, policy, not reuse, model, bases, reference, see(True), see(False), see(False))
+    seen.originals_before = before
+    model(inputs, training=True)
+    seen.loss_terms = len(model.losses)
+    _measure_head(seen, inputs)
+    _train(seen, inputs, batch)
+    seen.originals_after = {name: snapshot(base) for name, base in bases.items()}
+    return seen
+
+
+def _measure_head(seen: Evidence, inputs: Any) -> None:
+    model = seen.model
+    around = keras.Model(model.inputs, [model.get_layer("merge").output, model.get_layer("head_dropout").output])
+    for mode, training in (("training", True), ("inference", False), ("call", None)):
+        before, after = (array(t) for t in around(inputs, training=training))
+        seen.head_dropped[mode] = float((after[before != 0] == 0).mean())
+
+
+def _train(seen: Evidence, inputs: Any, batch: int) -> None:
+    model, targets = seen.model, np.zeros((batch, 2), "float32")
+    norm = model.get_layer("head_bn")
+    seen.before_fit = branch_weights(seen)
+
+    def moves(action: Any) -> bool:
+        before = array(norm.moving_mean)
+        action()
+        return not np.array_equal(before, array(norm.moving_mean))
+
+    seen.statistics_moved_by = {
+        "fit": moves(lambda: model.fit(inputs, targets, batch_size=batch, epochs=2, verbose=0)),
+        "evaluate": moves(lambda: model.evaluate(inputs, targets, batch_size=batch, verbose=0)),
+        "predict": moves(lambda: model.predict(inputs, batch_size=batch, verbose=0)),
+        "call": moves(lambda: model(inputs)),
+    }
+    seen.after_fit = branch_weights(seen)
+
+
+def branch_weights(seen: Evidence) -> dict[str, list[np.ndarray]]:
+    return {name: [array(v) for v in seen.model.get_layer(name).weights] for name in seen.bases}
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Checking
+# ---------------------------------------------------------------------------------------------------------
+
+
+def check_frozen(seen: Evidence) -> None:
+    """Guarantee 1: after `fit` every variable of a branch is bit-identical."""
+    for name, before in seen.before_fit.items():
+        moved = [i for i, (b, a) in enumerate(zip(before, seen.after_fit[name])) if b.tobytes() != a.tobytes()]
+        paths = [seen.model.get_layer(name).weights[i].path for i in moved]
+        assert not paths, f"branch '{name}' moved in fit: {paths}"
+
+
+def check_as_chosen(seen: Evidence) -> None:
+    """Guarantee 2: the branches drop exactly where the policy says."""
+    for name, reference in seen.reference.items():
+        training, inference = seen.training[name], seen.inference[name]
+        exact = seen.case.exact or seen.policy == "keep" or not seen.copied
+        silent = seen.policy in ("off", "remove") or not seen.case.noisy
+        if silent and not seen.case.augments:
+            assert_same(training, reference, exact=exact)
+        else:
+            assert not np.allclose(training, reference), f"branch '{name}' is not live in training mode"
+        if seen.policy == "always" and seen.case.noisy:
+            assert not np.allclose(inference, reference), f"branch '{name}' is not live in inference mode"
+            assert not np.allclose(inference, seen.again[name]), f"branch '{name}' drops the same units each time"
+        else:
+            assert_same(inference, reference, exact=exact)
+
+
+def assert_same(actual: np.ndarray, expected: np.ndarray, *, exact: bool) -> None:
+    """The same bits; or, where another kernel computes them, 16 units in the last place of the largest value."""
+    if exact:
+        np.testing.assert_array_equal(actual, expected)
+    else:
+        limit = 16 * np.spacing(np.abs(expected).max())
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=limit)
+
+
+def check_head_follows_the_outer_mode(seen: Evidence) -> None:
+    """Guarantee 2: what stands behind a branch is live in `fit`, and in nothing else."""
+    assert abs(seen.head_dropped["training"] - HEAD_RATE) < 0.35, seen.head_dropped
+    assert seen.head_dropped["inference"] == 0, seen.head_dropped
+    assert seen.head_dropped["call"] == 0, seen.head_dropped
+    assert seen.statistics_moved_by == {"fit": True, "evaluate": False, "predict": False, "call": False}
+
+
+def check_no_activity_losses(seen: Evidence) -> None:
+    """Guarantee 2: activity losses of a frozen base are constants, and dropped."""
+    assert seen.loss_terms == 0
+
+
+def check_only_the_head_trains(seen: Evidence) -> None:
+    """Guarantee 3: the trainable variables are those of the new layers."""
+    new = [layer for layer in seen.model.layers if layer.name not in seen.bases]
+    expected = {id(v) for layer in new for v in layer.trainable_variables}
+    assert {id(v) for v in seen.model.trainable_variables} == expected
+    assert len(expected) == 4, "gamma and beta of the normalisation, kernel and bias of the Dense layer"
+
+
+def check_originals_untouched(seen: Evidence) -> None:
+    """Guarantee 4: composing and training leave the originals as they were."""
+    for name, before in seen.originals_before.items():
+        for what, value in before.items():
+            np.testing.assert_equal(seen.originals_after[name][what], value, err_msg=f"{what} of '{name}'")
+
+
+def check_nothing_shared(seen: Evidence) -> None:
+    """Guarantee 4: training an original does not change the merged model."""
+    originals = [id(part) for base in seen.bases.values() for part in _keras.walk(base)]
+    assert not [p.name for p in _keras.walk(seen.model) if id(p) in originals]
+    ours = {id(v) for name in seen.bases for v in seen.model.get_layer(name).variables}
+    theirs = {id(v) for base in seen.bases.values() for v in base.variables}
+    assert not ours & theirs
+
+
+def check_no_stored_mode(seen: Evidence) -> None:
+    """Guarantee 6: no graph rests on a stored `training=`, whose meaning differs between versions."""
+    for part in _keras.walk(seen.model):
+        graph = _keras.graph_of(part)
+        if graph is not None and (seen.copied or part in [seen.model, *map(seen.model.get_layer, seen.bases)]):
+            stored = [n.operation.name for n in _keras.nodes(graph) if "training" in n.arguments.kwargs]
+            assert not stored, f"graph '{part.name}' stores a mode in the calls of {stored}"

@@ -1,0 +1,78 @@
+"""Every piece of Python in the documentation runs, and every public name is documented."""
+
+import doctest
+import inspect
+import re
+from pathlib import Path
+
+import keras
+import pytest
+
+import keras_graft
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+# A fenced block, with the comment that opts it out, where one stands right before it.
+BLOCK = re.compile(
+    r"^(?:<!-- no-run: (?P<reason>\S.*?) -->\n\n?)?```(?P<language>\w*)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def python_blocks(page: Path) -> list[str]:
+    """Returns the blocks of `page` that run, each moved down to the line that it has there."""
+    text = page.read_text(encoding="utf-8")
+    blocks = [match for match in BLOCK.finditer(text) if match["language"] == "python"]
+    assert len(blocks) == text.count("```py"), (
+        "A block is fenced otherwise than with ```python at the margin."
+    )
+    return [
+        "\n" * text.count("\n", 0, block.start("code")) + block["code"]
+        for block in blocks
+        if not block["reason"]
+    ]
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_new_process(tmp_path, monkeypatch):
+    """An empty folder, no screen, the same random numbers, and names of layers counted from the start."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_of_the_page_runs(page):
+    # As in a user's script, which is where Keras and pickle then look for the classes of the blocks.
+    namespace = {"__name__": "__main__"}
+    for block in python_blocks(page):
+        # With the page as its file, a traceback shows the failing line of the page.
+        exec(compile(block, page, "exec"), namespace)
+
+
+@pytest.mark.parametrize("name", keras_graft.__all__)
+def test_the_examples_in_the_docstring_give_what_they_print(name):
+    # Nothing is defined beforehand: an example has to stand on its own.
+    found = doctest.DocTestFinder().find(getattr(keras_graft, name), name, globs={})
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    report: list[str] = []
+    for test in found:
+        runner.run(test, out=report.append)
+    assert not runner.failures, "".join(report)
+
+
+@pytest.mark.parametrize("name", keras_graft.__all__)
+def test_the_public_name_is_documented(name):
+    value = getattr(keras_graft, name)
+    docstring = inspect.getdoc(value) or ""
+    assert docstring, f"{name} has no docstring"
+    if callable(value):
+        assert ">>> " in docstring, f"{name} has no example"
+        signature = inspect.signature(value)
+        if signature.parameters:
+            assert "\nArgs:\n" in docstring
+        if not inspect.isclass(value) and signature.return_annotation not in (None, "None"):
+            assert "\nReturns:\n" in docstring
+    assert f"`{name}" in (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")

@@ -1,0 +1,65 @@
+"""The guarantees, over every policy and the whole zoo, and for bases that were frozen or loaded before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import guarantees
+import keras
+import pytest
+from guarantees import POLICIES, Evidence
+from zoo import ZOO
+
+CASES = [(name, policy) for name in ZOO for policy in POLICIES]
+QUICK_TO_TRACE = {"nested", "attention", "stateful", "custom", "spectral", "augmenting"}
+SLOW_TO_RUN = {"recurrent", "cells", "bidirectional", "conv_lstm", "masked", "time_distributed_attention"}
+
+
+def a_run(name: str, policy: str, *, quick: bool = True, **options: bool) -> object:
+    """A run of the model `name`; those that are not quick are left to the slow tests."""
+    marks = [] if quick else [pytest.mark.slow]
+    return pytest.param((name, policy, options), marks=marks, id="-".join([name, policy, *options]))
+
+
+RUNS = [
+    *(a_run(name, policy) for name, policy in CASES),
+    *(a_run(name, policy, reuse=True, quick=policy == "off" or name not in SLOW_TO_RUN) for name, policy in CASES),
+    *(a_run(name, policy, traced=True, quick=policy == "off" and name in QUICK_TO_TRACE) for name, policy in CASES),
+]
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def seen(request: pytest.FixtureRequest) -> Iterator[Evidence]:
+    name, policy, options = request.param
+    yield guarantees.run(ZOO[name], policy, **options)
+    keras.backend.clear_session()
+
+
+def test_frozen_means_frozen(seen: Evidence) -> None:
+    guarantees.check_frozen(seen)
+
+
+def test_dropout_does_what_was_asked(seen: Evidence) -> None:
+    guarantees.check_as_chosen(seen)
+
+
+def test_the_head_follows_fit_and_predict(seen: Evidence) -> None:
+    guarantees.check_head_follows_the_outer_mode(seen)
+
+
+def test_activity_losses_of_a_base_are_dropped(seen: Evidence) -> None:
+    guarantees.check_no_activity_losses(seen)
+
+
+def test_only_the_head_trains(seen: Evidence) -> None:
+    guarantees.check_only_the_head_trains(seen)
+
+
+def test_the_originals_are_untouched(seen: Evidence) -> None:
+    if seen.copied:  # with copy=False they are part of the merged model
+        guarantees.check_originals_untouched(seen)
+        guarantees.check_nothing_shared(seen)
+
+
+def test_no_mode_is_stored_in_a_graph(seen: Evidence) -> None:
+    guarantees.check_no_stored_mode(seen)
