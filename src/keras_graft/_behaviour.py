@@ -52,9 +52,7 @@ class Behaviour:
     keeps_flags: bool = True
 
 
-_DROPS = Behaviour(
-    Effect.NOISE, "drops units; `trainable=False` does not stop it", rates=("rate",), only_noise=True
-)
+_DROPS = Behaviour(Effect.NOISE, "drops units; `trainable=False` does not stop it", rates=("rate",), only_noise=True)
 _ADDS_NOISE = Behaviour(
     Effect.NOISE, "adds Gaussian noise; `trainable=False` does not stop it", rates=("stddev",), only_noise=True
 )
@@ -75,14 +73,10 @@ _ROWS_BY_NAME: dict[str, Behaviour] = {
     "GaussianNoise": _ADDS_NOISE,
     **dict.fromkeys(("SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell"), _RECURRENT),
     # Their cell is made without the flag: it comes back trainable from a file.
-    **dict.fromkeys(
-        ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), dataclasses.replace(_RECURRENT, keeps_flags=False)
-    ),
+    **dict.fromkeys(("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), dataclasses.replace(_RECURRENT, keeps_flags=False)),
     **dict.fromkeys(("Attention", "AdditiveAttention"), _ATTENTION),
     # Their projections are made in `build`, without the flag.
-    **dict.fromkeys(
-        ("MultiHeadAttention", "GroupQueryAttention"), dataclasses.replace(_ATTENTION, keeps_flags=False)
-    ),
+    **dict.fromkeys(("MultiHeadAttention", "GroupQueryAttention"), dataclasses.replace(_ATTENTION, keeps_flags=False)),
     "BatchNormalization": Behaviour(
         Effect.STATISTICS, "normalises with batch statistics and moves its own; frozen, it does neither"
     ),
@@ -159,7 +153,9 @@ def noise_rates(layer: Any) -> dict[str, float]:
 
 def _of_lock(lock: ModeLock) -> Behaviour:
     if lock.training is None:
-        return dataclasses.replace(_INERT, reason="frozen by ModeLock, does what its layer does", parts=(("layer", "layer"),))
+        return dataclasses.replace(
+            _INERT, reason="frozen by ModeLock, does what its layer does", parts=(("layer", "layer"),)
+        )
     mode = "training" if lock.training else "inference"
     return dataclasses.replace(_INERT, reason=f"locked to {mode} mode by ModeLock")
 
@@ -201,7 +197,5 @@ def _held_by_function(function: Any) -> Iterator[keras.Layer]:
     if inspect.isfunction(function):
         reached = inspect.getclosurevars(function)
         yield from (
-            value
-            for value in {**reached.globals, **reached.nonlocals}.values()
-            if isinstance(value, keras.Layer)
+            value for value in {**reached.globals, **reached.nonlocals}.values() if isinstance(value, keras.Layer)
         )

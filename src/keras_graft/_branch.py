@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import keras
 
@@ -20,6 +20,7 @@ from ._rebuild import rebuild
 
 __all__ = ["Branch", "Inputs", "Models", "graft", "make_inputs", "name_branches"]
 
+_RANK_OF_VECTORS = 2
 POOLINGS = ("avg", "max", "flatten")
 INPUTS = ("shared", "separate")
 
@@ -69,8 +70,8 @@ class Branch:
     projection: Stage | None = None
 
 
-Models = Sequence[keras.Model | Branch] | Mapping[str, keras.Model | Branch]
-Inputs = Literal["shared", "separate"] | Any
+Models: TypeAlias = Sequence[keras.Model | Branch] | Mapping[str, keras.Model | Branch]
+Inputs: TypeAlias = Literal["shared", "separate"] | Any
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -99,7 +100,9 @@ def name_branches(models: Models) -> dict[str, Branch]:
 
 def _as_branches(models: Models) -> list[Branch]:
     if isinstance(models, (keras.Model, Branch)):
-        raise TypeError(f"`models` must be a list or a dict of models, also for one: [model]. Received: models={models!r}")
+        raise TypeError(
+            f"`models` must be a list or a dict of models, also for one: [model]. Received: models={models!r}"
+        )
     if not isinstance(models, (Mapping, Sequence)) or isinstance(models, str):
         raise TypeError(
             "`models` must be a list of Keras models or Branch objects, or a dict from names to them. "
@@ -121,7 +124,8 @@ def _as_branch(model: Any, argument: str) -> Branch:
 def _named_by_key(key: str, branch: Branch) -> Branch:
     if branch.name not in (None, key):
         raise ValueError(
-            f"`models['{key}']` is a Branch with another name. Write the name once, as the key or as `Branch(name=...)`. "
+            f"`models['{key}']` is a Branch with another name. Write the name once, as the key or as "
+            f"`Branch(name=...)`. "
             f"Received: key='{key}', name='{branch.name}'"
         )
     return dataclasses.replace(branch, name=key)
@@ -152,8 +156,7 @@ def make_inputs(inputs: Inputs, branches: Mapping[str, Branch]) -> tuple[Any, di
     if tensors and all(_is_input(tensor) for tensor in tensors):
         return inputs, dict.fromkeys(branches, inputs)
     raise ValueError(
-        '`inputs` must be "shared", "separate", or one or more `keras.Input` tensors. '
-        f"Received: inputs={inputs!r}"
+        f'`inputs` must be "shared", "separate", or one or more `keras.Input` tensors. Received: inputs={inputs!r}'
     )
 
 
@@ -170,11 +173,12 @@ def _shared_inputs(branches: Mapping[str, Branch]) -> Any:
         if signature != expected:
             raise ValueError(
                 f"Branches '{first}' and '{name}' cannot share one input: their models take different ones. Use "
-                '`inputs="separate"` to give each branch an input of its own, or pass `inputs=keras.Input(...)` and let '
-                f"`Branch(preprocess=...)` adapt it. Received: '{first}' takes {expected}, '{name}' takes {signature}"
+                '`inputs="separate"` to give each branch an input of its own, or pass `inputs=keras.Input(...)` and '
+                f"let `Branch(preprocess=...)` adapt it. "
+                f"Received: '{first}' takes {expected}, '{name}' takes {signature}"
             )
     structure = _keras.symbolic_inputs(branches[first].model)
-    return keras.tree.map_structure(lambda tensor: _keras.new_input(tensor), structure)
+    return keras.tree.map_structure(_keras.new_input, structure)
 
 
 def _separate_inputs(name: str, branch: Branch) -> Any:
@@ -234,7 +238,7 @@ def graft(
 
 def _surrounded(base: keras.Model, branch: Branch, inputs: Any, decide: Any) -> keras.Model:
     """The base model between its preprocessing and its pooling, as one submodel."""
-    entries = keras.tree.map_structure(lambda tensor: _keras.new_input(tensor), inputs)
+    entries = keras.tree.map_structure(_keras.new_input, inputs)
     tensors = entries
     if branch.preprocess is not None:
         tensors = rebuild(_preprocessing(branch.preprocess, inputs), decide)(entries)
@@ -247,7 +251,7 @@ def _surrounded(base: keras.Model, branch: Branch, inputs: Any, decide: Any) -> 
 def _preprocessing(stage: Stage, inputs: Any) -> keras.Model:
     """The preprocessing as a graph model of its own, ready to be copied like a base model."""
     given = [layer for layer in keras.tree.flatten(stage) if isinstance(layer, keras.Layer)]
-    entries = keras.tree.map_structure(lambda tensor: _keras.new_input(tensor), inputs)
+    entries = keras.tree.map_structure(_keras.new_input, inputs)
     with _keras.nothing_left_behind(given, always=True):
         tensor = entries
         for step in stage if isinstance(stage, (list, tuple)) else [stage]:
@@ -268,11 +272,11 @@ def _pool(pooling: Any, features: Any, branch: Branch) -> Any:
             f"`pooling` must be one of {words}, a Keras layer, or a callable from tensor to tensor. "
             f"Received: pooling={pooling!r}"
         )
-    if rank == 2:
+    if rank == _RANK_OF_VECTORS:
         return features
     if rank not in (3, 4, 5):
         raise ValueError(
-            f'pooling="{pooling}" needs features of rank 3, 4 or 5, and those of branch \'{branch.name}\' have shape '
+            f"pooling=\"{pooling}\" needs features of rank 3, 4 or 5, and those of branch '{branch.name}' have shape "
             f"{features.shape}. Pass a layer or a callable as `pooling`."
         )
     return getattr(keras.layers, f"{kinds[pooling]}{rank - 2}D")(name="pooling")(features)
@@ -386,8 +390,8 @@ def _cuts_at_tensor(branch: Branch, tensor: Any) -> dict[int, Any]:
     made = {id(t) for node in _keras.nodes(_keras.graph_of(branch.model)) for t in node.outputs}
     if not (isinstance(tensor, keras.KerasTensor) and id(tensor) in made):
         raise ValueError(
-            f"The callable `output` must return a symbolic tensor of the model of branch '{branch.name}' itself, such as "
-            "`model.get_layer('name').output`. For a layer of a nested model, pass its path instead, as in "
+            f"The callable `output` must return a symbolic tensor of the model of branch '{branch.name}' itself, such "
+            "as `model.get_layer('name').output`. For a layer of a nested model, pass its path instead, as in "
             f"'encoder/pool'. It returned {tensor!r}"
         )
     return {id(branch.model): tensor}

@@ -158,9 +158,7 @@ def _seal(model: keras.Model, submodels: Mapping[str, keras.Model], handed_in: l
         raise AssertionError(f"Variables of a branch would train: {live}. Please report this with the model.")
 
 
-def _check_head_is_new(
-    model: keras.Model, submodels: Mapping[str, keras.Model], handed_in: list[keras.Model]
-) -> None:
+def _check_head_is_new(model: keras.Model, submodels: Mapping[str, keras.Model], handed_in: list[keras.Model]) -> None:
     originals = {id(v) for original in handed_in for v in original.variables}
     branches = {id(submodel) for submodel in submodels.values()}
     ours = {id(node) for node in _keras.nodes(model)}
@@ -209,7 +207,8 @@ def _check_no_layer_twice(branches: Mapping[str, Branch]) -> None:
             other = owner.setdefault(id(layer), name)
             if other != name:
                 raise ValueError(
-                    f"With copy=False the layer '{layer.name}' would stand in both branch '{other}' and branch '{name}'. "
+                    f"With copy=False the layer '{layer.name}' would stand in both branch '{other}' and "
+                    f"branch '{name}'. "
                     "Keras saves such a model but cannot load it. Use copy=True, or separate the models. "
                     f"Received: layer={layer!r}"
                 )
@@ -225,8 +224,8 @@ def _check_compile(compile_args: Mapping[str, Any]) -> None:
     optimizer = compile_args.get("optimizer")
     if getattr(optimizer, "built", False):
         raise ValueError(
-            "`optimizer` is already built for the variables of another model, and its slots do not fit this one. Pass a "
-            f"new one: {type(optimizer).__name__}(...). Received: optimizer={optimizer!r}"
+            "`optimizer` is already built for the variables of another model, and its slots do not fit this one. Pass "
+            f"a new one: {type(optimizer).__name__}(...). Received: optimizer={optimizer!r}"
         )
 
 
@@ -269,7 +268,7 @@ def _check_logits(head: Any, loss: Any, argument: str) -> None:
         camel = "".join(word[:1].upper() + word[1:] for word in name.split("_"))
         activation = "sigmoid" if "binary" in name.lower() else "softmax"
         raise ValueError(
-            f"`{argument}`={head} gives logits, and this loss takes probabilities: the model would train badly, without "
-            f"an error. Either pass loss=keras.losses.{camel}(from_logits=True), or "
+            f"`{argument}`={head} gives logits, and this loss takes probabilities: the model would train badly, "
+            f"without an error. Either pass loss=keras.losses.{camel}(from_logits=True), or "
             f'{argument}=keras.layers.Dense({head}, activation="{activation}"). Received: loss={loss!r}'
         )

@@ -25,7 +25,8 @@ __all__ = ["Functional", "Node", "tree"]
 _BOOKKEEPING = frozenset(
     "_trainable_variables _non_trainable_variables _layers _seed_generators _metrics _tracker _tracked "
     "_operations _operations_by_depth _nodes _nodes_by_depth _inbound_nodes _outbound_nodes _losses "
-    "_self_tracked_trackables _obj_reference_counts_dict _self_unconditional_checkpoint_dependencies".split()
+    "_self_tracked_trackables _obj_reference_counts_dict _self_unconditional_checkpoint_dependencies "
+    "_self_unconditional_dependency_names _build_shapes_dict".split()
 )
 
 # Attributes that decide what a layer computes and that its config leaves out (all).
@@ -83,11 +84,14 @@ def named_parts(layer: Any) -> dict[int, str]:
     `layer.variables` are not (float8 layers, unnamed weights).
     """
     names: dict[int, str] = {}
-    for attribute in sorted(vars(layer)):
-        if attribute in _BOOKKEEPING:
-            continue
-        for suffix, value in _flat(vars(layer)[attribute]):
-            names.setdefault(id(value), attribute + suffix)
+    attributes = vars(layer)
+    for attribute in sorted(attributes.keys() - _BOOKKEEPING):
+        value = attributes[attribute]
+        if isinstance(value, (dict, list, tuple)):
+            for suffix, leaf in _flat(value):
+                names.setdefault(id(leaf), attribute + suffix)
+        else:
+            names.setdefault(id(value), attribute)
     return names
 
 
@@ -134,19 +138,25 @@ def copy_from_config(layer: Any, config: dict[str, Any]) -> Any:
     The initialisers are put back by `restore_unserialized`: the values that they would draw are thrown
     away anyhow, and drawing them is most of the time that copying a large model takes.
     """
-    classes: dict[str, Any] = {}
-    for part in walk(layer):
-        classes[keras.saving.get_registered_name(type(part))] = type(part)
-        function = getattr(part, "function", None)  # of a Lambda layer
-        if callable(function):
-            classes[getattr(function, "__name__", "function")] = function
-    with keras.saving.custom_object_scope(classes), SafeModeScope(safe_mode=False):
+    with keras.saving.custom_object_scope(_strangers(layer)), SafeModeScope(safe_mode=False):
         new = type(layer).from_config(config)
     for part in walk(new):
-        for attribute, value in vars(part).items():
-            if _draws_values(value):
-                vars(part)[attribute] = keras.initializers.Zeros()
+        attributes = vars(part)
+        for attribute in [name for name, value in attributes.items() if _draws_values(value)]:
+            attributes[attribute] = keras.initializers.Zeros()
     return new
+
+
+def _strangers(layer: Any) -> dict[str, Any]:
+    """The classes and functions in `layer` that Keras would not find by itself, under their saved names."""
+    found: dict[str, Any] = {}
+    for part in walk(layer):
+        if not type(part).__module__.startswith("keras."):
+            found[keras.saving.get_registered_name(type(part))] = type(part)
+        function = getattr(part, "function", None)  # of a Lambda layer
+        if callable(function):
+            found[getattr(function, "__name__", "function")] = function
+    return found
 
 
 def _draws_values(value: Any) -> bool:
@@ -170,7 +180,7 @@ def restore_unserialized(original: Any, new: Any) -> None:
 def finalize_state(layer: Any) -> None:
     """Lets an adapted layer (Normalization, …) derive what it computes from its variables (all)."""
     finalize = getattr(layer, "finalize_state", None)
-    if finalize is not None and own_variables(layer):
+    if finalize is not None:
         finalize()
 
 
@@ -191,7 +201,7 @@ def with_state(layer: Any) -> bool:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def graph_of(model: Any) -> Any | None:
+def graph_of(model: Any) -> Any:
     """The functional graph of a graph model, or None where `model` is opaque (all).
 
     A graph model is an instance of exactly `Sequential` or `Functional`: a subclass may do anything.
@@ -231,7 +241,7 @@ def symbolic_inputs(model: Any) -> Any:
     shapes = list(((model.get_build_config() or {}).get("shapes_dict") or model.get_build_config() or {}).values())
     if len(shapes) != 1 or shapes[0] is None:
         raise ValueError(
-            f"The inputs of the subclassed model '{model.name}' cannot be found out: it was built without input shapes. "
+            f"The inputs of the subclassed model '{model.name}' cannot be found: it was built without input shapes. "
             "Call it on a batch of data first, or wrap it: `x = keras.Input(...)`, then `keras.Model(x, model(x))`. "
             f"Received: model={model!r}"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import keras
 
@@ -17,14 +17,15 @@ from ._policy import check_option
 
 __all__ = ["MERGES", "Head", "Merge", "Stage", "apply_stage", "attach_head", "check_unused", "merge_features"]
 
-Stage = int | keras.Layer | Sequence[keras.Layer] | Callable[[Any], Any]
-Head = Stage | Mapping[str, Stage] | None
-Merge = (
+Stage: TypeAlias = int | keras.Layer | Sequence[keras.Layer] | Callable[[Any], Any]
+Head: TypeAlias = Stage | Mapping[str, Stage] | None
+Merge: TypeAlias = (
     Literal["concat", "add", "average", "multiply", "maximum", "stack", "weighted", "attention"]
     | keras.Layer
     | Callable[[list[Any]], Any]
 )
 
+_RANK = 2  # of features: (batch, features)
 MERGES = ("concat", "add", "average", "multiply", "maximum", "stack", "weighted", "attention")
 
 
@@ -39,7 +40,9 @@ def apply_stage(stage: Stage, tensor: Any, argument: str, *, name: str | None = 
     """
     if isinstance(stage, int) and not isinstance(stage, bool):
         if stage < 1:
-            raise ValueError(f"`{argument}` as an int counts units and must be at least 1. Received: {argument}={stage}")
+            raise ValueError(
+                f"`{argument}` as an int counts units and must be at least 1. Received: {argument}={stage}"
+            )
         return keras.layers.Dense(stage, name=name)(tensor)
     if isinstance(stage, keras.Layer):
         check_unused(stage, argument)
@@ -100,16 +103,17 @@ def merge_features(merge: Merge, features: Mapping[str, Any]) -> Any:
 
 def _check_features(merge: str, features: Mapping[str, Any]) -> None:
     for name, tensor in features.items():
-        if len(tensor.shape) > 2:
+        rank = len(tensor.shape)
+        if rank > _RANK:
             raise ValueError(
-                f"The features of branch '{name}' have shape {tensor.shape}, of rank {len(tensor.shape)}, and merging "
-                'needs (batch, features). Pool them with `Branch(..., pooling="avg")` (or "max", "flatten", a layer), cut '
+                f"The features of branch '{name}' have shape {tensor.shape}, of rank {rank}, and merging needs (batch, "
+                'features). Pool them with `Branch(..., pooling="avg")` (or "max", "flatten", a layer), cut '
                 "the base model at a later layer with `Branch(..., output=...)`, or pass a callable as `merge`."
             )
-        if len(tensor.shape) < 2 or tensor.shape[-1] is None:
+        if rank < _RANK or tensor.shape[-1] is None:
             raise ValueError(
-                f"The features of branch '{name}' have shape {tensor.shape}, and merging needs (batch, features) with a "
-                "known number of features. Cut the base model at another layer with `Branch(..., output=...)`."
+                f"The features of branch '{name}' have shape {tensor.shape}, and merging needs (batch, features) with "
+                "a known number of features. Cut the base model at another layer with `Branch(..., output=...)`."
             )
     sizes = {name: tensor.shape[-1] for name, tensor in features.items()}
     if merge != "concat" and len(set(sizes.values())) > 1:
@@ -179,5 +183,6 @@ def attach_head(head: Head, tensor: Any, taken: Mapping[str, Any]) -> Any:
     if not head:
         raise ValueError("`head` must name at least one output, as in {'digit': 10}. Received: head={}")
     return {
-        name: apply_stage(stage, tensor, f"head['{name}']", name=_free_name(name, taken)) for name, stage in head.items()
+        name: apply_stage(stage, tensor, f"head['{name}']", name=_free_name(name, taken))
+        for name, stage in head.items()
     }

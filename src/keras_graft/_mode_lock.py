@@ -70,7 +70,7 @@ class ModeLock(keras.layers.Layer):
                 "`layer` must be a Keras layer or model that the lock can hold. "
                 f"Received: layer={layer!r} (of type {type(layer).__name__})"
             )
-        if training not in (True, False, None) or isinstance(training, int) and not isinstance(training, bool):
+        if not (training is None or isinstance(training, bool)):
             raise ValueError(
                 "`training` must be False (inference mode), True (training mode) or None (the mode of the "
                 f"model around the lock). Received: training={training!r}"

@@ -87,7 +87,7 @@ def check_model(model: Any, name: str) -> None:
             f"single layer into keras.Sequential([keras.Input(...), layer]). Received: {name}={model!r} (of type "
             f"{type(model).__name__})"
         )
-    if not model.built or type(model) is keras.Sequential and not model.layers:
+    if not model.built or (type(model) is keras.Sequential and not model.layers):
         raise ValueError(
             f"`{name}` must be built: its shapes and weights do not exist yet. Call it on a batch of data, give it a "
             f"keras.Input, or call `{name}.build(input_shape)`. Received: {name}={model!r}"
@@ -131,7 +131,7 @@ class _Decider:
         decision = dataclasses.replace(
             decision,
             reuse=not self.copy,
-            lock=decision.lock or self.frozen and _loses_flags(layer, known, self.copy),
+            lock=decision.lock or (self.frozen and _loses_flags(layer, known, self.copy)),
             verify=known.effect is Effect.UNKNOWN,
         )
         if not self.frozen:
@@ -181,7 +181,7 @@ class _Decider:
 
     def unknown(self, layer: Any, path: str, known: Behaviour) -> Decision:
         choice = self._choice_within(layer, path)
-        if choice == "off" or choice == "remove" and not self.copy:
+        if choice == "off" or (choice == "remove" and not self.copy):
             return Decision(mode=Mode.INFERENCE)
         seen = _observe(layer)
         if choice == "remove":

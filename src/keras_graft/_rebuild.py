@@ -283,21 +283,23 @@ class _Builder:
             raise _cannot_rebuild(original, path, f"its copy differs in the sublayers {difference}")
         for part_path, old in old_parts.items():
             copy = new_parts[part_path]
-            for old_variable, new_variable in _matched_variables(old, copy, path):
-                new_variable.assign(old_variable.value)
-                new_variable.trainable = old_variable.trainable
             _keras.set_own_trainable(copy, old.trainable)
             _keras.restore_unserialized(old, copy)
             _copy_assets(old, copy)
-            _keras.finalize_state(copy)
+            if _keras.own_variables(old) or _keras.own_variables(copy):
+                for old_variable, new_variable in _matched_variables(old, copy, path):
+                    new_variable.assign(old_variable.value)
+                    new_variable.trainable = old_variable.trainable
+                _keras.finalize_state(copy)
 
     def _parts_by_path(self, layer: Any, prefix: str = "") -> dict[str, Any]:
         layer = self.stand_ins.get(id(layer), layer)
         found = {prefix: layer}
-        names = _keras.named_parts(layer)
-        for index, part in enumerate(_keras.sublayers(layer)):
+        parts = _keras.sublayers(layer)
+        names = _keras.named_parts(layer) if parts else {}
+        for index, part in enumerate(parts):
             path = f"{prefix}.{names.get(id(part), f'layers[{index}]')}"
-            found.update({p: l for p, l in self._parts_by_path(part, path).items() if p not in found})
+            found.update({p: below for p, below in self._parts_by_path(part, path).items() if p not in found})
         return found
 
     # -- checks ---------------------------------------------------------------------------------------
@@ -403,9 +405,9 @@ def _cannot_rebuild(layer: Any, path: str, cause: str) -> RebuildError:
 
 def _still_drops(layer: Any, path: str, zero: tuple[str, ...]) -> RebuildError:
     return RebuildError(
-        f"Dropout cannot be removed from layer '{path}' (of type {type(layer).__name__}): with its arguments {list(zero)} "
-        'at 0 it still draws random numbers in training mode. Use "off" for it, which locks the layer to inference '
-        f"mode. Received: layer={layer!r}"
+        f"Dropout cannot be removed from layer '{path}' (of type {type(layer).__name__}): with its arguments "
+        f'{list(zero)} at 0 it still draws random numbers in training mode. Use "off" for it, which locks the '
+        f"layer to inference mode. Received: layer={layer!r}"
     )
 
 
@@ -417,5 +419,3 @@ def _stays_live(lock: ModeLock, path: str, updates: set[int]) -> RebuildError:
         "that it is called with, so nothing around it can silence it. Let its `call` hand `training` on to "
         f"what it holds. Received: layer={lock.layer!r}"
     )
-
-
