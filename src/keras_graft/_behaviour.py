@@ -175,11 +175,11 @@ def _causes(layer: Any) -> Iterator[str]:
     """Why a layer without a row may behave differently in training mode."""
     if _keras.takes_training(layer) and _keras.graph_of(layer) is None:
         yield "its `call` takes the mode"
-    if _keras.seed_states(layer):
-        yield "it draws random numbers"
     for part in _keras.sublayers(layer):
         if behaviour(part).effect is not Effect.NOTHING:
             yield f"it holds {type(part).__name__} '{part.name}'"
+    if _keras.seed_states(layer):
+        yield "it draws random numbers"
 
 
 def _of_lambda(layer: Any) -> Behaviour:

@@ -102,8 +102,8 @@ def freeze_and_merge(
     """
     branches = name_branches(models)
     _check_arguments(branches, head, dropout, augmentation, copy, name, compile_args)
-    handed_in = [branch.model for branch in branches.values()]
-    with _keras.nothing_left_behind(handed_in):
+    originals = [branch.model for branch in branches.values()]
+    with _keras.nothing_left_behind([list(map(_handed_in, branches.values())), head, merge, inputs]):
         entries, each = make_inputs(inputs, branches)
         submodels, features = {}, {}
         for branch_name, branch in branches.items():
@@ -114,9 +114,13 @@ def freeze_and_merge(
         merged = merge_features(merge, projected)
         outputs = attach_head(head, merged, {**branches, **_names(entries)})
         model = _assemble(entries, outputs, name)
-        _seal(model, submodels, handed_in)
+        _seal(model, submodels, originals)
         model.compile(**compile_args)
     return model
+
+
+def _handed_in(branch: Branch) -> list[Any]:
+    return [branch.model, branch.preprocess, branch.pooling, branch.projection]
 
 
 def _project(branch: Branch, features: Any) -> Any:
@@ -145,28 +149,32 @@ def _assemble(entries: Any, outputs: Any, name: str | None) -> keras.Model:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _seal(model: keras.Model, submodels: Mapping[str, keras.Model], handed_in: list[keras.Model]) -> None:
-    """Removes stored modes from every graph, and asserts that the head alone trains."""
-    theirs = {id(part) for original in handed_in for part in _keras.walk(original)}
+def _seal(model: keras.Model, submodels: Mapping[str, keras.Model], originals: list[keras.Model]) -> None:
+    """Removes stored modes from every graph, and makes sure that the head alone trains."""
+    theirs = {id(part) for original in originals for part in _keras.walk(original)}
     for part in _keras.walk(model):
         graph = _keras.graph_of(part)
         if graph is not None and id(part) not in theirs:
             _keras.strip_training(graph)
-    _check_head_is_new(model, submodels, handed_in)
+    _check_head_is_new(model, submodels, originals)
+    _check_frozen(submodels)
+
+
+def _check_frozen(submodels: Mapping[str, keras.Model]) -> None:
     live = [v.path for submodel in submodels.values() for v in submodel.variables if v.trainable]
     if live:
         raise AssertionError(f"Variables of a branch would train: {live}. Please report this with the model.")
 
 
-def _check_head_is_new(model: keras.Model, submodels: Mapping[str, keras.Model], handed_in: list[keras.Model]) -> None:
-    originals = {id(v) for original in handed_in for v in original.variables}
+def _check_head_is_new(model: keras.Model, submodels: Mapping[str, keras.Model], originals: list[keras.Model]) -> None:
+    theirs = {id(v) for original in originals for v in original.variables}
     branches = {id(submodel) for submodel in submodels.values()}
     ours = {id(node) for node in _keras.nodes(model)}
     for layer in model.layers:
         if id(layer) in branches or isinstance(layer, keras.layers.InputLayer):
             continue
         elsewhere = any(id(node) not in ours for node in _keras.inbound_nodes(layer))
-        if elsewhere or any(id(v) in originals for v in layer.variables):
+        if elsewhere or any(id(v) in theirs for v in layer.variables):
             raise ValueError(
                 f"The head uses the layer '{layer.name}' (of type {type(layer).__name__}), which is already in use by "
                 "another model. Both models would share and train its weights. Make a new layer inside the callable. "

@@ -254,8 +254,10 @@ def new_input(tensor: Any, name: str | None = None) -> Any:
     """A new `keras.Input` that takes what `tensor` takes, under its name where it is an input itself (all)."""
     layer = tensor_history(tensor)[0] if hasattr(tensor, "_keras_history") else None
     if isinstance(layer, keras.layers.InputLayer):
-        config = {**layer.get_config(), "name": name or layer.name}
-        return type(layer).from_config(config).output
+        new = type(layer).from_config({**layer.get_config(), "name": name or layer.name})
+        set_own_trainable(new, layer.trainable)
+        new.output.name = name or tensor.name
+        return new.output
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, sparse=tensor.sparse, name=name)
 
 
@@ -346,6 +348,11 @@ def build_from_call(layer: Any, call_spec: Any) -> None:
     layer._maybe_build(call_spec)
 
 
+def has_tensors(call_spec: Any) -> bool:
+    """Whether a call got tensors, whose shapes Keras can build from, or arrays alone (all)."""
+    return bool(call_spec.tensor_arguments_dict)
+
+
 def takes_training(layer: Any) -> bool:
     """Whether `layer.call` has a `training` argument."""
     return "training" in inspect.signature(layer.call).parameters
@@ -417,22 +424,41 @@ def _has_fixed_seed(operation: Any) -> bool:
 
 
 @contextlib.contextmanager
-def nothing_left_behind(layers: list[Any], *, always: bool = False) -> Iterator[None]:
-    """Takes calls that a failing block recorded on `layers` back out of their graphs (all).
+def nothing_left_behind(handed_in: Any, *, always: bool = False) -> Iterator[None]:
+    """Undoes what a failing block did to layers: calls recorded on them, and flags set (all).
 
     Args:
-        layers: Layers and models; everything below them is looked after too.
-        always: Whether a block that succeeds leaves nothing behind either.
+        handed_in: Layers, models and symbolic inputs, in any structure; everything else in it is passed over.
+        always: Whether what was done is undone also where the block succeeds.
     """
-    parts = [part for layer in layers for part in walk(layer)]
-    parts += [op for part in parts if graph_of(part) is not None for op in graph_of(part).operations]
-    before = [(part, len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
+    parts = {id(part): part for given in _layers_in(handed_in) for part in walk(given)}
+    graphs = [graph_of(part) for part in parts.values() if graph_of(part) is not None]
+    parts.update({id(operation): operation for graph in graphs for operation in graph.operations})
+    before = [(p, len(p._inbound_nodes), len(p._outbound_nodes), _flags(p)) for p in parts.values()]
     failed = True
     try:
         yield
         failed = False
     finally:
         if failed or always:
-            for part, inbound, outbound in before:
+            for part, inbound, outbound, flags in before:
                 del part._inbound_nodes[inbound:]
                 del part._outbound_nodes[outbound:]
+                for variable, trainable in flags["variables"]:
+                    variable.trainable = trainable
+                vars(part).update(flags["own"])
+
+
+def _layers_in(structure: Any) -> Iterator[Any]:
+    for item in tree.flatten(structure):
+        if isinstance(item, keras.Layer):
+            yield item
+        elif isinstance(item, keras.KerasTensor) and tensor_history(item)[0] is not None:
+            yield tensor_history(item)[0]
+
+
+def _flags(part: Any) -> dict[str, Any]:
+    return {
+        "own": {"_trainable": part._trainable} if "_trainable" in vars(part) else {},
+        "variables": [(variable, variable.trainable) for variable in own_variables(part)],
+    }

@@ -95,7 +95,7 @@ class ModeLock(keras.layers.Layer):
 
     def _maybe_build(self, call_spec: Any) -> None:
         """Builds the inner layer from the call, just as Keras would without a lock around it."""
-        if not self.built:
+        if not self.built and _keras.has_tensors(call_spec):  # arrays are left to the inner layer, in `call`
             _keras.build_from_call(self.layer, call_spec)
             self.build()
 
@@ -111,7 +111,10 @@ class ModeLock(keras.layers.Layer):
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """Calls the inner layer in the mode of the lock."""
         mode = training if self.training is None else self.training
+        new = not self.layer.built
         outputs = _keras.call_in_mode(self, self.layer, mode, args, kwargs)
+        if new:
+            freeze(self)
         _keras.drop_losses(self.layer)
         return outputs
 

@@ -189,7 +189,9 @@ class _Decider:
         if not seen.draws:
             return Decision(mode=Mode.INFERENCE if seen.updates and self.frozen else Mode.OUTER)
         if seen.updates and self.frozen:
-            raise _refused(layer, path, choice, f"it updates {seen.updates} whenever it drops, so it cannot be frozen")
+            raise _refused(
+                layer, path, choice, f"it updates {list(seen.updates)} whenever it drops, so it cannot be frozen"
+            )
         if choice == "always" and not seen.complete:
             raise _refused(layer, path, choice, "what it does in training mode could not be found out")
         return Decision(mode=Mode.OUTER if choice == "keep" else Mode.TRAINING)

@@ -125,7 +125,7 @@ class _Builder:
         graph = _keras.graph_of(model)
         layers = [new for new in (self.replacement(layer, path) for layer in model.layers) if new is not None]
         layers = layers or [_identity(model.layers[-1])]
-        new = keras.Sequential([_copy_input(graph.inputs[0]), *layers], name=name)
+        new = keras.Sequential([_keras.new_input(graph.inputs[0]), *layers], name=name)
         _keras.strip_training(_keras.graph_of(new))
         for layer in layers:
             self._settle(layer)
@@ -137,7 +137,7 @@ class _Builder:
         if id(model) in self.cuts:
             outputs = self.cuts[id(model)]
             graph = _keras.Functional(inputs, outputs)
-        tensors = {id(tensor): _copy_input(tensor).output for tensor in graph.inputs}
+        tensors = {id(tensor): _keras.new_input(tensor) for tensor in graph.inputs}
         for node in _keras.nodes(graph):
             if not node.is_input:
                 self._replay(node, path, tensors)
@@ -335,11 +335,6 @@ def _together(decisions: Iterable[Decision], path: str) -> Decision:
         lock=any(decision.lock for decision in decisions),
         verify=any(decision.verify for decision in decisions),
     )
-
-
-def _copy_input(tensor: Any) -> Any:
-    layer = _keras.tensor_history(tensor)[0]
-    return type(layer).from_config(layer.get_config())
 
 
 def _identity(removed: Any) -> keras.layers.Layer:

@@ -1,0 +1,164 @@
+"""The table of behaviours agrees with what the layers do."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import guarantees
+import keras
+import numpy as np
+import pytest
+import zoo
+from keras import layers
+
+from keras_graft import ModeLock, _keras
+from keras_graft._behaviour import _TABLE, Effect, behaviour, noise_rates
+
+NOISE: dict[str, Callable[[], keras.Layer]] = {
+    "Dropout": lambda: layers.Dropout(0.5),
+    "SpatialDropout1D": lambda: layers.SpatialDropout1D(0.5),
+    "AlphaDropout": lambda: layers.AlphaDropout(0.5),
+    "GaussianDropout": lambda: layers.GaussianDropout(0.5),
+    "GaussianNoise": lambda: layers.GaussianNoise(0.5),
+    "SimpleRNN": lambda: layers.SimpleRNN(3, dropout=0.5),
+    "LSTM": lambda: layers.LSTM(3, recurrent_dropout=0.5),
+    "GRU": lambda: layers.GRU(3, dropout=0.5),
+    "Attention": lambda: layers.Attention(dropout=0.5),
+    "AdditiveAttention": lambda: layers.AdditiveAttention(dropout=0.5),
+    "MultiHeadAttention": lambda: layers.MultiHeadAttention(2, 3, dropout=0.5),
+    "GroupQueryAttention": lambda: layers.GroupQueryAttention(3, 2, 1, dropout=0.5),
+}
+
+
+def on_steps(layer: keras.Layer) -> tuple[Any, ...]:
+    x = zoo.vectors(4, 5, 6)
+    if isinstance(layer, layers.Attention):
+        return ([x, x],)
+    needs_two = "value" in inspect.signature(layer.call).parameters
+    return (x, x) if needs_two else (x,)
+
+
+def modes(layer: keras.Layer, *args: Any) -> tuple[np.ndarray, np.ndarray]:
+    keras.utils.set_random_seed(0)
+    return guarantees.array(layer(*args, training=True)), guarantees.array(layer(*args, training=False))
+
+
+@pytest.mark.parametrize("make", NOISE.values(), ids=NOISE)
+def test_noise_layers_are_live_in_training_mode_and_silent_at_rate_0(make: Callable[[], keras.Layer]) -> None:
+    layer = make()
+    live, silent = modes(layer, *on_steps(layer))
+    assert behaviour(layer).effect is Effect.NOISE
+    assert not np.allclose(live, silent)
+    zeroed = type(layer).from_config({**layer.get_config(), **dict.fromkeys(behaviour(layer).rates, 0.0)})
+    live, silent = modes(zeroed, *on_steps(zeroed))
+    assert not noise_rates(zeroed)
+    np.testing.assert_array_equal(live, silent)
+
+
+@pytest.mark.parametrize("layer", _TABLE, ids=lambda layer: layer.__name__)
+def test_every_row_names_constructor_arguments_and_config_keys(layer: type) -> None:
+    row = _TABLE[layer]
+    accepted = {name for cls in layer.__mro__ for name in inspect.signature(cls.__init__).parameters}
+    assert set(row.rates) <= accepted
+    assert {key for key, _ in row.parts} <= accepted
+    assert row.reason
+
+
+def every_class() -> list[type]:
+    exported = {value for value in vars(layers).values() if inspect.isclass(value)}
+    return sorted((c for c in exported if issubclass(c, keras.Layer)), key=lambda c: c.__name__)
+
+
+# Foreign models in a layer: nothing is known of them, so they are unknown on purpose. `Layer` and `Wrapper` are
+# abstract, and the input does not compute.
+FOREIGN = {"JaxLayer", "FlaxLayer", "TFSMLayer", "TorchModuleWrapper"}
+
+
+@pytest.mark.parametrize("layer", every_class(), ids=lambda layer: layer.__name__)
+def test_every_class_of_keras_layers_that_takes_the_mode_has_a_row(layer: type) -> None:
+    takes_mode = "training" in inspect.signature(layer.call).parameters
+    assert not takes_mode or layer in _TABLE or layer.__name__ in FOREIGN
+
+
+COMPOSITES: dict[str, Callable[[], tuple[keras.Layer, tuple[int, ...]]]] = {
+    "LSTM": lambda: (layers.LSTM(2), (5, 6)),
+    "GRU": lambda: (layers.GRU(2), (5, 6)),
+    "SimpleRNN": lambda: (layers.SimpleRNN(2), (5, 6)),
+    "RNN": lambda: (layers.RNN([layers.LSTMCell(2), layers.GRUCell(3)]), (5, 6)),
+    "Bidirectional": lambda: (layers.Bidirectional(layers.LSTM(2)), (5, 6)),
+    "TimeDistributed": lambda: (layers.TimeDistributed(layers.Dense(2)), (5, 6)),
+    "SeparableConv1D": lambda: (layers.SeparableConv1D(2, 3), (5, 6)),
+    "ConvLSTM1D": lambda: (layers.ConvLSTM1D(2, 2), (4, 5, 6)),
+    "MultiHeadAttention": lambda: (layers.MultiHeadAttention(2, 3), (5, 6)),
+    "GroupQueryAttention": lambda: (layers.GroupQueryAttention(3, 2, 1), (5, 6)),
+    "Block": lambda: (zoo.Block(), (6,)),
+}
+
+
+@pytest.mark.parametrize("make", COMPOSITES.values(), ids=COMPOSITES)
+def test_the_table_says_whose_frozen_flags_survive_a_file(make: Any, tmp_path: Any) -> None:
+    layer, shape = make()
+    x = keras.Input(shape)
+    model = keras.Model(x, layer(x, x) if "value" in inspect.signature(layer.call).parameters else layer(x))
+    model.trainable = False
+    model.save(tmp_path / "model.keras")
+    loaded = keras.Sequential([keras.Input(shape), keras.models.load_model(tmp_path / "model.keras")])
+    assert behaviour(layer).keeps_flags == (not loaded.trainable_variables)
+
+
+class Subclass(layers.Dropout):
+    pass
+
+
+def test_a_row_counts_for_its_class_alone() -> None:
+    assert behaviour(Subclass(0.5)).effect is Effect.UNKNOWN
+
+
+def test_a_layer_that_cannot_notice_the_mode_is_inert() -> None:
+    class Double(layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            return 2 * inputs
+
+    assert behaviour(Double()).effect is Effect.NOTHING
+
+
+def test_a_composite_is_unknown_where_something_in_it_is_live() -> None:
+    assert behaviour(zoo.Block()).effect is Effect.UNKNOWN
+    assert "BatchNormalization" in behaviour(zoo.Block()).reason
+
+
+def test_a_lambda_is_unknown_where_its_function_reaches_a_layer_or_takes_the_mode() -> None:
+    drop = layers.Dropout(0.5)
+    assert behaviour(layers.Lambda(lambda x: drop(2 * x))).effect is Effect.UNKNOWN
+    assert behaviour(layers.Lambda(lambda x, training: x)).effect is Effect.UNKNOWN
+    assert behaviour(layers.Lambda(lambda x: 2 * x)).effect is Effect.NOTHING
+
+
+def test_a_lock_says_what_it_does() -> None:
+    assert behaviour(ModeLock(layers.Dropout(0.5))).reason == "locked to inference mode by ModeLock"
+
+
+def observed(layer: keras.Layer, *, training: bool) -> tuple[bool, bool]:
+    x = keras.Input((6,))
+    layer(x)
+    updates, draws = _keras.observe(layer, training, (x,), {})
+    return bool(updates), draws
+
+
+def test_tracing_tells_what_a_layer_updates_and_whether_it_draws() -> None:
+    assert observed(zoo.Counter(), training=True) == (True, False)
+    assert observed(zoo.Counter(), training=False) == (False, False)
+    assert observed(layers.Dropout(0.5), training=True) == (False, True)
+    assert observed(layers.Dropout(0.5), training=False) == (False, False)
+    assert observed(layers.Dense(2), training=True) == (False, False)
+
+
+def test_tracing_changes_nothing() -> None:
+    layer = zoo.Block()
+    layer(keras.Input((6,)))
+    before = [guarantees.array(v) for v in layer.variables]
+    _keras.observe(layer, True, (keras.Input((6,)),), {})
+    for variable, value in zip(layer.variables, before):
+        np.testing.assert_array_equal(guarantees.array(variable), value)

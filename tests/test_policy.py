@@ -1,0 +1,200 @@
+"""with_dropout, and policies layer by layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import guarantees
+import keras
+import numpy as np
+import pytest
+import zoo
+from guarantees import POLICIES
+from keras import layers
+from zoo import ZOO
+
+from keras_graft import ModeLock, freeze_and_merge, with_dropout
+
+ONES = np.ones((100, 100), "float32")
+
+
+def dropping(rate: float) -> keras.Model:
+    return keras.Sequential([keras.Input((100,)), layers.Dropout(rate, name="drop")], name="base")
+
+
+def dropped(model: keras.Model, *, training: bool) -> float:
+    return float((guarantees.array(model(ONES, training=training)) == 0).mean())
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize(
+    ("policy", "in_fit", "in_predict"),
+    [("keep", True, False), ("off", False, False), ("remove", False, False), ("always", True, True)],
+)
+def test_the_share_of_dropped_units_is_the_rate_where_the_policy_drops(
+    policy: Any, in_fit: bool, in_predict: bool, rate: float
+) -> None:
+    model = with_dropout(dropping(rate), policy)
+    for training, live in ((True, in_fit), (False, in_predict)):
+        share = dropped(model, training=training)
+        assert share == 0 if not live else abs(share - rate) < 0.03  # 10,000 units: 6 standard deviations
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_trainable_flags_stay_as_they_are(policy: Any) -> None:
+    model = zoo.make_functional()
+    model.layers[1].trainable = False
+    copy = with_dropout(model, policy)
+    assert [v.path for v in copy.trainable_variables] == [v.path for v in model.trainable_variables]
+    assert not copy.compiled
+
+
+def test_batch_statistics_still_move_in_a_model_that_trains() -> None:
+    model = with_dropout(zoo.make_convolutional(), "off")
+    norm = next(layer for layer in model.layers if isinstance(layer, layers.BatchNormalization))
+    before = guarantees.array(norm.moving_mean)
+    model(zoo.images(8), training=True)
+    assert not np.array_equal(guarantees.array(norm.moving_mean), before)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_model_is_untouched(policy: Any) -> None:
+    model = zoo.make_nested()
+    before = guarantees.snapshot(model)
+    with_dropout(model, policy)
+    np.testing.assert_equal(guarantees.snapshot(model), before)
+
+
+def test_off_keeps_every_layer_under_its_name_and_remove_takes_them_out() -> None:
+    model = zoo.make_sequential()
+    assert [x.name for x in with_dropout(model, "off").layers] == [x.name for x in model.layers]
+    kept = [x.name for x in model.layers if not isinstance(x, layers.Dropout)]
+    assert [x.name for x in with_dropout(model, "remove").layers] == kept
+
+
+def test_a_removed_model_draws_no_random_numbers_at_all() -> None:
+    assert not with_dropout(zoo.make_nested(), "remove").non_trainable_variables
+
+
+def test_a_callable_is_asked_for_every_noise_layer_also_inside_wrappers() -> None:
+    asked: list[str] = []
+
+    def policy(layer: keras.Layer) -> str:
+        asked.append(type(layer).__name__)
+        return "off"
+
+    with_dropout(zoo.make_time_distributed(), policy)  # type: ignore[arg-type]
+    with_dropout(zoo.make_bidirectional(), policy)  # type: ignore[arg-type]
+    with_dropout(zoo.make_cells(), policy)  # type: ignore[arg-type]
+    assert asked == ["Dropout", "Dropout", "LSTM", "LSTM", "GRU", "GRU", "LSTMCell", "GRUCell"]
+
+
+def test_a_callable_chooses_layer_by_layer() -> None:
+    x = keras.Input((100,))
+    both = keras.Model(x, [layers.Dropout(0.5, name="a")(x), layers.Dropout(0.5, name="b")(x)])
+    model = with_dropout(both, lambda layer: "always" if layer.name == "a" else "remove")
+    a, b = (guarantees.array(t) for t in model(ONES, training=False))
+    assert abs((a == 0).mean() - 0.5) < 0.03
+    assert not (b == 0).any()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_policy_can_be_changed_again(policy: Any) -> None:
+    always = with_dropout(dropping(0.5), "always")
+    again = with_dropout(always, policy)
+    assert (dropped(again, training=True) > 0.3) == (policy in ("keep", "always"))
+    assert (dropped(again, training=False) > 0.3) == (policy in ("keep", "always"))
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_a_merged_model_can_be_merged_again(copy: bool) -> None:
+    always = freeze_and_merge([ZOO["attention"].make()], None, dropout="always")
+    model = freeze_and_merge([always], 1, dropout="off", copy=copy, loss="mse")
+    x = zoo.steps(4)
+    np.testing.assert_array_equal(guarantees.array(model(x, training=True)), guarantees.array(model(x, training=False)))
+
+
+def test_a_layer_that_would_have_to_be_frozen_is_refused_while_it_trains() -> None:
+    with pytest.raises(ValueError, match=r"Layer 'block.*' .*has to be locked.*Freeze it first"):
+        with_dropout(zoo.make_custom(), "off")
+
+
+def test_the_same_layer_is_locked_once_it_is_frozen() -> None:
+    model = zoo.make_custom()
+    model.trainable = False
+    silent = with_dropout(model, "off")
+    x = zoo.vectors(8)
+    np.testing.assert_array_equal(guarantees.array(silent(x, training=True)), guarantees.array(model(x)))
+
+
+class Stubborn(layers.Layer):
+    """Drops in every mode: it hard-codes training mode."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.drop = layers.Dropout(0.5)
+
+    def call(self, x: Any) -> Any:
+        return self.drop(x, training=True)
+
+
+@pytest.mark.parametrize("policy", ["off", "remove"])
+def test_a_layer_that_ignores_the_mode_is_named(policy: Any) -> None:
+    model = keras.Sequential([keras.Input((6,)), Stubborn(name="stubborn")])
+    with pytest.raises(ValueError, match=r"[Ll]ayer 'stubborn'"):
+        with_dropout(model, policy)
+
+
+class CountsAndDrops(zoo.Counter):
+    """Updates its state whenever it drops: it can be frozen or kept live, not both."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.drop = layers.Dropout(0.5)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return self.drop(super().call(inputs, training=training), training=training)
+
+
+@pytest.mark.parametrize("policy", ["keep", "always"])
+def test_a_layer_that_cannot_be_frozen_and_live_is_named_with_the_way_out(policy: Any) -> None:
+    model = keras.Sequential([keras.Input((6,)), CountsAndDrops(name="counts")])
+    with pytest.raises(ValueError, match=rf"Policy \"{policy}\".*'counts'.*updates \[.*steps.*Use \"off\""):
+        freeze_and_merge([model], 1, dropout=policy, loss="mse")
+
+
+def test_remove_is_refused_where_the_noise_hangs_on_no_argument() -> None:
+    class Fixed(layers.Layer):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.drop = layers.Dropout(0.5, name="inner_drop")
+
+        def call(self, x: Any) -> Any:
+            return self.drop(x)
+
+    model = keras.Sequential([keras.Input((6,)), Fixed(name="fixed")])
+    with pytest.raises(ValueError, match=r'Policy "remove".*\'fixed\'.*\'inner_drop\'.*Use "off"'):
+        freeze_and_merge([model], 1, dropout="remove", loss="mse")
+
+
+def test_a_lock_in_the_original_gives_way_to_the_policy() -> None:
+    x = keras.Input((100,))
+    model = keras.Model(x, ModeLock(layers.Dropout(0.5), training=True)(x))
+    assert dropped(with_dropout(model, "off"), training=True) == 0
+
+
+@pytest.mark.parametrize("model", [None, "model.keras", layers.Dense(3)])
+def test_something_that_is_no_model_is_refused(model: Any) -> None:
+    with pytest.raises(TypeError, match=r"`model` must be a keras.Model.*Received: model="):
+        with_dropout(model, "off")
+
+
+def test_a_model_that_is_not_built_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`model` must be built"):
+        with_dropout(keras.Sequential([layers.Dense(3)]), "off")
+
+
+@pytest.mark.parametrize("policy", ["Off", "", None, 0.5])
+def test_an_unknown_policy_is_refused_with_the_allowed_ones(policy: Any) -> None:
+    with pytest.raises(ValueError, match=r'one of "keep", "off", "remove", "always".*Received: dropout='):
+        with_dropout(dropping(0.5), policy)

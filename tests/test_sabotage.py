@@ -1,0 +1,212 @@
+"""Each guarantee's check must fail where the piece of the library that upholds the guarantee is switched off.
+
+Otherwise the check would prove nothing. A sabotage replaces one piece; the check is the one of `guarantees`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import guarantees
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from zoo import ZOO
+
+import keras_graft as kg
+from keras_graft import _branch, _compose, _keras, _mode_lock, _policy, _rebuild
+from keras_graft._behaviour import Effect
+from keras_graft._rebuild import Decision, Mode
+
+Patch = pytest.MonkeyPatch
+
+
+def shallow_freeze(layer: keras.Layer) -> None:
+    layer.trainable = False
+
+
+def without_the_freezing_walk(patch: Patch) -> None:
+    patch.setattr(_branch, "freeze", shallow_freeze)
+    patch.setattr(_mode_lock, "freeze", shallow_freeze)
+    patch.setattr(_compose, "_check_frozen", lambda submodels: None)
+
+
+def with_a_rule_of_its_own(effect: Effect, decision: Decision) -> Callable[[Patch], None]:
+    return lambda patch: patch.setitem(_policy._RULES, effect, lambda *_: decision)
+
+
+def without_stripping(patch: Patch) -> None:
+    patch.setattr(_keras, "strip_training", lambda graph: None)
+
+
+def without_transfer(patch: Patch) -> None:
+    patch.setattr(_rebuild._Builder, "_transfer", lambda *_: None)
+
+
+def without_dropping_losses(patch: Patch) -> None:
+    patch.setattr(_keras, "drop_losses", lambda layer: None)
+    patch.setattr(_keras, "drop_activity_regularizers", lambda layer: None)
+
+
+def with_the_originals_themselves(patch: Patch) -> None:
+    patch.setattr(_rebuild._Builder, "_make", lambda self, operation, path: operation)
+
+
+SABOTAGES: dict[str, tuple[Callable[[Patch], None], str, str, Callable[[Any], None]]] = {
+    "the_freezing_walk": (without_the_freezing_walk, "attention", "keep", guarantees.check_frozen),
+    "the_freezing_walk_seen_in_what_trains": (
+        without_the_freezing_walk,
+        "attention",
+        "keep",
+        guarantees.check_only_the_head_trains,
+    ),
+    "unwrapping_spectral_normalization": (
+        with_a_rule_of_its_own(Effect.STATE, Decision()),
+        "spectral",
+        "off",
+        guarantees.check_frozen,
+    ),
+    "locking_layers_that_update_state": (
+        with_a_rule_of_its_own(Effect.UNKNOWN, Decision(mode=Mode.OUTER)),
+        "counting",
+        "keep",
+        guarantees.check_frozen,
+    ),
+    "setting_rates_to_0": (
+        with_a_rule_of_its_own(Effect.NOISE, Decision()),
+        "nested",
+        "off",
+        guarantees.check_as_chosen,
+    ),
+    "bypassing": (
+        with_a_rule_of_its_own(Effect.NOISE, Decision()),
+        "functional",
+        "remove",
+        guarantees.check_as_chosen,
+    ),
+    "locking_to_training_mode": (
+        with_a_rule_of_its_own(Effect.NOISE, Decision(mode=Mode.OUTER)),
+        "sequential",
+        "always",
+        guarantees.check_as_chosen,
+    ),
+    "locking_to_inference_mode": (
+        with_a_rule_of_its_own(Effect.UNKNOWN, Decision(mode=Mode.OUTER)),
+        "custom",
+        "off",
+        guarantees.check_as_chosen,
+    ),
+    "the_transfer_of_weights": (without_transfer, "functional", "off", guarantees.check_as_chosen),
+    "dropping_activity_losses": (
+        without_dropping_losses,
+        "regularized_activity",
+        "off",
+        guarantees.check_no_activity_losses,
+    ),
+    "copying": (with_the_originals_themselves, "sequential", "keep", guarantees.check_nothing_shared),
+    "copying_seen_in_the_originals": (
+        with_the_originals_themselves,
+        "sequential",
+        "keep",
+        guarantees.check_originals_untouched,
+    ),
+    "locking_kept_augmentation": (
+        with_a_rule_of_its_own(Effect.AUGMENTATION, Decision()),
+        "augmenting",
+        "off",
+        guarantees.check_head_follows_the_outer_mode,
+    ),
+}
+
+
+@contextlib.contextmanager
+def sabotaged(sabotage: Callable[[Patch], None]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        sabotage(patch)
+        yield
+
+
+@pytest.mark.parametrize(("sabotage", "name", "policy", "check"), SABOTAGES.values(), ids=SABOTAGES)
+def test_a_check_fails_without(
+    sabotage: Callable[[Patch], None], name: str, policy: str, check: Callable[[Any], None]
+) -> None:
+    check(guarantees.run(ZOO[name], policy))
+    with sabotaged(sabotage):
+        seen = guarantees.run(ZOO[name], policy)
+    with pytest.raises(AssertionError):
+        check(seen)
+
+
+def merged_with_stored_modes() -> keras.Model:
+    base = ZOO["sequential"].make()
+    return kg.freeze_and_merge([base], lambda x: layers.Dense(1)(layers.Dropout(0.5)(x, training=False)), loss="mse")
+
+
+def stored_modes(model: keras.Model) -> list[str]:
+    return [node.operation.name for node in _keras.nodes(model) if "training" in node.arguments.kwargs]
+
+
+def test_a_mode_is_stored_without_stripping() -> None:
+    assert not stored_modes(merged_with_stored_modes())
+    with sabotaged(without_stripping):
+        assert stored_modes(merged_with_stored_modes())
+
+
+@keras.saving.register_keras_serializable(package="sabotage")
+class LockThenDropout(layers.Layer):
+    """A lock with a sibling behind it, inside one layer: where Keras leaks a mode, on all versions."""
+
+    def __init__(self, locked_to: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.lock = kg.ModeLock(layers.Dropout(0.5), training=locked_to)
+        self.behind = layers.Dropout(0.5)
+
+    def call(self, inputs: Any) -> Any:
+        return self.behind(keras.ops.ones_like(self.lock(inputs)))
+
+
+def share_dropped_behind_a_lock(*, locked_to: bool, outer: bool) -> float:
+    return float(np.mean(guarantees.array(LockThenDropout(locked_to)(np.ones((50, 50)), training=outer)) == 0))
+
+
+def leaking_call(caller: Any, layer: Any, training: bool | None, args: Any, kwargs: Any) -> Any:
+    return layer(*args, training=training, **kwargs)
+
+
+@pytest.mark.parametrize("outer", [True, False])
+def test_a_lock_leaks_its_mode_without_its_finally(outer: bool) -> None:
+    expected = 0.5 if outer else 0.0
+    assert abs(share_dropped_behind_a_lock(locked_to=not outer, outer=outer) - expected) < 0.1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_keras, "call_in_mode", leaking_call)
+        assert abs(share_dropped_behind_a_lock(locked_to=not outer, outer=outer) - expected) > 0.4
+
+
+def trains_after_loading(tmp_path: Any) -> int:
+    model = guarantees.compose(ZOO["attention"], {"base": ZOO["attention"].make()}, "keep")
+    model.save(tmp_path / "model.keras")
+    return len(keras.models.load_model(tmp_path / "model.keras", compile=False).trainable_variables)
+
+
+def test_a_loaded_model_trains_its_branches_without_the_lock_for_flags(tmp_path: Any) -> None:
+    assert trains_after_loading(tmp_path) == 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_policy, "_loses_flags", lambda *_: False)
+        assert trains_after_loading(tmp_path) > 4
+
+
+def calls_left_by_an_error() -> int:
+    base = ZOO["sequential"].make()
+    with pytest.raises(ValueError, match="no_such_optimizer"):
+        kg.freeze_and_merge([base], 1, copy=False, loss="mse", optimizer="no_such_optimizer")
+    return sum(len(layer._inbound_nodes) - 1 for layer in base.layers)
+
+
+def test_an_error_leaves_calls_behind_without_undoing_them() -> None:
+    assert calls_left_by_an_error() == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_keras, "nothing_left_behind", lambda *_, **__: contextlib.nullcontext())
+        assert calls_left_by_an_error() > 0
