@@ -24,14 +24,8 @@ def python_blocks(page: Path) -> list[str]:
     """Returns the blocks of `page` that run, each moved down to the line that it has there."""
     text = page.read_text(encoding="utf-8")
     blocks = [match for match in BLOCK.finditer(text) if match["language"] == "python"]
-    assert len(blocks) == text.count("```py"), (
-        "A block is fenced otherwise than with ```python at the margin."
-    )
-    return [
-        "\n" * text.count("\n", 0, block.start("code")) + block["code"]
-        for block in blocks
-        if not block["reason"]
-    ]
+    assert len(blocks) == text.count("```py"), "A block is fenced otherwise than with ```python at the margin."
+    return ["\n" * text.count("\n", 0, block.start("code")) + block["code"] for block in blocks if not block["reason"]]
 
 
 @pytest.fixture(autouse=True)

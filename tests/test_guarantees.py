@@ -63,3 +63,20 @@ def test_the_originals_are_untouched(seen: Evidence) -> None:
 
 def test_no_mode_is_stored_in_a_graph(seen: Evidence) -> None:
     guarantees.check_no_stored_mode(seen)
+
+
+@pytest.mark.parametrize("trained", ["original", "merged"])
+def test_training_one_does_not_change_the_other(trained: str) -> None:
+    """The copies share memory with the originals until one of them is written to; then each has its own."""
+    base = ZOO["convolutional"].make()
+    model = guarantees.compose(ZOO["convolutional"], {"base": base}, "keep")
+    branch = model.get_layer("base")
+    written, kept = (base, branch) if trained == "original" else (branch, base)
+    before = [guarantees.array(v) for v in kept.weights]
+    for variable in written.trainable_variables if trained == "original" else branch.weights:
+        variable.assign_add(keras.ops.ones_like(variable))
+    base.compile("sgd", "mse")
+    if trained == "original":
+        base.fit(ZOO["convolutional"].data(8), guarantees.np.ones((8, 4)), verbose=0)
+    assert all((guarantees.array(v) == b).all() for v, b in zip(kept.weights, before))
+    assert not all((guarantees.array(v) == b).all() for v, b in zip(written.weights, before))

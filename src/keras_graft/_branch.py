@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import keras
 
 from . import _keras
-from ._merge import Stage, apply_stage
+from ._merge import Stage, apply_stage, checked_result, free_name, is_units
 from ._mode_lock import freeze
 from ._policy import Augmentation, DropoutPolicy, check_model, decider
-from ._rebuild import rebuild
+from ._rebuild import Decide, rebuild
 
 __all__ = ["Branch", "Inputs", "Models", "graft", "make_inputs", "name_branches"]
 
@@ -150,7 +150,7 @@ def make_inputs(inputs: Inputs, branches: Mapping[str, Branch]) -> tuple[Any, di
         shared = _shared_inputs(branches)
         return shared, dict.fromkeys(branches, shared)
     if isinstance(inputs, str) and inputs == "separate":
-        each = {name: _separate_inputs(name, branch) for name, branch in branches.items()}
+        each = {name: _separate_inputs(name, branch, branches) for name, branch in branches.items()}
         return keras.tree.flatten(list(each.values())), each
     tensors = [] if isinstance(inputs, str) else keras.tree.flatten(inputs)
     if tensors and all(_is_input(tensor) for tensor in tensors):
@@ -178,15 +178,22 @@ def _shared_inputs(branches: Mapping[str, Branch]) -> Any:
                 f"Received: '{first}' takes {expected}, '{name}' takes {signature}"
             )
     structure = _keras.symbolic_inputs(branches[first].model)
-    return keras.tree.map_structure(_keras.new_input, structure)
+    named = isinstance(structure, dict)  # whose keys are the names
+
+    def new_input(tensor: Any) -> Any:
+        new = _keras.new_input(tensor)
+        name = _keras.tensor_history(new)[0].name
+        return new if named or name not in branches else _keras.new_input(tensor, free_name(f"{name}_input", branches))
+
+    return keras.tree.map_structure(new_input, structure)
 
 
-def _separate_inputs(name: str, branch: Branch) -> Any:
+def _separate_inputs(name: str, branch: Branch, taken: Collection[str]) -> Any:
     structure = _keras.symbolic_inputs(branch.model)
     single = len(keras.tree.flatten(structure)) == 1
 
     def new_input(tensor: Any) -> Any:
-        return _keras.new_input(tensor, f"{name}_input" if single else f"{name}_{tensor.name}")
+        return _keras.new_input(tensor, free_name(f"{name}_input" if single else f"{name}_{tensor.name}", taken))
 
     return keras.tree.map_structure(new_input, structure)
 
@@ -228,47 +235,69 @@ def graft(
     )
     assert branch.name is not None
     alone = branch.preprocess is None and branch.pooling is None
-    base = rebuild(branch.model, decide, name=branch.name if alone else None, cuts=_cuts(branch))
-    submodel = base if alone else _surrounded(base, branch, inputs, decide)
+    name = branch.name if alone else free_name(branch.model.name, [t.name for t in keras.tree.flatten(inputs)])
+    base = rebuild(branch.model, decide, name=name, cuts=_cuts(branch))
+    submodel = base if alone else _surrounded(base, branch, inputs, dataclasses.replace(decide, copy=True))
     freeze(submodel)
     if copy:
         _keras.drop_activity_regularizers(submodel)
     return submodel, _call(submodel, inputs, branch)
 
 
-def _surrounded(base: keras.Model, branch: Branch, inputs: Any, decide: Any) -> keras.Model:
+def _surrounded(base: keras.Model, branch: Branch, inputs: Any, decide: Decide) -> keras.Model:
     """The base model between its preprocessing and its pooling, as one submodel."""
-    entries = keras.tree.map_structure(_keras.new_input, inputs)
-    tensors = entries
+    entries = tensors = keras.tree.map_structure(_keras.new_input, inputs)
     if branch.preprocess is not None:
-        tensors = rebuild(_preprocessing(branch.preprocess, inputs), decide)(entries)
+        stage = _as_model(branch.preprocess, tensors, "preprocess", taken=[base.name])
+        tensors = rebuild(stage, decide)(tensors)
     features = _call(base, tensors, branch)
     if branch.pooling is not None:
-        features = _pool(branch.pooling, features, branch)
+        features = _pool(branch.pooling, features, branch, decide, taken=[base.name, "preprocess"])
     return keras.Model(entries, features, name=branch.name)
 
 
-def _preprocessing(stage: Stage, inputs: Any) -> keras.Model:
-    """The preprocessing as a graph model of its own, ready to be copied like a base model."""
-    given = [layer for layer in keras.tree.flatten(stage) if isinstance(layer, keras.Layer)]
-    entries = keras.tree.map_structure(_keras.new_input, inputs)
-    with _keras.nothing_left_behind(given, always=True):
-        tensor = entries
-        for step in stage if isinstance(stage, (list, tuple)) else [stage]:
-            tensor = step(tensor) if isinstance(step, keras.Layer) else apply_stage(step, tensor, "preprocess")
-        return keras.Model(entries, tensor, name="preprocess")
+def _as_model(stage: Any, tensors: Any, argument: str, *, taken: Collection[str]) -> keras.Model:
+    """A stage as a graph model of its own, ready to be copied as a base model is; the stage stays as it was."""
+    steps = stage if isinstance(stage, (list, tuple)) else [stage]
+    entries = results = keras.tree.map_structure(_keras.new_input, tensors)
+    with _keras.nothing_left_behind(stage, always=True):
+        for step in steps:
+            results = _step(step, results, argument)
+        try:
+            return _keras.connected_model(entries, results, free_name(argument, taken))
+        except ValueError as error:
+            raise ValueError(
+                f"`{argument}` must return what it computes from the one that it gets. Received: {argument}={stage!r}"
+            ) from error
 
 
-def _pool(pooling: Any, features: Any, branch: Branch) -> Any:
-    if not isinstance(pooling, str):
-        return apply_stage(pooling, features, "pooling")
+def _step(step: Any, tensors: Any, argument: str) -> Any:
+    """One layer or callable of a stage. A layer may be in use elsewhere, or not be built: it is copied."""
+    if isinstance(step, keras.Layer):
+        known = step.built or _keras.with_state(step)  # adapted text layers know their vocabulary before they are built
+        return (step if known else _keras.copy_from_config(step, step.get_config()))(tensors)
+    if not callable(step) or isinstance(step, type):
+        return apply_stage(step, tensors, argument, units=False)
+    results = step(tensors)
+    if argument == "pooling" or not keras.tree.is_nested(results):
+        return checked_result(results, argument)
+    return keras.tree.map_structure(lambda tensor: checked_result(tensor, argument), results)
+
+
+def _pool(pooling: Any, features: Any, branch: Branch, decide: Decide, taken: Collection[str]) -> Any:
+    if isinstance(pooling, (list, tuple)) or (callable(pooling) and not isinstance(pooling, type)):
+        stage = _as_model(pooling, features, "pooling", taken=taken)
+        _check_no_new_weights(pooling, stage)
+        return rebuild(stage, decide)(features)
+    name = free_name("pooling", taken)
     kinds = {"avg": "GlobalAveragePooling", "max": "GlobalMaxPooling"}
     rank = len(features.shape)
     if pooling == "flatten":
-        return keras.layers.Flatten(name="pooling")(features)
+        return keras.layers.Flatten(name=name)(features)
     if pooling not in kinds:
         words = ", ".join(f'"{word}"' for word in POOLINGS)
-        raise ValueError(
+        kind = ValueError if isinstance(pooling, str) else TypeError
+        raise kind(
             f"`pooling` must be one of {words}, a Keras layer, or a callable from tensor to tensor. "
             f"Received: pooling={pooling!r}"
         )
@@ -279,7 +308,16 @@ def _pool(pooling: Any, features: Any, branch: Branch) -> Any:
             f"pooling=\"{pooling}\" needs features of rank 3, 4 or 5, and those of branch '{branch.name}' have shape "
             f"{features.shape}. Pass a layer or a callable as `pooling`."
         )
-    return getattr(keras.layers, f"{kinds[pooling]}{rank - 2}D")(name="pooling")(features)
+    return getattr(keras.layers, f"{kinds[pooling]}{rank - 2}D")(name=name)(features)
+
+
+def _check_no_new_weights(pooling: Any, stage: keras.Model) -> None:
+    given = {id(v) for layer in keras.tree.flatten(pooling) if isinstance(layer, keras.Layer) for v in layer.variables}
+    if any(id(weight) not in given for weight in stage.weights):
+        raise ValueError(
+            "`pooling` must not make new weights: a branch is frozen, so they would keep the random values that they "
+            f"start with. Use `Branch(projection=...)` for layers that train. Received: pooling={pooling!r}"
+        )
 
 
 def _call(submodel: keras.Model, inputs: Any, branch: Branch) -> Any:
@@ -314,30 +352,35 @@ def _cuts(branch: Branch) -> dict[int, Any]:
         )
     if isinstance(output, str):
         return _cuts_at_path(branch, output)
-    if isinstance(output, int) and not isinstance(output, bool):
-        if not -len(model.layers) <= output < len(model.layers):
+    if is_units(output):
+        if not -len(model.layers) <= int(output) < len(model.layers):  # type: ignore[arg-type]
             raise ValueError(
                 f"`output` as an int is an index into the {len(model.layers)} layers of the model of branch "
                 f"'{branch.name}'. Received: output={output}"
             )
         return {id(model): _only_output(model, model.layers[output], branch)}
-    if callable(output):
+    if callable(output) and not isinstance(output, keras.Layer):
         return _cuts_at_tensor(branch, output(model))
     raise TypeError(
         "`output` must be the name or path of a layer, an index into `model.layers`, or a callable from the model to "
-        f"one of its symbolic tensors. Received: output={output!r} (of type {type(output).__name__})"
+        f"one of its symbolic tensors. "
+        f"Received: output={output!r} (of type {type(output).__name__})"
     )
 
 
 def _check_single_output(branch: Branch) -> dict[int, Any]:
-    outputs = getattr(branch.model, "outputs", None) or []
+    """Raises for several outputs; a single one in a list or dict is taken out of it."""
+    outputs = list(getattr(branch.model, "outputs", None) or [])
     if len(outputs) > 1:
-        names = list(getattr(branch.model, "output_names", ()))
+        structure = _keras.output_structure(branch.model) if hasattr(branch.model, "output_names") else None
+        names = list(structure) if isinstance(structure, dict) else list(getattr(branch.model, "output_names", ()))
         raise ValueError(
             f"The model of branch '{branch.name}' has {len(outputs)} outputs, and a branch has one. Choose it with "
             f"`Branch(..., output=...)`, one of {names} or any layer. Received: model={branch.model!r}"
         )
-    return {}
+    graph = _keras.graph_of(branch.model)
+    nested = graph is not None and keras.tree.is_nested(_keras.output_structure(graph))
+    return {id(branch.model): outputs[0]} if nested else {}
 
 
 def _cuts_at_path(branch: Branch, path: str) -> dict[int, Any]:

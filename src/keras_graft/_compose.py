@@ -6,28 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import Unpack
 
 from . import _keras
 from ._branch import Branch, Inputs, Models, graft, make_inputs, name_branches
-from ._merge import Head, Merge, apply_stage, attach_head, merge_features
+from ._loss import CompileArgs, check_compile_args, per_output
+from ._merge import Head, Merge, apply_stage, attach_head, free_name, merge_features
 from ._policy import Augmentation, DropoutPolicy, decider
 
-__all__ = ["CompileArgs", "freeze_and_merge"]
-
-
-class CompileArgs(TypedDict, total=False):
-    """The arguments of `keras.Model.compile`."""
-
-    optimizer: Any
-    loss: Any
-    loss_weights: Any
-    metrics: Any
-    weighted_metrics: Any
-    run_eagerly: bool
-    steps_per_execution: int
-    jit_compile: Any
-    auto_scale_loss: bool
+__all__ = ["freeze_and_merge"]
 
 
 def freeze_and_merge(
@@ -110,12 +97,13 @@ def freeze_and_merge(
             submodels[branch_name], features[branch_name] = graft(
                 branch, each[branch_name], dropout=dropout, augmentation=augmentation, copy=copy
             )
-        projected = {branch_name: _project(branches[branch_name], tensor) for branch_name, tensor in features.items()}
-        merged = merge_features(merge, projected)
-        outputs = attach_head(head, merged, {**branches, **_names(entries)})
+        taken = {*branches, *_names(entries)}
+        projected = {key: _project(branches[key], tensor, taken) for key, tensor in features.items()}
+        merged = merge_features(merge, projected, taken)
+        outputs = attach_head(head, merged, _keras.names_behind(merged))
         model = _assemble(entries, outputs, name)
         _seal(model, submodels, originals)
-        model.compile(**compile_args)
+        model.compile(**per_output(head, compile_args))
     return model
 
 
@@ -123,19 +111,20 @@ def _handed_in(branch: Branch) -> list[Any]:
     return [branch.model, branch.preprocess, branch.pooling, branch.projection]
 
 
-def _project(branch: Branch, features: Any) -> Any:
+def _project(branch: Branch, features: Any, taken: set[str]) -> Any:
     if branch.projection is None:
         return features
-    return apply_stage(branch.projection, features, "projection", name=f"{branch.name}_projection")
+    name = free_name(f"{branch.name}_projection", taken)
+    return apply_stage(branch.projection, features, "projection", name=name)
 
 
-def _names(entries: Any) -> dict[str, Any]:
-    return {tensor.name: tensor for tensor in keras.tree.flatten(entries)}
+def _names(entries: Any) -> list[str]:
+    return [_keras.tensor_history(tensor)[0].name for tensor in keras.tree.flatten(entries)]
 
 
 def _assemble(entries: Any, outputs: Any, name: str | None) -> keras.Model:
     try:
-        return keras.Model(entries, outputs, name=name)
+        return _keras.connected_model(entries, outputs, name)
     except ValueError as error:
         raise ValueError(
             "The head and the branches do not make one model. The head must be computed from the features that it "
@@ -167,18 +156,19 @@ def _check_frozen(submodels: Mapping[str, keras.Model]) -> None:
 
 
 def _check_head_is_new(model: keras.Model, submodels: Mapping[str, keras.Model], originals: list[keras.Model]) -> None:
-    theirs = {id(v) for original in originals for v in original.variables}
+    theirs = {id(part) for original in originals for part in _keras.walk(original)}
     branches = {id(submodel) for submodel in submodels.values()}
     ours = {id(node) for node in _keras.nodes(model)}
     for layer in model.layers:
         if id(layer) in branches or isinstance(layer, keras.layers.InputLayer):
             continue
         elsewhere = any(id(node) not in ours for node in _keras.inbound_nodes(layer))
-        if elsewhere or any(id(v) in theirs for v in layer.variables):
+        culprits = [part for part in _keras.walk(layer) if id(part) in theirs] or [layer] * elsewhere
+        for culprit in culprits[:1]:
             raise ValueError(
-                f"The head uses the layer '{layer.name}' (of type {type(layer).__name__}), which is already in use by "
-                "another model. Both models would share and train its weights. Make a new layer inside the callable. "
-                f"Received: layer={layer!r}"
+                f"The head uses the layer '{culprit.name}' (of type {type(culprit).__name__}), which is already in use "
+                "by another model. Both models would share and train its weights. Make a new layer inside the "
+                f"callable. Received: layer={culprit!r}"
             )
 
 
@@ -199,13 +189,11 @@ def _check_arguments(
     decider(dropout, augmentation, copy=copy, frozen=True)
     if not isinstance(copy, bool):
         raise TypeError(f"`copy` must be True or False. Received: copy={copy!r}")
-    if name is not None and (not isinstance(name, str) or "/" in name):
-        raise ValueError(f"`name` must be a string without '/'. Received: name={name!r}")
+    if name is not None and (not isinstance(name, str) or not name or "/" in name):
+        raise ValueError(f"`name` must be a string without '/', and not empty. Received: name={name!r}")
     if not copy:
         _check_no_layer_twice(branches)
-    _check_compile(compile_args)
-    if head is not None:
-        _check_loss(head, compile_args.get("loss"))
+    check_compile_args(head, compile_args)
 
 
 def _check_no_layer_twice(branches: Mapping[str, Branch]) -> None:
@@ -220,63 +208,3 @@ def _check_no_layer_twice(branches: Mapping[str, Branch]) -> None:
                     "Keras saves such a model but cannot load it. Use copy=True, or separate the models. "
                     f"Received: layer={layer!r}"
                 )
-
-
-def _check_compile(compile_args: Mapping[str, Any]) -> None:
-    unknown = compile_args.keys() - CompileArgs.__annotations__.keys()
-    if unknown:
-        raise TypeError(
-            f"freeze_and_merge got arguments that neither it nor `keras.Model.compile` takes: {sorted(unknown)}. "
-            f"compile takes {sorted(CompileArgs.__annotations__)}."
-        )
-    optimizer = compile_args.get("optimizer")
-    if getattr(optimizer, "built", False):
-        raise ValueError(
-            "`optimizer` is already built for the variables of another model, and its slots do not fit this one. Pass "
-            f"a new one: {type(optimizer).__name__}(...). Received: optimizer={optimizer!r}"
-        )
-
-
-def _check_loss(head: Any, loss: Any) -> None:
-    if loss is None:
-        raise ValueError(
-            "`loss` must be given, because the head has to be trained on something: loss='mse', for example. Pass "
-            "head=None for an ensemble with nothing to train. Received: loss=None"
-        )
-    if not isinstance(head, Mapping):
-        _check_logits(head, loss, "head")
-        return
-    losses = loss if isinstance(loss, Mapping) else dict(zip(head, loss)) if isinstance(loss, (list, tuple)) else None
-    if losses is not None and losses.keys() != head.keys():
-        raise ValueError(
-            "`loss` must name every output of the head, and no other; None stands for an output that is not trained. "
-            f"Expected: {sorted(head)}. Received: {sorted(losses)}"
-        )
-    for name, stage in head.items():
-        _check_logits(stage, loss if losses is None else losses[name], f"head['{name}']")
-
-
-_ON_PROBABILITIES = frozenset(
-    "categoricalcrossentropy sparsecategoricalcrossentropy binarycrossentropy categoricalfocalcrossentropy "
-    "binaryfocalcrossentropy".split()
-)
-
-
-def _check_logits(head: Any, loss: Any, argument: str) -> None:
-    """Raises for a crossentropy on probabilities over a head that gives logits: Keras trains it, badly."""
-    if not isinstance(head, int):
-        return
-    if isinstance(loss, str):
-        name, from_logits = loss, False
-    elif isinstance(loss, keras.losses.Loss):
-        name, from_logits = type(loss).__name__, loss.get_config().get("from_logits", False)
-    else:
-        name, from_logits = getattr(loss, "__name__", ""), False
-    if name.replace("_", "").lower() in _ON_PROBABILITIES and not from_logits:
-        camel = "".join(word[:1].upper() + word[1:] for word in name.split("_"))
-        activation = "sigmoid" if "binary" in name.lower() else "softmax"
-        raise ValueError(
-            f"`{argument}`={head} gives logits, and this loss takes probabilities: the model would train badly, "
-            f"without an error. Either pass loss=keras.losses.{camel}(from_logits=True), or "
-            f'{argument}=keras.layers.Dense({head}, activation="{activation}"). Received: loss={loss!r}'
-        )

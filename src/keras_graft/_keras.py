@@ -238,11 +238,14 @@ def symbolic_inputs(model: Any) -> Any:
     graph = graph_of(model)
     if graph is not None or isinstance(model, Functional):
         return input_structure(graph or model)
+    arguments = [p for p in inspect.signature(model.call).parameters.values() if p.default is p.empty]
+    required = [p for p in arguments if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     shapes = list(((model.get_build_config() or {}).get("shapes_dict") or model.get_build_config() or {}).values())
-    if len(shapes) != 1 or shapes[0] is None:
+    if len(shapes) != 1 or shapes[0] is None or len(required) != 1:
         raise ValueError(
-            f"The inputs of the subclassed model '{model.name}' cannot be found: it was built without input shapes. "
-            "Call it on a batch of data first, or wrap it: `x = keras.Input(...)`, then `keras.Model(x, model(x))`. "
+            f"The inputs of the subclassed model '{model.name}' cannot be found: it takes more than one argument, or "
+            "was built without input shapes. Call it on a batch of data first, or wrap it: `x = keras.Input(...)`, "
+            "then `keras.Model(x, model(x))`. "
             f"Received: model={model!r}"
         )
     return tree.map_shape_structure(
@@ -259,6 +262,28 @@ def new_input(tensor: Any, name: str | None = None) -> Any:
         new.output.name = name or tensor.name
         return new.output
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, sparse=tensor.sparse, name=name)
+
+
+def names_behind(tensor: Any) -> set[str]:
+    """The names of all operations that a symbolic tensor is computed by (all)."""
+    names: set[str] = set()
+    waiting = [tensor]
+    while waiting:
+        operation, index = tensor_history(waiting.pop())
+        if operation.name not in names:
+            names.add(operation.name)
+            waiting.extend(operation._inbound_nodes[index].input_tensors)
+    return names
+
+
+def connected_model(inputs: Any, outputs: Any, name: str | None) -> Any:
+    """`keras.Model(inputs, outputs)`, with an error where an output needs another input (3.12 has none)."""
+    model = keras.Model(inputs, outputs, name=name)
+    given = {id(tensor) for tensor in model.inputs}
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.InputLayer) and id(layer.output) not in given:
+            raise ValueError(f"an output is computed from '{layer.name}', which is not an input of the model")
+    return model
 
 
 def inbound_nodes(operation: Any) -> list[Any]:

@@ -7,7 +7,8 @@ how a branch came about.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import numbers
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import keras
@@ -15,7 +16,18 @@ import keras
 from . import _keras
 from ._policy import check_option
 
-__all__ = ["MERGES", "Head", "Merge", "Stage", "apply_stage", "attach_head", "check_unused", "merge_features"]
+__all__ = [
+    "MERGES",
+    "Head",
+    "Merge",
+    "Stage",
+    "apply_stage",
+    "attach_head",
+    "checked_result",
+    "free_name",
+    "is_units",
+    "merge_features",
+]
 
 Stage: TypeAlias = int | keras.Layer | Sequence[keras.Layer] | Callable[[Any], Any]
 Head: TypeAlias = Stage | Mapping[str, Stage] | None
@@ -29,7 +41,12 @@ _RANK = 2  # of features: (batch, features)
 MERGES = ("concat", "add", "average", "multiply", "maximum", "stack", "weighted", "attention")
 
 
-def apply_stage(stage: Stage, tensor: Any, argument: str, *, name: str | None = None) -> Any:
+def is_units(stage: Any) -> bool:
+    """Whether a stage is a number of units: an int, also of numpy, and no bool."""
+    return isinstance(stage, numbers.Integral) and not isinstance(stage, bool)
+
+
+def apply_stage(stage: Stage, tensor: Any, argument: str, *, name: str | None = None, units: bool = True) -> Any:
     """Applies new layers to a symbolic tensor.
 
     Args:
@@ -37,31 +54,43 @@ def apply_stage(stage: Stage, tensor: Any, argument: str, *, name: str | None = 
         tensor: The symbolic tensor.
         argument: What the user calls the stage, for errors.
         name: Name of the Dense layer that an int makes.
+        units: Whether an int is allowed.
     """
-    if isinstance(stage, int) and not isinstance(stage, bool):
-        if stage < 1:
+    if units and is_units(stage):
+        if int(stage) < 1:  # type: ignore[arg-type]
             raise ValueError(
                 f"`{argument}` as an int counts units and must be at least 1. Received: {argument}={stage}"
             )
-        return keras.layers.Dense(stage, name=name)(tensor)
-    if isinstance(stage, keras.Layer):
-        check_unused(stage, argument)
-        return stage(tensor)
-    if isinstance(stage, (list, tuple)) and stage and all(isinstance(layer, keras.Layer) for layer in stage):
-        for layer in stage:
+        return keras.layers.Dense(int(stage), name=name)(tensor)  # type: ignore[arg-type]
+    steps = list(stage) if isinstance(stage, (list, tuple)) else [stage]
+    if steps and all(isinstance(layer, keras.Layer) for layer in steps):
+        for layer in steps:
             check_unused(layer, argument)
-        for layer in stage:
-            tensor = layer(tensor)
+        for layer in steps:
+            tensor = _apply_layer(layer, tensor, argument)
         return tensor
     if callable(stage) and not isinstance(stage, type):
-        return _checked_result(stage(tensor), argument)
+        return checked_result(stage(tensor), argument)
+    allowed = "an int (units), " if units else ""
     raise TypeError(
-        f"`{argument}` must be an int (units), a Keras layer or model, a list of layers, or a callable from tensor to "
+        f"`{argument}` must be {allowed}a Keras layer or model, a list of layers, or a callable from tensor to "
         f"tensor. Received: {argument}={stage!r} (of type {type(stage).__name__})"
     )
 
 
-def _checked_result(result: Any, argument: str) -> Any:
+def _apply_layer(layer: Any, tensor: Any, argument: str) -> Any:
+    try:
+        return layer(tensor)
+    except (TypeError, ValueError) as error:
+        given = keras.tree.map_structure(lambda t: t.shape, tensor)
+        raise ValueError(
+            f"`{argument}`: the layer '{layer.name}' (of type {type(layer).__name__}) cannot be called on features of "
+            f"shape {given}. Pass one that fits. Keras says: {error}"
+        ) from error
+
+
+def checked_result(result: Any, argument: str) -> Any:
+    """`result`, once it is known to be one symbolic tensor."""
     if not isinstance(result, keras.KerasTensor):
         raise TypeError(
             f"The callable `{argument}` must return one symbolic Keras tensor, made from the one that it gets. "
@@ -80,25 +109,26 @@ def check_unused(layer: Any, argument: str) -> None:
         )
 
 
-def merge_features(merge: Merge, features: Mapping[str, Any]) -> Any:
+def merge_features(merge: Merge, features: Mapping[str, Any], taken: Collection[str]) -> Any:
     """Merges the feature tensors of the branches into one.
 
     Args:
         merge: See `freeze_and_merge`.
         features: Branch names mapped to symbolic tensors of shape (batch, features).
+        taken: Names that the layer of the merge must not have.
     """
     tensors = list(features.values())
     if isinstance(merge, keras.Layer):
         check_unused(merge, "merge")
-        return _checked_result(merge(tensors), "merge")
-    if callable(merge):
-        return _checked_result(merge(tensors), "merge")
+        return checked_result(_apply_layer(merge, tensors, "merge"), "merge")
+    if callable(merge) and not isinstance(merge, type):
+        return checked_result(merge(tensors), "merge")
     check_option("merge", merge, MERGES, or_a=", a Keras layer, or a callable from a list of tensors to a tensor")
-    _check_features(merge, features)
-    if len(tensors) == 1 and merge in _LAYERS:
+    _check_features(str(merge), features)
+    if len(tensors) == 1 and merge in (*_LAYERS, "attention"):
         return tensors[0]
-    name = _free_name("merge", features)
-    return _LAYERS[merge](name=name)(tensors) if merge in _LAYERS else _LEARNED[merge](tensors, name)
+    name = free_name("merge", taken)
+    return _LAYERS[merge](name=name)(tensors) if merge in _LAYERS else _LEARNED[str(merge)](tensors, name)
 
 
 def _check_features(merge: str, features: Mapping[str, Any]) -> None:
@@ -124,7 +154,8 @@ def _check_features(merge: str, features: Mapping[str, Any]) -> None:
         )
 
 
-def _free_name(wanted: str, taken: Mapping[str, Any]) -> str:
+def free_name(wanted: str, taken: Collection[str]) -> str:
+    """`wanted`, or with the first number behind it under which no other layer goes."""
     names = itertools.chain([wanted], (f"{wanted}_{i}" for i in itertools.count(1)))
     return next(name for name in names if name not in taken)
 
@@ -165,13 +196,13 @@ _LEARNED: dict[str, Callable[[list[Any], str], Any]] = {
 }
 
 
-def attach_head(head: Head, tensor: Any, taken: Mapping[str, Any]) -> Any:
+def attach_head(head: Head, tensor: Any, taken: Collection[str]) -> Any:
     """Puts the head on the merged features.
 
     Args:
         head: See `freeze_and_merge`.
         tensor: The merged features, a symbolic tensor.
-        taken: Names of the branches, which no layer of the head may have.
+        taken: Names that no layer of the head may have.
 
     Returns:
         One symbolic tensor, or a dict of them for a mapping.
@@ -179,10 +210,17 @@ def attach_head(head: Head, tensor: Any, taken: Mapping[str, Any]) -> Any:
     if head is None:
         return tensor
     if not isinstance(head, Mapping):
-        return apply_stage(head, tensor, "head", name=_free_name("head", taken))
+        return apply_stage(head, tensor, "head", name=free_name("head", taken))
     if not head:
         raise ValueError("`head` must name at least one output, as in {'digit': 10}. Received: head={}")
-    return {
-        name: apply_stage(stage, tensor, f"head['{name}']", name=_free_name(name, taken))
-        for name, stage in head.items()
-    }
+    for name in head:
+        if not isinstance(name, str) or not name or "/" in name:
+            raise ValueError(
+                "The names of the outputs in `head` must be non-empty strings without '/', as in {'digit': 10}. "
+                f"Received: {name!r}"
+            )
+    outputs = {}
+    for name, stage in head.items():
+        layer_name = free_name(name, {*taken, *head} - ({name} - set(taken)))
+        outputs[name] = apply_stage(stage, tensor, f"head['{name}']", name=layer_name)
+    return outputs

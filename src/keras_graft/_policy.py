@@ -14,12 +14,13 @@ import keras
 from . import _keras
 from ._behaviour import Behaviour, Effect, behaviour, noise_rates
 from ._mode_lock import ModeLock
-from ._rebuild import Decide, Decision, Mode, RebuildError, rebuild
+from ._rebuild import Decision, Mode, RebuildError, rebuild
 
 __all__ = [
     "AUGMENTATION",
     "POLICIES",
     "Augmentation",
+    "Decider",
     "DropoutPolicy",
     "Policy",
     "check_option",
@@ -98,10 +99,12 @@ def check_option(name: str, value: Any, allowed: tuple[str, ...], *, or_a: str =
     """Raises unless `value` is one of the allowed strings."""
     if not (isinstance(value, str) and value in allowed):
         words = ", ".join(f'"{word}"' for word in allowed)
-        raise ValueError(f"`{name}` must be one of {words}{or_a}. Received: {name}={value!r}")
+        raise ValueError(
+            f"`{name}` must be one of {words}{or_a}. Received: {name}={value!r} (of type {type(value).__name__})"
+        )
 
 
-def decider(policy: DropoutPolicy, augmentation: Augmentation, *, copy: bool, frozen: bool) -> Decide:
+def decider(policy: DropoutPolicy, augmentation: Augmentation, *, copy: bool, frozen: bool) -> Decider:
     """The function that decides about each layer of a model.
 
     Args:
@@ -113,11 +116,13 @@ def decider(policy: DropoutPolicy, augmentation: Augmentation, *, copy: bool, fr
     if not callable(policy):
         check_option("dropout", policy, POLICIES, or_a=", or a callable that returns one of them for a layer")
     check_option("augmentation", augmentation, AUGMENTATION)
-    return _Decider(policy, augmentation, copy, frozen)
+    return Decider(policy, augmentation, copy, frozen)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Decider:
+class Decider:
+    """Decides about each layer of a model: see `decider`."""
+
     policy: DropoutPolicy
     augmentation: Augmentation
     copy: bool
@@ -225,12 +230,12 @@ class _Decider:
 
 
 _RULES = {
-    Effect.NOTHING: _Decider.nothing,
-    Effect.NOISE: _Decider.noise,
-    Effect.AUGMENTATION: _Decider.augmenting,
-    Effect.STATISTICS: _Decider.statistics,
-    Effect.STATE: _Decider.state,
-    Effect.UNKNOWN: _Decider.unknown,
+    Effect.NOTHING: Decider.nothing,
+    Effect.NOISE: Decider.noise,
+    Effect.AUGMENTATION: Decider.augmenting,
+    Effect.STATISTICS: Decider.statistics,
+    Effect.STATE: Decider.state,
+    Effect.UNKNOWN: Decider.unknown,
 }
 
 

@@ -339,8 +339,9 @@ def _together(decisions: Iterable[Decision], path: str) -> Decision:
 
 def _identity(removed: Any) -> keras.layers.Layer:
     """Stands for a removed layer where a model would otherwise be left without any."""
+    name = f"{removed.name}_identity" if isinstance(removed, keras.layers.InputLayer) else removed.name
     # The name of the dtype policy, because Identity cannot write the policy itself into its config (3.12 to 3.16).
-    return keras.layers.Identity(name=removed.name, dtype=removed.dtype_policy.name)
+    return keras.layers.Identity(name=name, dtype=removed.dtype_policy.name)
 
 
 def _matched_variables(old: Any, new: Any, path: str) -> Iterator[tuple[Any, Any]]:
