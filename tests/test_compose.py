@@ -946,7 +946,7 @@ def a_head_callable_that_returns_a_constant(graft):
 
 @refused(
     ValueError,
-    came="not connected",
+    came="Keras says",
     **MISSES,
 )
 def a_head_that_misses_its_input(graft):
@@ -1436,6 +1436,14 @@ def test_after_an_error_serves_again(make):
     with pytest.raises(ValueError, match="no_such_optimizer"):
         grafted(models, **options, optimizer="no_such_optimizer")
     assert grafted(models, **options, optimizer="sgd").compiled
+
+
+@pytest.mark.parametrize("argument", ["metrics", "weighted_metrics"])
+@pytest.mark.parametrize("given", [["mae"], ["mae", "mse", "mape"]], ids=["too_short", "too_long"])
+@pytest.mark.xfail(reason="it is cut to the shorter of both; plain Keras refuses it")
+def test_a_list_that_does_not_match_the_outputs_is_refused(argument, given):
+    with pytest.raises(ValueError, match=f"`{argument}`"):
+        grafted([dense_base()], {"a": 3, "b": 1}, **{argument: given})
 
 
 def test_an_error_leaves_inputs_of_the_callers_own_as_they_were():

@@ -198,3 +198,10 @@ def test_a_model_that_is_not_built_is_refused() -> None:
 def test_an_unknown_policy_is_refused_with_the_allowed_ones(policy: Any) -> None:
     with pytest.raises(ValueError, match=r'one of "keep", "off", "remove", "always".*Received: dropout='):
         with_dropout(dropping(0.5), policy)
+
+
+def test_remove_leaves_a_custom_layer_trainable_where_its_rate_can_be_set_to_0() -> None:
+    model = zoo.make_custom()
+    removed = with_dropout(model, "remove")
+    assert [v.shape for v in removed.trainable_variables] == [v.shape for v in model.trainable_variables]
+    assert removed.get_layer(model.layers[0].name).drop.rate == 0

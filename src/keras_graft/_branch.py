@@ -40,7 +40,8 @@ class Branch:
             (`-2`), or a callable that gets the model and returns a symbolic tensor of it. Defaults to the
             model's own output.
         pooling: What makes a vector of features of a higher rank: `"avg"` or `"max"` (global pooling),
-            `"flatten"`, a layer, or a callable from tensor to tensor.
+            `"flatten"`, a layer, or a callable from tensor to tensor. It is copied and frozen with the base, so
+            it must not make new weights.
         preprocess: What stands before the base model: a layer, a list of layers, a model, or a callable
             from tensor to tensor. It is copied and frozen with the base, and the dropout policy holds for
             it too.

@@ -60,7 +60,8 @@ def freeze_and_merge(
             must not stand in two branches.
         name: Name of the merged model.
         **compile_args: The arguments of `keras.Model.compile`. `loss` must be given unless `head` is
-            `None`.
+            `None`. For a mapping as `head`, lists (of losses, weights, metrics) go by its order, and a
+            `loss` must name every output.
 
     Returns:
         A compiled `keras.Model`. `model.get_layer("<branch>")` is a branch, a frozen submodel. For a

@@ -217,7 +217,7 @@ class Decider:
 
     def _remove_within(self, layer: Any, path: str, seen: _Seen) -> Decision:
         if not seen.draws and seen.complete:
-            return Decision(mode=Mode.INFERENCE)
+            return Decision(mode=Mode.INFERENCE if self.frozen else Mode.OUTER)
         rates = tuple(
             name for name, value in _config_of(layer).items() if name in _RATE_NAMES and isinstance(value, float | int)
         )
@@ -226,7 +226,7 @@ class Decider:
             raise _refused(
                 layer, path, "remove", f"its noise ({', '.join(noisy) or 'its own'}) hangs on no argument of its config"
             )
-        return Decision(zero=rates, mode=Mode.INFERENCE)
+        return Decision(zero=rates, mode=Mode.INFERENCE if self.frozen else Mode.OUTER)
 
 
 _RULES = {

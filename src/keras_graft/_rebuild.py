@@ -85,7 +85,7 @@ def rebuild(
     """
     builder = _Builder(decide, dict(cuts or {}))
     new = builder.model(model, "", name or model.name)
-    builder.verify_locks()
+    builder.verify()
     return new
 
 
@@ -100,7 +100,7 @@ class _Builder:
             beside it so that its id stays its own.
         stand_ins: For layers inside wrappers: the layer that holds the state of their replacement.
         waiting: New layers that only a call builds, with the originals of their state.
-        locks: Locks to verify, with the path of their layer.
+        to_verify: Locked layers, and layers whose rates were set to 0 on trust, with path and decision.
     """
 
     decide: Decide
@@ -108,7 +108,7 @@ class _Builder:
     made: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     stand_ins: dict[int, Any] = dataclasses.field(default_factory=dict)
     waiting: dict[int, tuple[Any, Any, str]] = dataclasses.field(default_factory=dict)
-    locks: list[tuple[ModeLock, str, Decision]] = dataclasses.field(default_factory=list)
+    to_verify: list[tuple[Any, str, Decision]] = dataclasses.field(default_factory=list)
 
     # -- models ---------------------------------------------------------------------------------------
 
@@ -257,15 +257,14 @@ class _Builder:
                 yield from self._decisions_within(part, below)
 
     def _locked(self, layer: Any, decision: Decision, path: str) -> Any:
-        held = decision.mode in (Mode.INFERENCE, Mode.TRAINING)
-        if not (held or decision.lock):
-            return layer
-        lock = ModeLock(layer, training=_TRAINING[decision.mode])
-        if layer.built:
-            lock.build()
-        if decision.verify and decision.mode is Mode.INFERENCE:
-            self.locks.append((lock, path, decision))
-        return lock
+        result = layer
+        if decision.lock or decision.mode in (Mode.INFERENCE, Mode.TRAINING):
+            result = ModeLock(layer, training=_TRAINING[decision.mode])
+            if layer.built:
+                result.build()
+        if decision.verify and (decision.mode is Mode.INFERENCE or decision.zero):
+            self.to_verify.append((result, path, decision))
+        return result
 
     # -- state ----------------------------------------------------------------------------------------
 
@@ -304,15 +303,17 @@ class _Builder:
 
     # -- checks ---------------------------------------------------------------------------------------
 
-    def verify_locks(self) -> None:
+    def verify(self) -> None:
         """Raises where a layer is live although it is locked, or although its rates were set to 0."""
-        for lock, path, decision in self.locks:
-            args, kwargs = _keras.call_arguments(lock)
-            updates, draws = _keras.observe(lock, True, args, kwargs)
-            if updates or draws:
-                raise _stays_live(lock, path, updates)
-            if decision.zero and _keras.observe(lock.layer, True, args, kwargs)[1]:
-                raise _still_drops(lock.layer, path, decision.zero)
+        for layer, path, decision in self.to_verify:
+            args, kwargs = _keras.call_arguments(layer)
+            inner = layer.layer if isinstance(layer, ModeLock) else layer
+            if decision.mode is Mode.INFERENCE:
+                updates, draws = _keras.observe(layer, True, args, kwargs)
+                if updates or draws:
+                    raise _stays_live(layer, path, updates)
+            if decision.zero and _keras.observe(inner, True, args, kwargs)[1]:
+                raise _still_drops(inner, path, decision.zero)
 
 
 _TRAINING = {Mode.ANY: False, Mode.OUTER: None, Mode.INFERENCE: False, Mode.TRAINING: True}
