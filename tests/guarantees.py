@@ -117,7 +117,7 @@ def run(case: Case, policy: str, *, reuse: bool = False, traced: bool = False) -
     reference = {}
     for name, base in bases.items():
         reset_states(base)
-        outputs = base(tensors(data), training=False)
+        outputs = (case.oracle() if case.oracle else base)(tensors(data), training=False)
         reference[name] = array(outputs[case.output] if isinstance(outputs, dict) else outputs)
         reset_states(base)
     before = {name: snapshot(base) for name, base in bases.items()}

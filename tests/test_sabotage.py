@@ -113,12 +113,6 @@ SABOTAGES: dict[str, tuple[Callable[[Patch], None], str, str, Callable[[Any], No
         "keep",
         guarantees.check_originals_untouched,
     ),
-    "locking_kept_augmentation": (
-        with_a_rule_of_its_own(Effect.AUGMENTATION, Decision()),
-        "augmenting",
-        "off",
-        guarantees.check_head_follows_the_outer_mode,
-    ),
 }
 
 
@@ -138,6 +132,22 @@ def test_a_check_fails_without(
         seen = guarantees.run(ZOO[name], policy)
     with pytest.raises(AssertionError):
         check(seen)
+
+
+def leaks_the_default_of_augmentation() -> bool:
+    """Whether Keras takes the default mode of an augmentation layer for that of what stands behind it (to 3.15)."""
+    plain = keras.Sequential([keras.Input((8, 8, 3)), layers.RandomFlip(), layers.Dropout(0.5)])
+    return bool((guarantees.array(plain(np.ones((4, 8, 8, 3)))) == 0).any())
+
+
+@pytest.mark.skipif(not leaks_the_default_of_augmentation(), reason="this Keras does not leak it")
+def test_the_head_is_live_in_a_call_without_locking_kept_augmentation() -> None:
+    sabotage = with_a_rule_of_its_own(Effect.AUGMENTATION, Decision())
+    guarantees.check_head_follows_the_outer_mode(guarantees.run(ZOO["augmenting"], "off"))
+    with sabotaged(sabotage):
+        seen = guarantees.run(ZOO["augmenting"], "off")
+    with pytest.raises(AssertionError):
+        guarantees.check_head_follows_the_outer_mode(seen)
 
 
 def merged_with_stored_modes() -> keras.Model:

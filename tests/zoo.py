@@ -31,6 +31,8 @@ class Case:
         output: The `output` of its `Branch`.
         augments: Whether it augments images in training mode, which is not dropout.
         batch: Its batch size, where it is fixed.
+        oracle: Makes a model with the same weights whose inference features count: 3.16 obeys a stored
+            `training=True` in inference too. Defaults to `make`.
     """
 
     make: Callable[[], keras.Model]
@@ -42,6 +44,7 @@ class Case:
     output: str | None = None
     augments: bool = False
     batch: int | None = None
+    oracle: Callable[[], keras.Model] | None = None
 
 
 def vectors(batch: int, *shape: int, seed: int = 0) -> np.ndarray:
@@ -152,7 +155,7 @@ def make_lambda() -> keras.Model:
     return functional(x, layers.Dropout(0.5)(h))
 
 
-def make_stored(training: bool) -> Callable[[], keras.Model]:
+def make_stored(training: bool | None) -> Callable[[], keras.Model]:
     def make() -> keras.Model:
         inner = keras.Sequential([keras.Input((8,)), layers.Dropout(0.5)], name="inner")
         x = keras.Input((6,))
@@ -424,7 +427,7 @@ ZOO: dict[str, Case] = {
     "several_outputs": Case(make_several_outputs, vectors, output="chosen"),
     "ops": Case(make_ops, vectors),
     "lambda": Case(make_lambda, vectors, plain=False),
-    "stored_true": Case(make_stored(True), vectors),
+    "stored_true": Case(make_stored(True), vectors, oracle=make_stored(None)),
     "stored_false": Case(make_stored(False), vectors),
     "only_dropout": Case(make_only_dropout, vectors),
     "only_dropout_functional": Case(make_only_dropout_functional, vectors),

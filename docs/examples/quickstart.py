@@ -171,7 +171,7 @@ def describe(model, data, clean, seconds):
         "frozen": f"{count(model.non_trainable_weights):,}",
         # The modes as `fit` and `predict` set them: each step of `fit` calls the model with training=True.
         "dropped in fit": f"{share_dropped(features(images, training=True), clean):.1%}",
-        "dropped in predict": f"{share_dropped(features.predict(images, verbose=0), clean):.1%}",
+        "in predict": f"{share_dropped(features.predict(images, verbose=0), clean):.1%}",
         "s/epoch": f"{seconds:.2f}",
         "test accuracy": f"{accuracy(model, data):.1%}",
     }
