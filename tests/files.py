@@ -99,7 +99,9 @@ if __name__ == "__main__":
     if action == "save":
         save_all(folder)
     elif sys.argv[3:] == ["library"]:
-        import zoo  # noqa: F401 - imports the library, and has the custom layers
+        import zoo  # noqa: F401
+
+        import keras_graft  # noqa: F401
 
         print(json.dumps(report(folder / "library")))
     else:

@@ -143,8 +143,8 @@ def test_a_lock_says_what_it_does() -> None:
 def observed(layer: keras.Layer, *, training: bool) -> tuple[bool, bool]:
     x = keras.Input((6,))
     layer(x)
-    updates, draws = _keras.observe(layer, training, (x,), {})
-    return bool(updates), draws
+    seen = _keras.observe(layer, training, (x,), {})
+    return bool(seen.updates), seen.draws
 
 
 def test_tracing_tells_what_a_layer_updates_and_whether_it_draws() -> None:

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 from helpers import (
-    KERAS_3_12,
     array,
     dense_base,
     ensemble,
@@ -353,10 +352,6 @@ def test_new_weights_in_pooling_are_refused_or_trained():
 # Preprocessing
 # ---------------------------------------------------------------------------------------------------------
 
-NO_UNUSED_INPUTS = pytest.mark.xfail(
-    KERAS_3_12, raises=ValueError, reason="`inputs` not connected to `outputs`, says Keras 3.12"
-)
-
 
 def adapted() -> keras.layers.Normalization:
     layer = layers.Normalization()
@@ -383,7 +378,6 @@ def test_preprocessing_by(preprocess, copy):
     expect(ensemble([Branch(base, preprocess=preprocess())], copy=copy), vectors(4, 3), expected)
 
 
-@NO_UNUSED_INPUTS
 def test_preprocessing_may_do_nothing():
     base = dense_base()
     model = ensemble([Branch(base, preprocess=lambda x: x)])
@@ -424,7 +418,6 @@ def test_a_preprocessing_that_is_not_built_serves_inputs_of_several_sizes():
     expect(model, x, joined(bases, 2.0 * x[0], 2.0 * x[1]))
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="the call stays on record at the layer")
 def test_a_layer_that_a_preprocessing_callable_reaches_is_untouched():
     scale = adapted()
     before = snapshot(scale)
@@ -496,7 +489,6 @@ def test_preprocessing_adapts_an_input_of_another_kind():
     expect(model, sentences, outputs(base, text(sentences)))
 
 
-@NO_UNUSED_INPUTS
 def test_preprocessing_selects_one_of_several_inputs():
     left, right = dense_base(inputs=3), dense_base(inputs=2)
     inputs = {"left": keras.Input((3,), name="left"), "right": keras.Input((2,), name="right")}
@@ -511,7 +503,6 @@ def test_preprocessing_selects_one_of_several_inputs():
     expect(model, x, np.concatenate([outputs(left, x["left"]), outputs(right, x["right"])], axis=-1))
 
 
-@NO_UNUSED_INPUTS
 def test_preprocessing_computes_with_one_of_several_inputs():
     left, right = dense_base(inputs=3), dense_base(inputs=2)
     inputs = [keras.Input((3,), name="left"), keras.Input((2,), name="right")]

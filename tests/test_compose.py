@@ -1440,7 +1440,6 @@ def test_after_an_error_serves_again(make):
 
 @pytest.mark.parametrize("argument", ["metrics", "weighted_metrics"])
 @pytest.mark.parametrize("given", [["mae"], ["mae", "mse", "mape"]], ids=["too_short", "too_long"])
-@pytest.mark.xfail(reason="it is cut to the shorter of both; plain Keras refuses it")
 def test_a_list_that_does_not_match_the_outputs_is_refused(argument, given):
     with pytest.raises(ValueError, match=f"`{argument}`"):
         grafted([dense_base()], {"a": 3, "b": 1}, **{argument: given})

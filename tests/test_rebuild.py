@@ -102,7 +102,12 @@ def test_optional_inputs_stay_optional() -> None:
         def call(self, a: Any, b: Any = None) -> Any:
             return a if b is None else a + b
 
-    copy = faithful(keras.Model([x, y], AddIfThere()(x, y)))
+    model = keras.Model([x, y], AddIfThere()(x, y))
+    try:
+        model([np.ones((2, 4)), None])
+    except ValueError:
+        pytest.skip("this Keras refuses None for an optional input of a plain model too (3.12)")
+    copy = faithful(model)
     np.testing.assert_array_equal(guarantees.array(copy([np.ones((2, 4)), None])), np.ones((2, 4)))
 
 

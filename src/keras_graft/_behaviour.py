@@ -42,6 +42,7 @@ class Behaviour:
         only_noise: Whether the layer does nothing but drop or add noise, so that a graph may leave it out.
         parts: For a wrapper: pairs of config key and attribute under which it holds its inner layers.
         keeps_flags: Whether `trainable=False` survives saving and loading in all its sublayers.
+        traced: Whether the table knows nothing of the class, so that only a trace of a call tells what it does.
     """
 
     effect: Effect
@@ -50,6 +51,7 @@ class Behaviour:
     only_noise: bool = False
     parts: tuple[tuple[str, str], ...] = ()
     keeps_flags: bool = True
+    traced: bool = False
 
 
 _DROPS = Behaviour(Effect.NOISE, "drops units; `trainable=False` does not stop it", rates=("rate",), only_noise=True)
@@ -118,9 +120,9 @@ _TABLE: dict[type, Behaviour] = {
 def behaviour(layer: Any) -> Behaviour:
     """What `layer` does differently in training mode.
 
-    A row counts for its class alone: a subclass may do anything. A class without a row does nothing
-    if it cannot notice the mode: no `training` argument, no seed generator, nothing below it that has
-    any effect. Otherwise it is unknown.
+    A row counts for its class alone: a subclass may do anything. A class without a row is taken to do
+    nothing if it shows no sign of noticing the mode: no `training` argument, no seed generator, nothing
+    below it that has any effect. Otherwise it is unknown. What it hides, a trace of a call brings to light.
 
     Args:
         layer: A `keras.Layer`, or an operation of a functional graph.
@@ -133,7 +135,7 @@ def behaviour(layer: Any) -> Behaviour:
     row = _TABLE.get(type(layer))
     if row is None:
         return _without_row(layer)
-    if isinstance(layer, keras.layers.Lambda):
+    if type(layer) is keras.layers.Lambda:
         return _of_lambda(layer)
     if getattr(layer, "quantization_mode", None) == "float8":
         return _FLOAT8
@@ -164,11 +166,14 @@ def _without_row(layer: Any) -> Behaviour:
     if not isinstance(layer, keras.Layer):
         return _INERT  # an operation such as keras.ops.add
     keeps_flags = not any(_keras.own_variables(part) for part in _keras.walk(layer) if part is not layer)
-    if type(layer).__module__.startswith("keras.src") and not _keras.takes_training(layer) and keeps_flags:
-        return _INERT
+    theirs = type(layer).__module__.startswith("keras.src")
+    if theirs and not (_keras.takes_training(layer) or _keras.sublayers(layer)):
+        return _INERT  # one of the many layers of Keras that only compute
+    if _keras.graph_of(layer) is not None:
+        return dataclasses.replace(_INERT, reason="does what its layers do")
     for cause in _causes(layer):
-        return Behaviour(Effect.UNKNOWN, f"no row in the table: {cause}", keeps_flags=keeps_flags)
-    return dataclasses.replace(_INERT, keeps_flags=keeps_flags)
+        return Behaviour(Effect.UNKNOWN, f"no row in the table: {cause}", keeps_flags=keeps_flags, traced=True)
+    return dataclasses.replace(_INERT, keeps_flags=keeps_flags, traced=True)
 
 
 def _causes(layer: Any) -> Iterator[str]:
@@ -186,10 +191,10 @@ def _of_lambda(layer: Any) -> Behaviour:
     """A Lambda layer hands the mode to its function, and to layers that the function reaches unseen by Keras."""
     function = layer.function
     if inspect.isfunction(function) and "training" in inspect.signature(function).parameters:
-        return Behaviour(Effect.UNKNOWN, "its function takes the mode")
+        return Behaviour(Effect.UNKNOWN, "its function takes the mode", traced=True)
     for held in _held_by_function(function):
-        return Behaviour(Effect.UNKNOWN, f"its function calls {type(held).__name__} '{held.name}'")
-    return _INERT
+        return Behaviour(Effect.UNKNOWN, f"its function calls {type(held).__name__} '{held.name}'", traced=True)
+    return dataclasses.replace(_INERT, traced=True)
 
 
 def _held_by_function(function: Any) -> Iterator[keras.Layer]:

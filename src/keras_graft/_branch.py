@@ -238,38 +238,62 @@ def graft(
     alone = branch.preprocess is None and branch.pooling is None
     name = branch.name if alone else free_name(branch.model.name, [t.name for t in keras.tree.flatten(inputs)])
     base = rebuild(branch.model, decide, name=name, cuts=_cuts(branch))
-    submodel = base if alone else _surrounded(base, branch, inputs, dataclasses.replace(decide, copy=True))
+    submodel = base
+    if not alone:
+        submodel, inputs = _surrounded(base, branch, inputs, dataclasses.replace(decide, copy=True))
     freeze(submodel)
     if copy:
         _keras.drop_activity_regularizers(submodel)
     return submodel, _call(submodel, inputs, branch)
 
 
-def _surrounded(base: keras.Model, branch: Branch, inputs: Any, decide: Decide) -> keras.Model:
-    """The base model between its preprocessing and its pooling, as one submodel."""
+def _surrounded(base: keras.Model, branch: Branch, inputs: Any, decide: Decide) -> tuple[keras.Model, Any]:
+    """The base model between its preprocessing and its pooling, as one submodel, and what it uses of the inputs."""
     entries = tensors = keras.tree.map_structure(_keras.new_input, inputs)
     if branch.preprocess is not None:
-        stage = _as_model(branch.preprocess, tensors, "preprocess", taken=[base.name])
-        tensors = rebuild(stage, decide)(tensors)
+        tensors = _apply_copy(branch.preprocess, tensors, decide, "preprocess", free_name("preprocess", [base.name]))
     features = _call(base, tensors, branch)
     if branch.pooling is not None:
-        features = _pool(branch.pooling, features, branch, decide, taken=[base.name, "preprocess"])
-    return keras.Model(entries, features, name=branch.name)
+        features = _pool(branch.pooling, features, branch, decide, free_name("pooling", [base.name, "preprocess"]))
+    used, features = _used_inputs(entries, features)
+    return keras.Model(used, features, name=branch.name), _same_of(used, entries, inputs)
 
 
-def _as_model(stage: Any, tensors: Any, argument: str, *, taken: Collection[str]) -> keras.Model:
-    """A stage as a graph model of its own, ready to be copied as a base model is; the stage stays as it was."""
-    steps = stage if isinstance(stage, (list, tuple)) else [stage]
-    entries = results = keras.tree.map_structure(_keras.new_input, tensors)
+def _apply_copy(stage: Any, tensors: Any, decide: Decide, argument: str, name: str) -> Any:
+    """Applies a copy of a stage, made as that of a base model is; the stage itself stays as it was."""
+    entries = keras.tree.map_structure(_keras.new_input, tensors)
     with _keras.nothing_left_behind(stage, always=True):
-        for step in steps:
+        results = entries
+        for step in stage if isinstance(stage, (list, tuple)) else [stage]:
             results = _step(step, results, argument)
+        used, results = _used_inputs(entries, results)
         try:
-            return _keras.connected_model(entries, results, free_name(argument, taken))
+            model = _keras.connected_model(used, results, name)
         except ValueError as error:
             raise ValueError(
                 f"`{argument}` must return what it computes from the one that it gets. Received: {argument}={stage!r}"
             ) from error
+        if argument == "pooling":
+            _check_no_new_weights(stage, model)
+        copy = rebuild(model, decide)
+        _keras.forget_calls(model)
+    return copy(_same_of(used, entries, tensors))
+
+
+def _same_of(used: Any, entries: Any, tensors: Any) -> Any:
+    """Of `tensors`, those that stand where `used` stand among `entries`."""
+    given = {id(entry): tensor for entry, tensor in zip(keras.tree.flatten(entries), keras.tree.flatten(tensors))}
+    return keras.tree.map_structure(lambda entry: given[id(entry)], used)
+
+
+def _used_inputs(entries: Any, results: Any) -> tuple[Any, Any]:
+    """The inputs that a stage uses, and its results, none of them an input itself: Keras 3.12 builds no such models."""
+    flat = keras.tree.flatten(entries)
+    inputs = {id(entry) for entry in flat}
+    results = keras.tree.map_structure(lambda t: keras.layers.Identity()(t) if id(t) in inputs else t, results)
+    behind = {name for result in keras.tree.flatten(results) for name in _keras.names_behind(result)}
+    used = [entry for entry in flat if _keras.tensor_history(entry)[0].name in behind]
+    return (entries if len(used) in (0, len(flat)) else used), results
 
 
 def _step(step: Any, tensors: Any, argument: str) -> Any:
@@ -285,12 +309,9 @@ def _step(step: Any, tensors: Any, argument: str) -> Any:
     return keras.tree.map_structure(lambda tensor: checked_result(tensor, argument), results)
 
 
-def _pool(pooling: Any, features: Any, branch: Branch, decide: Decide, taken: Collection[str]) -> Any:
+def _pool(pooling: Any, features: Any, branch: Branch, decide: Decide, name: str) -> Any:
     if isinstance(pooling, (list, tuple)) or (callable(pooling) and not isinstance(pooling, type)):
-        stage = _as_model(pooling, features, "pooling", taken=taken)
-        _check_no_new_weights(pooling, stage)
-        return rebuild(stage, decide)(features)
-    name = free_name("pooling", taken)
+        return _apply_copy(pooling, features, decide, "pooling", name)
     kinds = {"avg": "GlobalAveragePooling", "max": "GlobalMaxPooling"}
     rank = len(features.shape)
     if pooling == "flatten":
@@ -396,7 +417,19 @@ def _cuts_at_path(branch: Branch, path: str) -> dict[int, Any]:
             raise _no_such_output(branch, path)
         cuts[id(model)] = _only_output(model, found[0], branch)
         model = found[0]
+        _check_called_once(model, branch, path)
     return cuts
+
+
+def _check_called_once(model: Any, branch: Branch, path: str) -> None:
+    """Raises for a nested model that other graphs of the base call too: the cut would change those calls."""
+    graphs = [part for part in _keras.walk(branch.model) if _keras.graph_of(part) is not None]
+    calls = [node for graph in graphs for node in _keras.nodes(_keras.graph_of(graph)) if node.operation is model]
+    if _keras.graph_of(model) is not None and len({id(node) for node in calls}) > 1:
+        raise ValueError(
+            f"The nested model '{model.name}' of branch '{branch.name}' is called in more than one place, so a cut "
+            f"inside it would change them all. Cut the base yourself, and pass the result. Received: output='{path}'"
+        )
 
 
 def _no_such_output(branch: Branch, path: str) -> ValueError:

@@ -8,6 +8,7 @@ Keras objects. Each function says what it gives, and on which versions the name 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -259,6 +260,7 @@ def new_input(tensor: Any, name: str | None = None) -> Any:
     if isinstance(layer, keras.layers.InputLayer):
         new = type(layer).from_config({**layer.get_config(), "name": name or layer.name})
         set_own_trainable(new, layer.trainable)
+        new.optional = layer.optional  # which the config of 3.12 leaves out
         new.output.name = name or tensor.name
         return new.output
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, sparse=tensor.sparse, name=name)
@@ -388,27 +390,48 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return compute_output_spec(function, *args, **kwargs)
 
 
-def observe(layer: Any, training: bool, args: Any, kwargs: Any) -> tuple[set[int], bool]:
-    """What a call of `layer` does, found by tracing it: nothing runs, nothing changes.
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """What a call of a layer does besides computing its outputs.
 
-    Returns:
-        The ids of the variables that the call assigns (not those of seed generators, which some layers move in
-        inference mode too), and whether its outputs depend on random numbers.
+    Attributes:
+        updates: Names of the variables that it assigns, also of variables that Keras does not track. Not those of
+            seed generators, which some layers move in inference mode too.
+        draws: Whether its outputs depend on random numbers.
+        losses: Whether it adds losses of its own.
+        ids: The ids of the variables in `updates`.
     """
-    assigned: set[int] = set()
-    draws = False
+
+    updates: tuple[str, ...]
+    draws: bool
+    losses: bool
+    ids: frozenset[int] = frozenset()
+
+
+def observe(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
+    """Traces a call of `layer`: nothing runs, and nothing of it changes (all)."""
+    assigned: dict[int, Any] = {}
+    draws = losses = False
 
     def probe(*args: Any, **kwargs: Any) -> Any:
-        nonlocal draws
-        with keras.StatelessScope() as scope:
+        nonlocal draws, losses
+        with keras.StatelessScope(collect_losses=True) as scope:
             outputs = layer(*args, training=training, **kwargs)
         assigned.update(scope.state_mapping)
-        draws = any(_is_random(tensor) for tensor in tree.flatten(outputs))
+        losses = bool(scope.losses)
+        draws = any(_is_random(tensor) for tensor in tree.flatten(outputs) if hasattr(tensor, "op"))
         return outputs
 
     trace(probe, *args, **kwargs)
-    known = {id(variable) for variable in layer.variables}
-    return assigned & known - {id(state) for state in seed_states(layer)}, draws
+    names = {id(variable): variable.path for variable in layer.variables}
+    seeds = {id(state) for state in seed_states(layer)}
+    seeds |= {key for key, value in assigned.items() if key not in names and _looks_like_a_seed(value)}
+    updates = {key: names.get(key, "a variable that Keras does not track") for key in assigned if key not in seeds}
+    return Observation(tuple(sorted(updates.values())), draws, losses, frozenset(updates))
+
+
+def _looks_like_a_seed(value: Any) -> bool:
+    return tuple(value.shape) == (2,) and "int" in keras.backend.standardize_dtype(value.dtype)
 
 
 def _is_random(tensor: Any) -> bool:
@@ -427,12 +450,22 @@ def _is_random(tensor: Any) -> bool:
 
 
 def _draws(operation: Any) -> bool:
-    kinds = [operation.type]
-    functions = operation.graph._functions  # bodies of loops and branches
-    for value in operation.node_def.attr.values():
-        if value.func.name in functions:
-            kinds += [node.op for node in functions[value.func.name].cached_definition.node_def]
-    return any(kind.startswith(_DRAWING_OPERATIONS) for kind in kinds) and not _has_fixed_seed(operation)
+    if operation.type.startswith(_DRAWING_OPERATIONS):
+        return not _has_fixed_seed(operation)
+    return any(kind.startswith(_DRAWING_OPERATIONS) for kind in _kinds_within(operation.node_def, operation.graph))
+
+
+def _kinds_within(node: Any, graph: Any) -> Iterator[str]:
+    """The kinds of all operations in the functions (bodies of loops and branches) that a node calls."""
+    waiting, seen = [node], set()
+    while waiting:
+        for value in waiting.pop().attr.values():
+            for name in [value.func.name, *(function.name for function in value.list.func)]:
+                if name in graph._functions and name not in seen:
+                    seen.add(name)
+                    nodes_within = graph._functions[name].cached_definition.node_def
+                    waiting.extend(nodes_within)
+                    yield from (inner.op for inner in nodes_within)
 
 
 def _has_fixed_seed(operation: Any) -> bool:
@@ -446,6 +479,12 @@ def _has_fixed_seed(operation: Any) -> bool:
             return False
         waiting.extend(tensor.op for tensor in source.inputs)
     return True
+
+
+def takes_training_for_granted(layer: Any) -> bool:
+    """Whether `layer`, called without a mode, runs in training mode, which Keras then takes for that of all behind."""
+    parameter = inspect.signature(layer.call).parameters.get("training")
+    return parameter is not None and parameter.default not in (None, False, parameter.empty)
 
 
 @contextlib.contextmanager
@@ -472,6 +511,17 @@ def nothing_left_behind(handed_in: Any, *, always: bool = False) -> Iterator[Non
                 for variable, trainable in flags["variables"]:
                     variable.trainable = trainable
                 vars(part).update(flags["own"])
+
+
+def forget_calls(graph: Any) -> None:
+    """Takes the calls of a graph that is not needed any more out of the record of its operations (all)."""
+    for node in nodes(graph):
+        if node in node.operation._inbound_nodes:
+            node.operation._inbound_nodes.remove(node)
+        for tensor in node.input_tensors:
+            consumers = tensor_history(tensor)[0]._outbound_nodes
+            if node in consumers:
+                consumers.remove(node)
 
 
 def _layers_in(structure: Any) -> Iterator[Any]:

@@ -44,6 +44,7 @@ def check_compile_args(head: Head, compile_args: Mapping[str, Any]) -> None:
             "`optimizer` is already built for the variables of another model, and its slots do not fit this one. Pass "
             f"a new one: {type(optimizer).__name__}(...). Received: optimizer={optimizer!r}"
         )
+    per_output(head, compile_args)
     if head is not None:
         _check_loss(head, compile_args.get("loss"))
 
@@ -56,10 +57,19 @@ def per_output(head: Head, compile_args: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(head, Mapping):
         return dict(compile_args)
     listed = ("loss", "loss_weights", "metrics", "weighted_metrics")
-    return {
-        key: dict(zip(head, value)) if key in listed and isinstance(value, (list, tuple)) else value
-        for key, value in compile_args.items()
-    }
+    return {key: _dealt_out(key, value, head) if key in listed else value for key, value in compile_args.items()}
+
+
+def _dealt_out(key: str, value: Any, head: Mapping[str, Any]) -> Any:
+    if not isinstance(value, (list, tuple)):
+        return value
+    if len(value) != len(head):
+        wrong = list(head)[: len(value)] if len(value) < len(head) else value
+        raise ValueError(
+            f"`{key}` must name every output of the head, and no other; None stands for an output without. "
+            f"Expected: {sorted(head)}. Received: {wrong}"
+        )
+    return dict(zip(head, value))
 
 
 def _check_loss(head: Any, loss: Any) -> None:
@@ -72,11 +82,6 @@ def _check_loss(head: Any, loss: Any) -> None:
         for part in keras.tree.flatten(loss):
             _check_logits(head, part, "head")
         return
-    if isinstance(loss, (list, tuple)) and len(loss) != len(head):
-        raise ValueError(
-            "`loss` must name every output of the head, and no other; None stands for an output that is not trained. "
-            f"Expected: {sorted(head)}. Received: {list(head)[: len(loss)] if len(loss) < len(head) else loss}"
-        )
     losses = per_output(head, {"loss": loss})["loss"]
     if isinstance(losses, Mapping) and losses.keys() != head.keys():
         raise ValueError(

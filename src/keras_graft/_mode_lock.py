@@ -138,7 +138,14 @@ class ModeLock(keras.layers.Layer):
 
     def load_own_variables(self, store: Any) -> None:
         """Refuses to load into an inner layer that has no place for what was saved."""
-        saved = int(store["variables"][()])
+        try:
+            saved = int(store["variables"][()])
+        except KeyError:
+            raise ValueError(
+                f"ModeLock '{self.name}' finds nothing in the file: it was not saved, or Keras saved it in another "
+                "place, as it does with a layer that stands in two graphs of one model. "
+                f"Received: layer={self.layer!r}"
+            ) from None
         if len(self.layer.weights) != saved:
             raise ValueError(
                 f"The layer inside ModeLock '{self.name}' was saved with {saved} variables and has "

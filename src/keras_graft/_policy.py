@@ -132,11 +132,15 @@ class Decider:
         known = behaviour(layer)
         if type(layer) is ModeLock and self.policy != "keep":
             return Decision(unwrap=True, reuse=not self.copy)
-        decision = _RULES[known.effect](self, layer, path, known)
+        seen = _observe(layer) if known.traced else _Seen(draws=False)
+        if known.effect is Effect.NOTHING and seen.complete and (seen.draws or seen.updates):
+            known = dataclasses.replace(known, effect=Effect.UNKNOWN)  # it hides from Keras what it does
+        decision = _RULES[known.effect](self, layer, path, known, seen)
+        needs_lock = seen.losses or (known.traced and _keras.takes_training_for_granted(layer))
         decision = dataclasses.replace(
             decision,
             reuse=not self.copy,
-            lock=decision.lock or (self.frozen and _loses_flags(layer, known, self.copy)),
+            lock=decision.lock or (self.frozen and (needs_lock or _loses_flags(layer, known, self.copy))),
             verify=known.effect is Effect.UNKNOWN,
         )
         if not self.frozen:
@@ -158,10 +162,10 @@ class Decider:
 
     # -- one rule per effect ----------------------------------------------------------------------------
 
-    def nothing(self, layer: Any, path: str, known: Behaviour) -> Decision:
+    def nothing(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         return Decision()
 
-    def noise(self, layer: Any, path: str, known: Behaviour) -> Decision:
+    def noise(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         choice = self.choice(layer, path)
         live = bool(noise_rates(layer))
         if choice == "remove" and known.only_noise:
@@ -171,24 +175,23 @@ class Decider:
             return Decision(mode=mode if live else Mode.ANY)
         return Decision(zero=known.rates) if self.copy else Decision(mode=Mode.INFERENCE)
 
-    def augmenting(self, layer: Any, path: str, known: Behaviour) -> Decision:
+    def augmenting(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         # Locked even where it is kept: called without a mode, augmentation layers take training mode for granted, and
         # Keras leaks that to every layer behind them (3.12 to 3.16).
         return Decision(mode=Mode.OUTER if self.augmentation == "keep" else Mode.INFERENCE, lock=self.frozen)
 
-    def statistics(self, layer: Any, path: str, known: Behaviour) -> Decision:
+    def statistics(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         return Decision(mode=Mode.ANY if self.frozen else Mode.OUTER)
 
-    def state(self, layer: Any, path: str, known: Behaviour) -> Decision:
+    def state(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         if not self.frozen:
             return Decision(mode=Mode.OUTER)
         return Decision(unwrap=True) if self.copy and known.parts else Decision(mode=Mode.INFERENCE)
 
-    def unknown(self, layer: Any, path: str, known: Behaviour) -> Decision:
+    def unknown(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         choice = self._choice_within(layer, path)
         if choice == "off" or (choice == "remove" and not self.copy):
             return Decision(mode=Mode.INFERENCE)
-        seen = _observe(layer)
         if choice == "remove":
             return self._remove_within(layer, path, seen)
         if not seen.draws:
@@ -219,7 +222,9 @@ class Decider:
         if not seen.draws and seen.complete:
             return Decision(mode=Mode.INFERENCE if self.frozen else Mode.OUTER)
         rates = tuple(
-            name for name, value in _config_of(layer).items() if name in _RATE_NAMES and isinstance(value, float | int)
+            name
+            for name, value in _config_of(layer).items()
+            if name in _RATE_NAMES and isinstance(value, float | int) and 0 <= value <= 1
         )
         if not rates:
             noisy = [f"'{p.name}'" for p in _keras.walk(layer) if behaviour(p).effect is Effect.NOISE]
@@ -241,26 +246,27 @@ _RULES = {
 
 @dataclasses.dataclass(frozen=True)
 class _Seen:
-    """What a layer without a row was seen to do when it was traced in training mode."""
+    """What a stranger was seen to do when it was traced in training mode, as it would be once frozen."""
 
     draws: bool
     updates: tuple[str, ...] = ()
+    losses: bool = False
     complete: bool = True
 
 
 def _observe(layer: Any) -> _Seen:
     """Traces a call of `layer` in training mode. Nothing runs, and nothing of it changes."""
     harmless = {  # moved by layers that stand still once they are frozen
-        id(variable)
+        variable.path
         for part in _keras.walk(layer)
         if behaviour(part).effect is Effect.STATISTICS
         for variable in _keras.own_variables(part)
     }
     try:
-        assigned, draws = _keras.observe(layer, True, *_keras.call_arguments(layer))
+        seen = _keras.observe(layer, True, *_keras.call_arguments(layer))
     except Exception:  # whatever a stranger's `call` may raise: nothing is known of it then
         return _Seen(draws=True, complete=False)
-    return _Seen(draws, tuple(sorted(v.path for v in layer.variables if id(v) in assigned - harmless)))
+    return _Seen(seen.draws, tuple(name for name in seen.updates if name not in harmless), seen.losses)
 
 
 def _config_of(layer: Any) -> dict[str, Any]:

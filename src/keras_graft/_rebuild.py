@@ -142,11 +142,15 @@ class _Builder:
             if not node.is_input:
                 self._replay(node, path, tensors)
         new_inputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], inputs)
-        fresh = {id(tensor) for tensor in keras.tree.flatten(new_inputs)}
+        through = {id(tensor): None for tensor in keras.tree.flatten(new_inputs)}
 
         def output(tensor: Any) -> Any:
             new = tensors[id(tensor)]
-            return _identity(_keras.tensor_history(tensor)[0])(new) if id(new) in fresh else new
+            if id(new) not in through:
+                return new
+            if through[id(new)] is None:  # what comes straight from an input needs a layer
+                through[id(new)] = _identity(_keras.tensor_history(tensor)[0])(new)
+            return through[id(new)]
 
         return keras.Model(new_inputs, keras.tree.map_structure(output, outputs), name=name)
 
@@ -189,10 +193,10 @@ class _Builder:
             return self.model(operation, path, operation.name)
         decision = self.decide(operation, path)
         if decision.reuse:
-            return self._reuse(operation, decision, path)
+            return self._reuse(operation, decision, path) or _cast_of(operation)
         new, decision, source = self._copy(operation, decision, path)
         if new is None:
-            return None
+            return _cast_of(operation)
         built = _named(operation, path, lambda: _keras.build_like(new, source))
         result = self._locked(new, decision, path)
         if built:
@@ -309,10 +313,10 @@ class _Builder:
             args, kwargs = _keras.call_arguments(layer)
             inner = layer.layer if isinstance(layer, ModeLock) else layer
             if decision.mode is Mode.INFERENCE:
-                updates, draws = _keras.observe(layer, True, args, kwargs)
-                if updates or draws:
-                    raise _stays_live(layer, path, updates)
-            if decision.zero and _keras.observe(inner, True, args, kwargs)[1]:
+                seen = _keras.observe(layer, True, args, kwargs)
+                if seen.updates or seen.draws:
+                    raise _stays_live(layer, path, seen.updates)
+            if decision.zero and _keras.observe(inner, True, args, kwargs).draws:
                 raise _still_drops(inner, path, decision.zero)
 
 
@@ -343,6 +347,14 @@ def _identity(removed: Any) -> keras.layers.Layer:
     name = f"{removed.name}_identity" if isinstance(removed, keras.layers.InputLayer) else removed.name
     # The name of the dtype policy, because Identity cannot write the policy itself into its config (3.12 to 3.16).
     return keras.layers.Identity(name=name, dtype=removed.dtype_policy.name)
+
+
+def _cast_of(removed: Any) -> keras.layers.Layer | None:
+    """Stands for a removed layer that gave another dtype than it got; None where it changed nothing."""
+    casts = any(
+        node.input_tensors[0].dtype != node.outputs[0].dtype for node in _keras.inbound_nodes(removed) if node.outputs
+    )
+    return _identity(removed) if casts else None
 
 
 def _matched_variables(old: Any, new: Any, path: str) -> Iterator[tuple[Any, Any]]:
@@ -408,11 +420,10 @@ def _still_drops(layer: Any, path: str, zero: tuple[str, ...]) -> RebuildError:
     )
 
 
-def _stays_live(lock: ModeLock, path: str, updates: set[int]) -> RebuildError:
-    names = [v.path for v in lock.variables if id(v) in updates]
-    what = f"updates {names}" if names else "draws random numbers"
+def _stays_live(lock: ModeLock, path: str, updates: tuple[str, ...]) -> RebuildError:
+    what = f"updates {list(updates)}" if updates else "draws random numbers"
     return RebuildError(
-        f"Layer '{path}' (of type {type(lock.layer).__name__}) {what} even in inference mode: it ignores the mode "
-        "that it is called with, so nothing around it can silence it. Let its `call` hand `training` on to "
-        f"what it holds. Received: layer={lock.layer!r}"
+        f"Layer '{path}' (of type {type(lock.layer).__name__}) {what} even in inference mode: it ignores the mode that "
+        "it is called with, so nothing around it can silence it. Let its `call` hand `training` on to what it holds, "
+        f"and update variables in training mode only. Received: layer={lock.layer!r}"
     )

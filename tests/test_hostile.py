@@ -1,0 +1,167 @@
+"""Models that once broke a guarantee, each under the name of what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import guarantees
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import zoo
+from keras import layers
+
+from keras_graft import Branch, freeze_and_merge, with_dropout
+from keras_graft._rebuild import RebuildError
+
+SILENT = ("off", "remove")
+
+
+def silent_features(base: keras.Model, policy: Any, data: Any) -> None:
+    """Asserts that a branch gives the inference features of its base, in training mode too."""
+    expected = guarantees.array(base(data, training=False))
+    branch = freeze_and_merge({"a": base}, 1, dropout=policy, loss="mse").get_layer("a")
+    np.testing.assert_array_equal(guarantees.array(branch(data, training=True)), expected)
+    np.testing.assert_array_equal(guarantees.array(branch(data, training=False)), expected)
+
+
+def lambda_of_a_list() -> keras.layers.Layer:
+    held = [layers.Dropout(0.5)]
+    return layers.Lambda(lambda x: held[0](2.0 * x))
+
+
+def lambda_of_a_default() -> keras.layers.Layer:
+    hidden = layers.Dropout(0.5)
+    return layers.Lambda(lambda x, drop=hidden: drop(x))
+
+
+def lambda_of_a_helper() -> keras.layers.Layer:
+    drop = layers.Dropout(0.5)
+
+    def helper(x: Any) -> Any:
+        return drop(x)
+
+    return layers.Lambda(lambda x: helper(x) * 1.0)
+
+
+class Holder:
+    """An object that Keras does not look into."""
+
+    def __init__(self, layer: keras.layers.Layer) -> None:
+        self.layer = layer
+
+
+class Hiding(layers.Layer):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.held = Holder(layers.Dropout(0.5))
+
+    def call(self, x: Any) -> Any:
+        return self.held.layer(x)
+
+
+@pytest.mark.parametrize("policy", SILENT)
+@pytest.mark.parametrize("hide", [lambda_of_a_list, lambda_of_a_default, lambda_of_a_helper, Hiding])
+def test_noise_hidden_from_keras_is_found_and_silenced(hide: Callable[[], keras.layers.Layer], policy: str) -> None:
+    base = zoo.sequential(keras.Input((6,)), layers.Dense(5), hide())
+    try:
+        silent_features(base, policy, zoo.vectors(8))
+    except RebuildError as error:
+        assert policy == "remove"
+        assert "hangs on no argument" in str(error)
+
+
+class CountsAlways(layers.Layer):
+    def build(self, shape: Any) -> None:
+        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False, name="count")
+
+    def call(self, x: Any) -> Any:
+        self.count.assign_add(1.0)
+        return x
+
+
+@pytest.mark.parametrize("policy", guarantees.POLICIES)
+def test_a_layer_that_updates_its_state_in_every_mode_is_refused(policy: Any) -> None:
+    base = keras.Sequential([keras.Input((6,)), CountsAlways(name="counts")])
+    with pytest.raises(RebuildError, match=r"'counts'.*updates \['.*count'\] even in inference mode"):
+        freeze_and_merge([base], 1, dropout=policy, loss="mse")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("last", [False, True])
+def test_removing_a_dropout_that_casts_keeps_its_cast(dtype: str, last: bool) -> None:
+    stack = [layers.Dense(5, dtype="float32"), layers.Dropout(0.5, dtype=dtype), layers.Dense(4, dtype="float32")]
+    base = zoo.sequential(keras.Input((6,)), *stack[: 2 if last else 3])
+    silent_features(base, "remove", zoo.vectors(8))
+
+
+def test_a_dropout_that_feeds_two_outputs_from_one_input_can_be_removed() -> None:
+    drop, x = layers.Dropout(0.5), keras.Input((6,))
+    inner = keras.Model(x, [drop(x), drop(x)], name="inner")
+    y = keras.Input((6,))
+    base = keras.Model(y, layers.Concatenate()(inner(y)))
+    removed = with_dropout(base, "remove")
+    data = zoo.vectors(4)
+    np.testing.assert_array_equal(guarantees.array(removed(data, training=True)), np.concatenate([data, data], -1))
+
+
+def test_a_cut_inside_a_nested_model_that_is_called_elsewhere_too_is_refused() -> None:
+    x = keras.Input((4,))
+    inner = keras.Model(x, layers.Dense(4)(layers.Dense(4, name="mid")(x)), name="inner")
+    y = keras.Input((4,))
+    between = keras.Model(y, inner(y), name="between")
+    z = keras.Input((4,))
+    base = keras.Model(z, inner(between(z)))
+    with pytest.raises(ValueError, match=r"'inner'.*is called in more than one place.*output='inner/mid'"):
+        freeze_and_merge([Branch(base, output="inner/mid")], 1, loss="mse")
+
+
+class TrainsByDefault(layers.Layer):
+    def call(self, x: Any, training: bool = True) -> Any:
+        return x
+
+
+@pytest.mark.parametrize("policy", guarantees.POLICIES)
+def test_a_layer_with_training_mode_as_its_default_does_not_leak_it_to_the_head(policy: Any) -> None:
+    base = keras.Sequential([keras.Input((50,)), TrainsByDefault()])
+    model = freeze_and_merge([base], layers.Dropout(0.5), dropout=policy, loss="mse")
+    assert not (guarantees.array(model(np.ones((20, 50)))) == 0).any()
+
+
+class AddsLoss(layers.Layer):
+    def call(self, x: Any) -> Any:
+        self.add_loss(keras.ops.sum(x))
+        return x
+
+
+@pytest.mark.parametrize("policy", guarantees.POLICIES)
+def test_losses_that_a_layer_of_a_base_adds_are_dropped(policy: Any) -> None:
+    base = keras.Sequential([keras.Input((6,)), AddsLoss()])
+    model = freeze_and_merge([base], 1, dropout=policy, loss="mse")
+    model(zoo.vectors(4), training=True)
+    assert model.losses == []
+
+
+class LoopNoise(layers.Layer):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        if not training:
+            return x
+        seed = self.seeds.next()
+
+        def step(index: Any, value: Any) -> Any:
+            return value * tf.random.stateless_uniform(keras.ops.shape(x), tf.cast(seed, "int32") + index)
+
+        return keras.ops.fori_loop(0, 3, step, x)
+
+
+def test_noise_drawn_inside_a_loop_is_kept_live_by_always() -> None:
+    base = keras.Sequential([keras.Input((6,)), LoopNoise()])
+    branch = freeze_and_merge({"a": base}, 1, dropout="always", loss="mse").get_layer("a")
+    data = zoo.vectors(4)
+    assert not np.allclose(guarantees.array(branch(data, training=False)), data)
