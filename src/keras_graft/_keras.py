@@ -185,11 +185,46 @@ def finalize_state(layer: Any) -> None:
         finalize()
 
 
-def build_like(new: Any, original: Any) -> bool:
-    """Builds `new` with the shapes that `original` was built with; False where only a call can."""
+def build_like(new: Any, original: Any, given: dict[int, Any]) -> bool:
+    """Builds `new` with the shapes that `original` was built with; False where only a call can.
+
+    Variables start with the values of their namesakes in `original`, instead of values that are thrown away.
+    The id of each that did is entered into `given`, with its namesake.
+    """
     if not new.built and not is_built_by_calling(new):
-        new.build_from_config(original.get_build_config())
+        with _weights_of(original, new, given):
+            new.build_from_config(original.get_build_config())
     return all(part.built for part in walk(new))
+
+
+@contextlib.contextmanager
+def _weights_of(original: Any, new: Any, given: dict[int, Any]) -> Iterator[None]:
+    variables = own_variables(original)
+    names = [variable.name for variable in variables]
+    sources = {v.name: v for v in variables if names.count(v.name) == 1}
+    add_weight = new.add_weight
+
+    def add_given_weight(*args: Any, **kwargs: Any) -> Any:
+        source, usual = sources.get(kwargs.get("name", "")), kwargs.get("initializer")
+        if source is None or usual is None:
+            return add_weight(*args, **kwargs)
+        used = []
+
+        def value_of_source(shape: Any, dtype: Any = None) -> Any:
+            if tuple(shape) != tuple(source.shape) or keras.backend.standardize_dtype(dtype) != source.dtype:
+                return keras.initializers.get(usual)(shape, dtype=dtype)
+            used.append(source)
+            return keras.ops.convert_to_tensor(source)
+
+        variable = add_weight(*args, **{**kwargs, "initializer": value_of_source})
+        given.update({id(variable): source} if used else {})
+        return variable
+
+    vars(new)["add_weight"] = add_given_weight
+    try:
+        yield
+    finally:
+        del vars(new)["add_weight"]
 
 
 def with_state(layer: Any) -> bool:

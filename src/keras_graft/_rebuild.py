@@ -100,6 +100,7 @@ class _Builder:
             beside it so that its id stays its own.
         stand_ins: For layers inside wrappers: the layer that holds the state of their replacement.
         waiting: New layers that only a call builds, with the originals of their state.
+        given: The id of each new variable that started with the value of a variable of the original: that one.
         to_verify: Locked layers, and layers whose rates were set to 0 on trust, with path and decision.
     """
 
@@ -108,6 +109,7 @@ class _Builder:
     made: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     stand_ins: dict[int, Any] = dataclasses.field(default_factory=dict)
     waiting: dict[int, tuple[Any, Any, str]] = dataclasses.field(default_factory=dict)
+    given: dict[int, Any] = dataclasses.field(default_factory=dict)
     to_verify: list[tuple[Any, str, Decision]] = dataclasses.field(default_factory=list)
 
     # -- models ---------------------------------------------------------------------------------------
@@ -197,7 +199,7 @@ class _Builder:
         new, decision, source = self._copy(operation, decision, path)
         if new is None:
             return _cast_of(operation)
-        built = _named(operation, path, lambda: _keras.build_like(new, source))
+        built = _named(operation, path, lambda: _keras.build_like(new, source, self.given))
         result = self._locked(new, decision, path)
         if built:
             self._transfer(source, new, path)
@@ -290,10 +292,19 @@ class _Builder:
             _keras.restore_unserialized(old, copy)
             _copy_assets(old, copy)
             if _keras.own_variables(old) or _keras.own_variables(copy):
-                for old_variable, new_variable in _matched_variables(old, copy, path):
-                    new_variable.assign(old_variable.value)
+                for old_variable, new_variable in self._pairs(old, copy, path):
+                    if self.given.get(id(new_variable)) is not old_variable:
+                        new_variable.assign(old_variable.value)
                     new_variable.trainable = old_variable.trainable
                 _keras.finalize_state(copy)
+
+    def _pairs(self, old: Any, copy: Any, path: str) -> Iterable[tuple[Any, Any]]:
+        """The own variables of a layer with those of its copy."""
+        variables = _keras.own_variables(copy)
+        sources = [self.given[id(variable)] for variable in variables if id(variable) in self.given]
+        if {id(v) for v in sources} == {id(v) for v in _keras.own_variables(old)} and len(sources) == len(variables):
+            return zip(sources, variables)  # each started with the value of its namesake
+        return _matched_variables(old, copy, path)
 
     def _parts_by_path(self, layer: Any, prefix: str = "") -> dict[str, Any]:
         layer = self.stand_ins.get(id(layer), layer)
