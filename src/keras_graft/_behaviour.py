@@ -178,7 +178,7 @@ def _without_row(layer: Any) -> Behaviour:
 
 def _causes(layer: Any) -> Iterator[str]:
     """Why a layer without a row may behave differently in training mode."""
-    if _keras.takes_training(layer) and _keras.graph_of(layer) is None:
+    if _keras.takes_training(layer):
         yield "its `call` takes the mode"
     for part in _keras.sublayers(layer):
         if behaviour(part).effect is not Effect.NOTHING:

@@ -22,7 +22,6 @@ __all__ = ["Branch", "Inputs", "Models", "graft", "make_inputs", "name_branches"
 
 _RANK_OF_VECTORS = 2
 POOLINGS = ("avg", "max", "flatten")
-INPUTS = ("shared", "separate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +93,7 @@ def name_branches(models: Models) -> dict[str, Branch]:
             )
     named: dict[str, Branch] = {}
     for branch in given:
-        name = branch.name or _numbered(branch.model.name, {*chosen, *named})
+        name = branch.name or free_name(branch.model.name, {*chosen, *named})
         named[name] = dataclasses.replace(branch, name=name)
     return named
 
@@ -130,14 +129,6 @@ def _named_by_key(key: str, branch: Branch) -> Branch:
             f"Received: key='{key}', name='{branch.name}'"
         )
     return dataclasses.replace(branch, name=key)
-
-
-def _numbered(name: str, taken: set[str]) -> str:
-    number, candidate = 0, name
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}_{number}"
-    return candidate
 
 
 # ---------------------------------------------------------------------------------------------------------

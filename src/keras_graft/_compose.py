@@ -146,7 +146,7 @@ def _seal(model: keras.Model, submodels: Mapping[str, keras.Model], originals: l
         graph = _keras.graph_of(part)
         if graph is not None and id(part) not in theirs:
             _keras.strip_training(graph)
-    _check_head_is_new(model, submodels, originals)
+    _check_head_is_new(model, submodels, theirs)
     _check_frozen(submodels)
 
 
@@ -156,8 +156,7 @@ def _check_frozen(submodels: Mapping[str, keras.Model]) -> None:
         raise AssertionError(f"Variables of a branch would train: {live}. Please report this with the model.")
 
 
-def _check_head_is_new(model: keras.Model, submodels: Mapping[str, keras.Model], originals: list[keras.Model]) -> None:
-    theirs = {id(part) for original in originals for part in _keras.walk(original)}
+def _check_head_is_new(model: keras.Model, submodels: Mapping[str, keras.Model], theirs: set[int]) -> None:
     branches = {id(submodel) for submodel in submodels.values()}
     ours = {id(node) for node in _keras.nodes(model)}
     for layer in model.layers:

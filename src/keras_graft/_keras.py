@@ -434,13 +434,11 @@ class Observation:
             seed generators, which some layers move in inference mode too.
         draws: Whether its outputs depend on random numbers.
         losses: Whether it adds losses of its own.
-        ids: The ids of the variables in `updates`.
     """
 
     updates: tuple[str, ...]
     draws: bool
     losses: bool
-    ids: frozenset[int] = frozenset()
 
 
 def observe(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
@@ -461,8 +459,8 @@ def observe(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
     names = {id(variable): variable.path for variable in layer.variables}
     seeds = {id(state) for state in seed_states(layer)}
     seeds |= {key for key, value in assigned.items() if key not in names and _looks_like_a_seed(value)}
-    updates = {key: names.get(key, "a variable that Keras does not track") for key in assigned if key not in seeds}
-    return Observation(tuple(sorted(updates.values())), draws, losses, frozenset(updates))
+    updates = [names.get(key, "a variable that Keras does not track") for key in assigned if key not in seeds]
+    return Observation(tuple(sorted(updates)), draws, losses)
 
 
 def _looks_like_a_seed(value: Any) -> bool:

@@ -283,8 +283,7 @@ def _loses_flags(layer: Any, known: Behaviour, copy: bool) -> bool:
 
 
 def _refuse_to_freeze(layer: Any, path: str, decision: Decision) -> None:
-    held = decision.mode in (Mode.INFERENCE, Mode.TRAINING)
-    if held and layer.trainable_variables:
+    if decision.holds_mode and layer.trainable_variables:
         raise ValueError(
             f"Layer '{path}' (of type {type(layer).__name__}) has to be locked for this policy, and a locked layer is "
             "frozen, but it has trainable weights. Freeze it first (`layer.trainable = False`), or choose another "

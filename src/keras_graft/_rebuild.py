@@ -59,6 +59,11 @@ class Decision:
     lock: bool = False
     verify: bool = False
 
+    @property
+    def holds_mode(self) -> bool:
+        """Whether a `ModeLock` has to hold the mode, whatever the model around it does."""
+        return self.mode in (Mode.INFERENCE, Mode.TRAINING)
+
 
 Decide = Callable[[Any, str], Decision]
 
@@ -264,7 +269,7 @@ class _Builder:
 
     def _locked(self, layer: Any, decision: Decision, path: str) -> Any:
         result = layer
-        if decision.lock or decision.mode in (Mode.INFERENCE, Mode.TRAINING):
+        if decision.lock or decision.holds_mode:
             result = ModeLock(layer, training=_TRAINING[decision.mode])
             if layer.built:
                 result.build()
