@@ -165,3 +165,45 @@ def test_noise_drawn_inside_a_loop_is_kept_live_by_always() -> None:
     branch = freeze_and_merge({"a": base}, 1, dropout="always", loss="mse").get_layer("a")
     data = zoo.vectors(4)
     assert not np.allclose(guarantees.array(branch(data, training=False)), data)
+
+
+FIXED_TRANSFORMATIONS = {
+    "Resizing": lambda: layers.Resizing(8, 8),
+    "CenterCrop": lambda: layers.CenterCrop(8, 8),
+    "AutoContrast": layers.AutoContrast,
+    "Equalization": layers.Equalization,
+}
+
+
+@pytest.mark.parametrize("make", FIXED_TRANSFORMATIONS.values(), ids=FIXED_TRANSFORMATIONS)
+def test_an_image_transformation_does_not_put_the_head_into_training_mode(make: Callable[[], Any]) -> None:
+    base = keras.Sequential([keras.Input((8, 8, 3)), make(), layers.Flatten()])
+    images = 100 + zoo.images(8)
+    model = freeze_and_merge([base], layers.Dropout(0.5), loss="mse")
+    assert (guarantees.array(model(images)) == 0).mean() < 0.1
+    kept = with_dropout(keras.Sequential([base, layers.Dropout(0.5)]), "keep")
+    assert (guarantees.array(kept(images)) == 0).mean() < 0.1
+
+
+class CallsInAModeOfItsOwn(layers.Layer):
+    """Without weights, so that nothing else asks for a lock."""
+
+    def __init__(self, mode: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mode, self.inner = mode, layers.GaussianNoise(0.1)
+
+    def call(self, x: Any) -> Any:
+        return x + self.inner(x, training=self.mode)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "mode": self.mode}
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_layer_that_calls_another_in_a_mode_of_its_own_does_not_leak_it_to_the_head(mode: bool) -> None:
+    base = keras.Sequential([keras.Input((50,)), CallsInAModeOfItsOwn(mode)])
+    model = freeze_and_merge([base], layers.Dropout(0.5), dropout="keep", loss="mse")
+    data = np.ones((20, 50), "float32")
+    dropped = [(guarantees.array(model(data, training=training)) == 0).mean() for training in (True, False, None)]
+    assert abs(dropped[0] - 0.5) < 0.1
+    assert dropped[1:] == [0, 0]

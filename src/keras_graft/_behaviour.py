@@ -102,13 +102,15 @@ _ROWS_BY_NAME: dict[str, Behaviour] = {
             "AutoContrast",
             "CenterCrop",
             "ContrastLimitedAdaptiveHistogramEqualization",
-            "Equalization",
             "MaxNumBoundingBoxes",
             "Resizing",
         ),
         dataclasses.replace(_INERT, reason="a fixed image transformation, the same in both modes"),
     ),
     **dict.fromkeys(("AugMix", "CutMix", "MixUp", "Mosaic", "RandAugment", "Solarization"), _AUGMENTS),
+    "Equalization": dataclasses.replace(
+        _AUGMENTS, reason="equalises images in training mode, and leaves them otherwise"
+    ),
     **{name: _AUGMENTS for name in dir(keras.layers) if name.startswith("Random")},
 }
 

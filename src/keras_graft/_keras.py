@@ -434,22 +434,26 @@ class Observation:
             seed generators, which some layers move in inference mode too.
         draws: Whether its outputs depend on random numbers.
         losses: Whether it adds losses of its own.
+        leaks: Whether layers behind it would run in another mode than the one that it was called in.
     """
 
     updates: tuple[str, ...]
     draws: bool
     losses: bool
+    leaks: bool
 
 
 def observe(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
     """Traces a call of `layer`: nothing runs, and nothing of it changes (all)."""
     assigned: dict[int, Any] = {}
-    draws = losses = False
+    draws = losses = leaks = False
 
     def probe(*args: Any, **kwargs: Any) -> Any:
-        nonlocal draws, losses
+        nonlocal draws, losses, leaks
         with keras.StatelessScope(collect_losses=True) as scope:
+            context = layer._get_call_context()
             outputs = layer(*args, training=training, **kwargs)
+        leaks = context.get_value("training") is not training
         assigned.update(scope.state_mapping)
         losses = bool(scope.losses)
         draws = any(_is_random(tensor) for tensor in tree.flatten(outputs) if hasattr(tensor, "op"))
@@ -460,7 +464,7 @@ def observe(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
     seeds = {id(state) for state in seed_states(layer)}
     seeds |= {key for key, value in assigned.items() if key not in names and _looks_like_a_seed(value)}
     updates = [names.get(key, "a variable that Keras does not track") for key in assigned if key not in seeds]
-    return Observation(tuple(sorted(updates)), draws, losses)
+    return Observation(tuple(sorted(updates)), draws, losses, leaks)
 
 
 def _looks_like_a_seed(value: Any) -> bool:

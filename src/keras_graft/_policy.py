@@ -136,11 +136,10 @@ class Decider:
         if known.effect is Effect.NOTHING and seen.complete and (seen.draws or seen.updates):
             known = dataclasses.replace(known, effect=Effect.UNKNOWN)  # it hides from Keras what it does
         decision = _RULES[known.effect](self, layer, path, known, seen)
-        needs_lock = seen.losses or (known.traced and _keras.takes_training_for_granted(layer))
         decision = dataclasses.replace(
             decision,
             reuse=not self.copy,
-            lock=decision.lock or (self.frozen and (needs_lock or _loses_flags(layer, known, self.copy))),
+            lock=self._needs_lock(layer, known, seen),
             verify=known.effect is Effect.UNKNOWN,
         )
         if not self.frozen:
@@ -160,6 +159,12 @@ class Decider:
             )
         return chosen
 
+    def _needs_lock(self, layer: Any, known: Behaviour, seen: _Seen) -> bool:
+        """Whether a lock must hold the layer whatever its mode, for what it would do to those around it."""
+        if not self.frozen and layer.weights:
+            return False  # a lock would freeze it
+        return seen.losses or _loses_flags(layer, known, self.copy) or _leaks_its_mode(layer, known)
+
     # -- one rule per effect ----------------------------------------------------------------------------
 
     def nothing(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
@@ -176,9 +181,7 @@ class Decider:
         return Decision(zero=known.rates) if self.copy else Decision(mode=Mode.INFERENCE)
 
     def augmenting(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
-        # Locked even where it is kept: called without a mode, augmentation layers take training mode for granted, and
-        # Keras leaks that to every layer behind them (3.12 to 3.16).
-        return Decision(mode=Mode.OUTER if self.augmentation == "keep" else Mode.INFERENCE, lock=self.frozen)
+        return Decision(mode=Mode.OUTER if self.augmentation == "keep" else Mode.INFERENCE)
 
     def statistics(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         return Decision(mode=Mode.ANY if self.frozen else Mode.OUTER)
@@ -280,6 +283,22 @@ def _loses_flags(layer: Any, known: Behaviour, copy: bool) -> bool:
     weights = any(_keras.own_variables(part) for part in _keras.walk(layer))
     regularised = any(getattr(part, "activity_regularizer", None) is not None for part in _keras.walk(layer))
     return (weights and not known.keeps_flags) or (regularised and not copy)
+
+
+def _leaks_its_mode(layer: Any, known: Behaviour) -> bool:
+    """Whether layers behind `layer` may get another mode than the one that it was called in.
+
+    Image layers take training mode for granted where they are called without a mode, and up to 3.15 Keras hands that
+    on to every layer behind them. So does, in all versions, a layer that calls another one in a mode of its own.
+    """
+    if _keras.takes_training_for_granted(layer):
+        return True
+    if not known.traced:
+        return False
+    try:
+        return any(_keras.observe(layer, mode, *_keras.call_arguments(layer)).leaks for mode in (True, False))
+    except Exception:  # see `_observe`
+        return True
 
 
 def _refuse_to_freeze(layer: Any, path: str, decision: Decision) -> None:
