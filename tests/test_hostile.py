@@ -207,3 +207,113 @@ def test_a_layer_that_calls_another_in_a_mode_of_its_own_does_not_leak_it_to_the
     dropped = [(guarantees.array(model(data, training=training)) == 0).mean() for training in (True, False, None)]
     assert abs(dropped[0] - 0.5) < 0.1
     assert dropped[1:] == [0, 0]
+
+
+class DropsAlways(layers.Layer):
+    """A composite that hard-codes the mode of its dropout."""
+
+    def __init__(self, dropout: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dropout = dropout
+        self.drop = layers.Dropout(dropout)
+
+    def call(self, x: Any) -> Any:
+        return self.drop(x, training=True)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "dropout": self.dropout}
+
+
+@pytest.mark.parametrize("policy", SILENT)
+def test_a_dropout_with_its_mode_in_the_code_is_silenced_by_its_rate(policy: Any) -> None:
+    base = keras.Sequential([keras.Input((6,)), DropsAlways()])
+    branch = freeze_and_merge({"a": base}, 1, dropout=policy, loss="mse").get_layer("a")
+    data = zoo.vectors(8)
+    for training in (True, False):
+        np.testing.assert_array_equal(guarantees.array(branch(data, training=training)), data)
+
+
+def test_a_dropout_with_its_mode_in_the_code_cannot_be_silenced_without_a_copy() -> None:
+    base = keras.Sequential([keras.Input((6,)), DropsAlways(name="deaf")])
+    with pytest.raises(RebuildError, match=r"'deaf'.*ignores the mode"):
+        freeze_and_merge([base], 1, dropout="off", copy=False, loss="mse")
+
+
+class RateThatScales(layers.Layer):
+    """Its `rate` scales its outputs, with and without noise."""
+
+    def __init__(self, rate: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        noise = keras.random.normal(keras.ops.shape(x), seed=self.seeds)
+        return x * self.rate + (noise if training and self.rate else 0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self.rate}
+
+
+def test_an_argument_with_the_name_of_a_rate_that_changes_the_outputs_is_not_set_to_0() -> None:
+    base = keras.Sequential([keras.Input((6,)), RateThatScales(name="scales")])
+    with pytest.raises(RebuildError, match=r"'scales'.*'rate': 0.0.*does not compute what the layer computes"):
+        freeze_and_merge([base], 1, dropout="remove", loss="mse")
+    silent_features(base, "off", zoo.vectors(8))
+
+
+class RatesPerBlock(layers.Layer):
+    def __init__(self, drop_path_rate: list[float], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.drop_path_rate = drop_path_rate
+        self.drops = [layers.Dropout(rate) for rate in drop_path_rate]
+
+    def call(self, x: Any) -> Any:
+        for drop in self.drops:
+            x = x + drop(x)
+        return x
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "drop_path_rate": self.drop_path_rate}
+
+
+@pytest.mark.parametrize("policy", SILENT)
+def test_a_list_of_rates_is_set_to_0(policy: Any) -> None:
+    silent_features(keras.Sequential([keras.Input((6,)), RatesPerBlock([0.1, 0.5])]), policy, zoo.vectors(8))
+
+
+class Everything(layers.Layer):
+    """Dropout, batch statistics and a state of its own in one layer."""
+
+    def __init__(self, dropout: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dropout = dropout
+        self.block, self.counter = zoo.Block(6, dropout), zoo.Counter()
+
+    def build(self, shape: Any) -> None:
+        self.block.build(shape)
+        self.counter.build(shape)
+
+    def call(self, x: Any) -> Any:
+        return self.counter(self.block(x))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "dropout": self.dropout}
+
+
+@pytest.mark.parametrize("policy", SILENT)
+def test_a_layer_with_dropout_statistics_and_state_is_silenced_whole(policy: Any) -> None:
+    base = zoo.sequential(keras.Input((6,)), Everything(name="everything"))
+    silent_features(base, policy, zoo.vectors(8))
+    model = freeze_and_merge({"a": base}, 2, dropout=policy, loss="mse", run_eagerly=True)
+    before = [guarantees.array(v) for v in model.get_layer("a").weights]
+    model.fit(zoo.vectors(8), np.zeros((8, 2)), verbose=0)
+    for variable, value in zip(model.get_layer("a").weights, before):
+        np.testing.assert_array_equal(guarantees.array(variable), value)
+
+
+@pytest.mark.parametrize("policy", ["keep", "always"])
+def test_a_layer_that_moves_its_state_whenever_it_drops_cannot_be_kept_live(policy: Any) -> None:
+    base = zoo.sequential(keras.Input((6,)), Everything(name="everything"))
+    with pytest.raises(RebuildError, match=rf'"{policy}".*\'everything\'.*updates \[.*steps.*live and frozen'):
+        freeze_and_merge([base], 1, dropout=policy, loss="mse")

@@ -1,23 +1,25 @@
 """The table: what each layer class does differently in training mode, with the reason.
 
-One row per class, and one rule for classes without a row. It says what layers do, not what to do
-about it: that is `_policy.py`. It must not know of policies, branches or graphs.
+One row per class, and one rule for classes without a row. `register_layer` adds rows. It says what layers
+do, not what to do about it: that is `_policy.py`. It must not know of policies, branches or graphs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
 from . import _keras
 from ._mode_lock import ModeLock
 
-__all__ = ["Behaviour", "Effect", "behaviour", "noise_rates"]
+__all__ = ["Behaviour", "Effect", "behaviour", "noise_rates", "register_layer"]
+
+EffectName = Literal["nothing", "noise", "augmentation", "statistics", "state"]
 
 
 class Effect(Enum):
@@ -38,30 +40,36 @@ class Behaviour:
     Attributes:
         effect: What the layer does differently in training mode.
         reason: The same in words, for the user.
-        rates: Constructor arguments that make the layer drop or add noise. At 0 it does not.
+        rates: Constructor arguments that make the layer drop or add noise, with the values at which it does not.
         only_noise: Whether the layer does nothing but drop or add noise, so that a graph may leave it out.
         parts: For a wrapper: pairs of config key and attribute under which it holds its inner layers.
         keeps_flags: Whether `trainable=False` survives saving and loading in all its sublayers.
+        replacement: Makes from a layer another one that computes in both modes what the layer does in inference mode.
         traced: Whether the table knows nothing of the class, so that only a trace of a call tells what it does.
+        registered: Whether the row came by `register_layer`, so that what it says is checked on each layer.
     """
 
     effect: Effect
     reason: str
-    rates: tuple[str, ...] = ()
+    rates: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     only_noise: bool = False
     parts: tuple[tuple[str, str], ...] = ()
     keeps_flags: bool = True
+    replacement: Callable[[Any], Any] | None = None
     traced: bool = False
+    registered: bool = False
 
 
-_DROPS = Behaviour(Effect.NOISE, "drops units; `trainable=False` does not stop it", rates=("rate",), only_noise=True)
+_DROPS = Behaviour(
+    Effect.NOISE, "drops units; `trainable=False` does not stop it", rates={"rate": 0.0}, only_noise=True
+)
 _ADDS_NOISE = Behaviour(
-    Effect.NOISE, "adds Gaussian noise; `trainable=False` does not stop it", rates=("stddev",), only_noise=True
+    Effect.NOISE, "adds Gaussian noise; `trainable=False` does not stop it", rates={"stddev": 0.0}, only_noise=True
 )
 _RECURRENT = Behaviour(
-    Effect.NOISE, "drops inputs or recurrent state at its rates", rates=("dropout", "recurrent_dropout")
+    Effect.NOISE, "drops inputs or recurrent state at its rates", rates={"dropout": 0.0, "recurrent_dropout": 0.0}
 )
-_ATTENTION = Behaviour(Effect.NOISE, "drops attention weights at its rate", rates=("dropout",))
+_ATTENTION = Behaviour(Effect.NOISE, "drops attention weights at its rate", rates={"dropout": 0.0})
 _AUGMENTS = Behaviour(Effect.AUGMENTATION, "augments at random; an image is left as it is in inference mode")
 _INERT = Behaviour(Effect.NOTHING, "computes the same in both modes")
 _FLOAT8 = Behaviour(Effect.STATE, "float8: updates its scales in training mode although frozen")
@@ -119,6 +127,137 @@ _TABLE: dict[type, Behaviour] = {
 }
 
 
+def register_layer(
+    cls: Any = None,
+    *,
+    effect: EffectName,
+    rates: Iterable[str] | Mapping[str, Any] = (),
+    only_noise: bool = False,
+    parts: Iterable[str] | Mapping[str, str] = (),
+    replacement: Callable[[Any], keras.Layer] | None = None,
+    reason: str | None = None,
+) -> Any:
+    """Teaches the library a layer class: what it does in training mode, and how to silence it.
+
+    Most custom layers need no registration: what a layer does is found out by tracing a call, and dropout
+    arguments with a usual name are recognised. Register a class where that is not enough: where an argument
+    has a name of its own, where `"remove"` shall leave the layer out, where a wrapper shall be looked into,
+    or where the layer ignores the mode and only another layer in its place is silent.
+
+    A registration counts for the class alone, not for its subclasses, and from now on, so a package
+    registers its layers when it is imported. Registering a class again replaces what was said of it. What
+    can be checked is checked on each layer: one that still draws random numbers after it was silenced, or
+    computes something else in inference mode, is an error.
+
+    Args:
+        cls: The class, a subclass of `keras.Layer`. Leave it out to use `register_layer` as a decorator.
+        effect: What the layer does in training mode that it does not do in inference mode:
+            `"nothing"`, `"noise"` (it drops or adds noise), `"augmentation"` (it augments images),
+            `"statistics"` (it uses and moves batch statistics while it is trainable, and neither when it is
+            frozen), `"state"` (it changes its variables, frozen or not).
+        rates: For noise: names of the constructor arguments at whose value 0 the layer is silent, or a
+            mapping from names to the values at which it is, as in `{"survival_probability": 1.0}`. They
+            must be in the config of the layer.
+        only_noise: For noise: whether the layer does nothing else, so that `"remove"` can leave it out of
+            the model.
+        parts: For a wrapper (effect `"nothing"`): names of the constructor arguments that are layers, which
+            must be its attributes and in its config too, or a mapping from keys of the config to
+            attributes. Every part is then treated by itself.
+        replacement: For noise and state, where no argument silences the layer: gets the layer, and returns
+            a new one that computes in both modes what the layer computes in inference mode. It gets the
+            values of the variables that are held by the same attributes.
+        reason: What the layer does, in words, for reports.
+
+    Returns:
+        `cls`, or a decorator where `cls` is left out.
+
+    Raises:
+        TypeError: If `cls` is not a layer class.
+        ValueError: If the library or Keras defines `cls`, or arguments do not go together.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_graft import register_layer, with_dropout
+    >>> @register_layer(effect="noise", rates=["strength"], only_noise=True)
+    ... class Jitter(keras.layers.Layer):
+    ...     def __init__(self, strength, **kwargs):
+    ...         super().__init__(**kwargs)
+    ...         self.strength = strength
+    ...         self.seed_generator = keras.random.SeedGenerator()
+    ...
+    ...     def call(self, inputs, training=False):
+    ...         if not training:
+    ...             return inputs
+    ...         noise = keras.random.normal(keras.ops.shape(inputs), seed=self.seed_generator)
+    ...         return inputs + self.strength * noise
+    ...
+    ...     def get_config(self):
+    ...         return {**super().get_config(), "strength": self.strength}
+    >>> model = keras.Sequential([keras.Input((4,)), Jitter(0.1, name="jitter"), keras.layers.Dense(2)])
+    >>> [layer.name for layer in with_dropout(model, "remove").layers]
+    ['dense']
+    """
+    row = Behaviour(
+        effect=_effect_named(effect),
+        reason=reason or f"registered with effect '{effect}'",
+        rates=dict(rates) if isinstance(rates, Mapping) else dict.fromkeys(_words("rates", rates), 0.0),
+        only_noise=only_noise,
+        parts=tuple(parts.items() if isinstance(parts, Mapping) else ((part, part) for part in _words("parts", parts))),
+        replacement=replacement,
+        registered=True,
+    )
+
+    def register(cls: Any) -> Any:
+        _check_registration(cls, row)
+        _TABLE[cls] = row
+        return cls
+
+    return register if cls is None else register(cls)
+
+
+def _effect_named(effect: Any) -> Effect:
+    known = {e.name.lower(): e for e in Effect if e is not Effect.UNKNOWN}
+    if not isinstance(effect, str) or effect not in known:
+        raise ValueError(f"`effect` must be one of {list(known)}. Received: effect={effect!r}")
+    return known[effect]
+
+
+def _words(argument: str, value: Any) -> list[str]:
+    words = [value] if isinstance(value, str) else list(value)
+    if not all(isinstance(word, str) for word in words):
+        raise TypeError(f"`{argument}` must be names of constructor arguments. Received: {argument}={value!r}")
+    return words
+
+
+def _check_registration(cls: Any, row: Behaviour) -> None:
+    if not (inspect.isclass(cls) and issubclass(cls, keras.Layer)):
+        raise TypeError(f"`cls` must be a subclass of keras.Layer, the class itself. Received: cls={cls!r}")
+    if cls.__module__.partition(".")[0] in ("keras", "keras_graft"):
+        raise ValueError(
+            f"The library knows what {cls.__name__} does. Register a subclass of it under a name of its own. "
+            f"Received: cls={cls!r}"
+        )
+    given = {name for name in ("rates", "only_noise", "parts", "replacement") if getattr(row, name)}
+    misplaced = given - _GOES_WITH.get(row.effect, set())
+    if misplaced:
+        raise ValueError(
+            "`rates` and `only_noise` go with effect 'noise', `replacement` with 'noise' and 'state', `parts` with "
+            f"'nothing'. Received: effect='{row.effect.name.lower()}' and {sorted(misplaced)} for {cls.__name__}"
+        )
+    accepted = {name for base in cls.__mro__ for name in inspect.signature(base).parameters}
+    missing = {*row.rates, *dict(row.parts)} - accepted
+    if missing:
+        raise ValueError(f"{cls.__name__} has no constructor arguments {sorted(missing)}. It has {sorted(accepted)}.")
+
+
+_GOES_WITH = {
+    Effect.NOTHING: {"parts"},
+    Effect.NOISE: {"rates", "only_noise", "replacement"},
+    Effect.STATE: {"replacement"},
+}
+
+
 def behaviour(layer: Any) -> Behaviour:
     """What `layer` does differently in training mode.
 
@@ -141,18 +280,26 @@ def behaviour(layer: Any) -> Behaviour:
         return _of_lambda(layer)
     if getattr(layer, "quantization_mode", None) == "float8":
         return _FLOAT8
+    if row.registered:
+        row = dataclasses.replace(row, keeps_flags=_keeps_flags(layer))
     if row.rates and not row.only_noise and not noise_rates(layer):
         return dataclasses.replace(row, effect=Effect.NOTHING, reason="its dropout rates are 0")
     return row
 
 
-def noise_rates(layer: Any) -> dict[str, float]:
-    """The arguments of a noise layer that make it drop or add noise, with their values above 0."""
+def noise_rates(layer: Any) -> dict[str, Any]:
+    """The arguments of a noise layer that make it drop or add noise, with their values where they do."""
     row = _TABLE.get(type(layer))
     if row is None or not row.rates:
         return {}
     config = layer.get_config()
-    return {name: config[name] for name in row.rates if config.get(name)}
+    missing = [name for name in row.rates if name not in config]
+    if missing:
+        raise ValueError(
+            f"{type(layer).__name__} is registered with rates={list(row.rates)}, but the config of '{layer.name}' has "
+            f"no {missing}. Let `get_config` return every constructor argument. Received: config={config}"
+        )
+    return {name: config[name] for name, silent in row.rates.items() if config[name] not in (silent, None)}
 
 
 def _of_lock(lock: ModeLock) -> Behaviour:
@@ -167,7 +314,7 @@ def _of_lock(lock: ModeLock) -> Behaviour:
 def _without_row(layer: Any) -> Behaviour:
     if not isinstance(layer, keras.Layer):
         return _INERT  # an operation such as keras.ops.add
-    keeps_flags = not any(_keras.own_variables(part) for part in _keras.walk(layer) if part is not layer)
+    keeps_flags = _keeps_flags(layer)
     theirs = type(layer).__module__.startswith("keras.src")
     if theirs and not (_keras.takes_training(layer) or _keras.sublayers(layer)):
         return _INERT  # one of the many layers of Keras that only compute
@@ -176,6 +323,11 @@ def _without_row(layer: Any) -> Behaviour:
     for cause in _causes(layer):
         return Behaviour(Effect.UNKNOWN, f"no row in the table: {cause}", keeps_flags=keeps_flags, traced=True)
     return dataclasses.replace(_INERT, keeps_flags=keeps_flags, traced=True)
+
+
+def _keeps_flags(layer: Any) -> bool:
+    """Whether nothing below a layer of a class that Keras does not define could come back trainable from a file."""
+    return not any(_keras.own_variables(part) for part in _keras.walk(layer) if part is not layer)
 
 
 def _causes(layer: Any) -> Iterator[str]:

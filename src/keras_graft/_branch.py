@@ -228,7 +228,7 @@ def graft(
     assert branch.name is not None
     alone = branch.preprocess is None and branch.pooling is None
     name = branch.name if alone else free_name(branch.model.name, [t.name for t in keras.tree.flatten(inputs)])
-    base = rebuild(branch.model, decide, name=name, cuts=_cuts(branch))
+    base = rebuild(branch.model, decide, frozen=True, name=name, cuts=_cuts(branch))
     submodel = base
     if not alone:
         submodel, inputs = _surrounded(base, branch, inputs, dataclasses.replace(decide, copy=True))
@@ -266,7 +266,7 @@ def _apply_copy(stage: Any, tensors: Any, decide: Decide, argument: str, name: s
             ) from error
         if argument == "pooling":
             _check_no_new_weights(stage, model)
-        copy = rebuild(model, decide)
+        copy = rebuild(model, decide, frozen=True)
         _keras.forget_calls(model)
     return copy(_same_of(used, entries, tensors))
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src import tree
 from keras.src.backend import compute_output_spec
 from keras.src.models import Functional
@@ -516,6 +517,54 @@ def _has_fixed_seed(operation: Any) -> bool:
             return False
         waiting.extend(tensor.op for tensor in source.inputs)
     return True
+
+
+def same(original: Any, new: Any, training: bool) -> bool:
+    """Whether `new`, in a mode, computes what `original` computes in inference mode, on made-up data (all).
+
+    Nothing of either changes. Where `original` draws random numbers in inference mode too, there is nothing to compare.
+    """
+    args, kwargs = call_arguments(original)
+    if observe(original, False, args, kwargs).draws:
+        return True
+    args, kwargs = tree.map_structure(_made_up, (args, kwargs))
+    with keras.StatelessScope():
+        expected = tree.flatten(original(*args, training=False, **kwargs))
+        actual = tree.flatten(new(*args, training=training, **kwargs))
+    return len(expected) == len(actual) and all(map(_close, expected, actual))
+
+
+def does_nothing(layer: Any) -> bool:
+    """Whether `layer` gives back its first argument in inference mode, on made-up data (all)."""
+    args, kwargs = tree.map_structure(_made_up, call_arguments(layer))
+    with keras.StatelessScope():
+        actual = tree.flatten(layer(*args, training=False, **kwargs))
+    expected = tree.flatten((args, kwargs))[:1]
+    return len(actual) == 1 and _close(expected[0], actual[0])
+
+
+def _made_up(argument: Any) -> Any:
+    """Data for a symbolic tensor: 2 examples, and 8 where another size is open. Everything else stays as it is."""
+    if not isinstance(argument, keras.KerasTensor):
+        return argument
+    shape = [
+        2 if size is None and axis == 0 else 8 if size is None else size for axis, size in enumerate(argument.shape)
+    ]
+    if "float" in argument.dtype:
+        return keras.random.normal(shape, dtype=argument.dtype, seed=1)
+    return keras.ops.ones(shape, dtype=argument.dtype)
+
+
+def _close(expected: Any, actual: Any) -> bool:
+    """Whether two tensors are equal but for what another kernel may change in the last places of their dtype."""
+    dtype = keras.backend.standardize_dtype(expected.dtype)
+    if expected.shape != actual.shape or dtype != keras.backend.standardize_dtype(actual.dtype):
+        return False
+    if "float" not in dtype:
+        return bool(keras.ops.all(expected == actual))
+    expected, actual = (keras.ops.convert_to_numpy(keras.ops.cast(t, "float32")) for t in (expected, actual))
+    limit = (3e-2 if "16" in dtype else 1e-4) * max(1e-6, float(np.nanmax(np.abs(expected), initial=0)))
+    return bool(np.allclose(actual, expected, rtol=0, atol=limit, equal_nan=True))
 
 
 def takes_training_for_granted(layer: Any) -> bool:

@@ -35,7 +35,7 @@ Augmentation = Literal["keep", "off"]
 POLICIES = ("keep", "off", "remove", "always")
 AUGMENTATION = ("keep", "off")
 
-# Names under which layers and models take their dropout rates.
+# Names under which layers and models take their dropout rates, one or a list of them.
 _RATE_NAMES = (
     "rate dropout recurrent_dropout dropout_rate drop_rate attention_dropout attention_dropout_rate hidden_dropout "
     "hidden_dropout_rate embedding_dropout feedforward_dropout mlp_dropout classifier_dropout drop_path "
@@ -132,18 +132,22 @@ class Decider:
         known = behaviour(layer)
         if type(layer) is ModeLock and self.policy != "keep":
             return Decision(unwrap=True, reuse=not self.copy)
-        seen = _observe(layer) if known.traced else _Seen(draws=False)
-        if known.effect is Effect.NOTHING and seen.complete and (seen.draws or seen.updates):
+        seen = _observe(layer) if known.traced or known.registered else _Seen(draws=False)
+        if known.traced and known.effect is Effect.NOTHING and seen.complete and (seen.draws or seen.updates):
             known = dataclasses.replace(known, effect=Effect.UNKNOWN)  # it hides from Keras what it does
         decision = _RULES[known.effect](self, layer, path, known, seen)
         decision = dataclasses.replace(
             decision,
             reuse=not self.copy,
             lock=self._needs_lock(layer, known, seen),
-            verify=known.effect is Effect.UNKNOWN,
+            verify=known.effect is Effect.UNKNOWN or known.registered,
         )
         if not self.frozen:
             _refuse_to_freeze(layer, path, decision)
+        elif seen.updates and decision.mode in (Mode.OUTER, Mode.TRAINING):
+            choice = "keep" if decision.mode is Mode.OUTER else "always"
+            cause = f"it updates {list(seen.updates)} whenever it is in training mode, so it cannot be live and frozen"
+            raise _refused(layer, path, choice, cause)
         return decision
 
     def choice(self, layer: Any, path: str) -> Policy:
@@ -172,13 +176,17 @@ class Decider:
 
     def noise(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         choice = self.choice(layer, path)
-        live = bool(noise_rates(layer))
+        live = bool(noise_rates(layer) or not known.rates)
         if choice == "remove" and known.only_noise:
             return Decision(bypass=True)
         if choice in ("keep", "always"):
             mode = Mode.OUTER if choice == "keep" else Mode.TRAINING
             return Decision(mode=mode if live else Mode.ANY)
-        return Decision(zero=known.rates) if self.copy else Decision(mode=Mode.INFERENCE)
+        if self.copy and (known.rates or known.replacement):
+            return Decision(changes=known.rates, replacement=known.replacement)
+        if choice == "remove" and self.copy:
+            raise _refused(layer, path, choice, "its class is registered with neither `rates` nor a `replacement`")
+        return Decision(mode=Mode.INFERENCE)
 
     def augmenting(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         return Decision(mode=Mode.OUTER if self.augmentation == "keep" else Mode.INFERENCE)
@@ -189,20 +197,19 @@ class Decider:
     def state(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         if not self.frozen:
             return Decision(mode=Mode.OUTER)
+        if self.copy and known.replacement:
+            return Decision(replacement=known.replacement)
         return Decision(unwrap=True) if self.copy and known.parts else Decision(mode=Mode.INFERENCE)
 
     def unknown(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         choice = self._choice_within(layer, path)
-        if choice == "off" or (choice == "remove" and not self.copy):
-            return Decision(mode=Mode.INFERENCE)
-        if choice == "remove":
+        if choice == "remove" and self.copy:
             return self._remove_within(layer, path, seen)
+        if choice in ("off", "remove"):
+            deaf = seen.draws_always and self.copy  # a lock is no help then
+            return Decision(changes=_rates_of(layer) if deaf else {}, mode=Mode.INFERENCE)
         if not seen.draws:
             return Decision(mode=Mode.INFERENCE if seen.updates and self.frozen else Mode.OUTER)
-        if seen.updates and self.frozen:
-            raise _refused(
-                layer, path, choice, f"it updates {list(seen.updates)} whenever it drops, so it cannot be frozen"
-            )
         if choice == "always" and not seen.complete:
             raise _refused(layer, path, choice, "what it does in training mode could not be found out")
         return Decision(mode=Mode.OUTER if choice == "keep" else Mode.TRAINING)
@@ -224,17 +231,13 @@ class Decider:
     def _remove_within(self, layer: Any, path: str, seen: _Seen) -> Decision:
         if not seen.draws and seen.complete:
             return Decision(mode=Mode.INFERENCE if self.frozen else Mode.OUTER)
-        rates = tuple(
-            name
-            for name, value in _config_of(layer).items()
-            if name in _RATE_NAMES and isinstance(value, float | int) and 0 <= value <= 1
-        )
+        rates = _rates_of(layer)
         if not rates:
             noisy = [f"'{p.name}'" for p in _keras.walk(layer) if behaviour(p).effect is Effect.NOISE]
             raise _refused(
                 layer, path, "remove", f"its noise ({', '.join(noisy) or 'its own'}) hangs on no argument of its config"
             )
-        return Decision(zero=rates, mode=Mode.INFERENCE if self.frozen else Mode.OUTER)
+        return Decision(changes=rates, mode=Mode.INFERENCE if self.frozen else Mode.OUTER)
 
 
 _RULES = {
@@ -249,9 +252,18 @@ _RULES = {
 
 @dataclasses.dataclass(frozen=True)
 class _Seen:
-    """What a stranger was seen to do when it was traced in training mode, as it would be once frozen."""
+    """What a stranger was seen to do when it was traced in training mode, as it would be once frozen.
+
+    Attributes:
+        draws: Whether it draws random numbers.
+        draws_always: Whether it does so in inference mode too.
+        updates: Names of the variables that it moves.
+        losses: Whether it adds losses.
+        complete: Whether it could be traced.
+    """
 
     draws: bool
+    draws_always: bool = False
     updates: tuple[str, ...] = ()
     losses: bool = False
     complete: bool = True
@@ -266,10 +278,26 @@ def _observe(layer: Any) -> _Seen:
         for variable in _keras.own_variables(part)
     }
     try:
-        seen = _keras.observe(layer, True, *_keras.call_arguments(layer))
+        arguments, keywords = _keras.call_arguments(layer)
+        seen = _keras.observe(layer, True, arguments, keywords)
+        draws_always = seen.draws and _keras.observe(layer, False, arguments, keywords).draws
     except Exception:  # whatever a stranger's `call` may raise: nothing is known of it then
         return _Seen(draws=True, complete=False)
-    return _Seen(seen.draws, tuple(name for name in seen.updates if name not in harmless), seen.losses)
+    updates = tuple(name for name in seen.updates if name not in harmless)
+    return _Seen(seen.draws, draws_always, updates, seen.losses)
+
+
+def _rates_of(layer: Any) -> dict[str, Any]:
+    """The arguments of a stranger that look like dropout rates, with 0 in their place."""
+    return {
+        name: keras.tree.map_structure(lambda _: 0.0, value)
+        for name, value in _config_of(layer).items()
+        if name in _RATE_NAMES and all(map(_is_rate, keras.tree.flatten(value)))
+    }
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, float | int) and 0 <= value <= 1
 
 
 def _config_of(layer: Any) -> dict[str, Any]:

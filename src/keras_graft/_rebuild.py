@@ -18,7 +18,7 @@ import keras
 
 from . import _keras
 from ._behaviour import behaviour
-from ._mode_lock import ModeLock
+from ._mode_lock import ModeLock, freeze
 
 __all__ = ["Decide", "Decision", "Mode", "RebuildError", "rebuild"]
 
@@ -42,17 +42,19 @@ class Decision:
 
     Attributes:
         mode: The mode that it must run in. Inference and training mode are held by a `ModeLock`.
-        zero: Constructor arguments that are set to 0 in the copy.
+        changes: Constructor arguments that the copy gets in place of those of the layer.
+        replacement: Makes from the layer another one to put in its place, with the values of its variables.
         bypass: Leave the layer out; its input goes on.
         unwrap: Put the inner layer of this wrapper in its place.
         reuse: Take the very layer instead of a copy.
         lock: Hold the layer in a `ModeLock` also where no mode asks for it, because saving and loading
             would forget that it is frozen.
-        verify: Check, once the model stands, that nothing in the locked layer is live.
+        verify: Check, once the model stands, that what became of the layer does what it is there for.
     """
 
     mode: Mode = Mode.ANY
-    zero: tuple[str, ...] = ()
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    replacement: Callable[[Any], Any] | None = None
     bypass: bool = False
     unwrap: bool = False
     reuse: bool = False
@@ -69,7 +71,12 @@ Decide = Callable[[Any, str], Decision]
 
 
 def rebuild(
-    model: keras.Model, decide: Decide, *, name: str | None = None, cuts: Mapping[int, Any] | None = None
+    model: keras.Model,
+    decide: Decide,
+    *,
+    frozen: bool = False,
+    name: str | None = None,
+    cuts: Mapping[int, Any] | None = None,
 ) -> keras.Model:
     """A new model in which every layer of a model is what `decide` made of it.
 
@@ -78,18 +85,21 @@ def rebuild(
             layer to the engine: the new model is a graph around what became of it.
         decide: Called as `decide(layer, path)` for each layer that is not itself a graph model, also those
             inside wrappers. `path` is the path of the layer below `model`, such as `"encoder/drop"`.
+        frozen: Whether the new model is frozen, with everything below it.
         name: Name of the new model. Defaults to the name of `model`.
         cuts: For models that shall end earlier: the id of the model (this one or one nested in it) mapped
             to the symbolic tensor of its graph that becomes its only output.
 
     Returns:
-        The new model, with the values of all variables and the trainable flags of the original.
+        The new model, with the values of all variables and, if it is not frozen, the trainable flags of the original.
 
     Raises:
         RebuildError: If a layer cannot be rebuilt.
     """
     builder = _Builder(decide, dict(cuts or {}))
     new = builder.model(model, "", name or model.name)
+    if frozen:
+        freeze(new)
     builder.verify()
     return new
 
@@ -106,7 +116,9 @@ class _Builder:
         stand_ins: For layers inside wrappers: the layer that holds the state of their replacement.
         waiting: New layers that only a call builds, with the originals of their state.
         given: The id of each new variable that started with the value of a variable of the original: that one.
-        to_verify: Locked layers, and layers whose rates were set to 0 on trust, with path and decision.
+        replaced: The ids of the layers that another one has replaced.
+        left_out: Layers that were bypassed on trust, with their paths.
+        to_verify: Layers that were locked, changed or replaced on trust, with path, decision and original.
     """
 
     decide: Decide
@@ -115,7 +127,9 @@ class _Builder:
     stand_ins: dict[int, Any] = dataclasses.field(default_factory=dict)
     waiting: dict[int, tuple[Any, Any, str]] = dataclasses.field(default_factory=dict)
     given: dict[int, Any] = dataclasses.field(default_factory=dict)
-    to_verify: list[tuple[Any, str, Decision]] = dataclasses.field(default_factory=list)
+    replaced: set[int] = dataclasses.field(default_factory=set)
+    left_out: list[tuple[Any, str]] = dataclasses.field(default_factory=list)
+    to_verify: list[tuple[Any, str, Decision, Any]] = dataclasses.field(default_factory=list)
 
     # -- models ---------------------------------------------------------------------------------------
 
@@ -203,9 +217,11 @@ class _Builder:
             return self._reuse(operation, decision, path) or _cast_of(operation)
         new, decision, source = self._copy(operation, decision, path)
         if new is None:
+            if decision.verify:
+                self.left_out.append((operation, path))
             return _cast_of(operation)
         built = _named(operation, path, lambda: _keras.build_like(new, source, self.given))
-        result = self._locked(new, decision, path)
+        result = self._locked(new, decision, path, source)
         if built:
             self._transfer(source, new, path)
         else:
@@ -222,13 +238,19 @@ class _Builder:
             if new is not None:
                 new.name = layer.name
             return new, inner_decision, source
-        changes: dict[str, Any] = dict.fromkeys(decision.zero, 0.0)
+        if decision.replacement:
+            self.replaced.add(id(layer))
+            return _replacement(layer, decision.replacement, path), decision, layer
+        changes: dict[str, Any] = dict(decision.changes)
         decisions = [decision]
-        for key, attribute in behaviour(layer).parts:
+        known = behaviour(layer)
+        for key, attribute in known.parts:
             held = getattr(layer, attribute)
             many = isinstance(held, (list, tuple))
             parts = [self._part(part, path) for part in (held if many else [held])]
             decisions += [part_decision for _, part_decision in parts]
+            if known.registered:  # it may do more than call what it holds, so it cannot be left out with it
+                parts = [(new or _identity(part), rest) for part, (new, rest) in zip(held if many else [held], parts)]
             kept = [keras.saving.serialize_keras_object(part) for part, _ in parts if part is not None]
             if not kept:
                 return None, Decision(bypass=True), layer
@@ -254,7 +276,7 @@ class _Builder:
             return None
         if decision.unwrap:
             return self._reuse(layer.layer, self.decide(layer.layer, path), path)
-        return self._locked(layer, _together([decision, *self._decisions_within(layer, path)], path), path)
+        return self._locked(layer, _together([decision, *self._decisions_within(layer, path)], path), path, layer)
 
     def _decisions_within(self, layer: Any, path: str) -> Iterator[Decision]:
         """The decisions for what a reused wrapper holds, none of which can be left out."""
@@ -267,14 +289,14 @@ class _Builder:
                     yield dataclasses.replace(decision, mode=Mode.INFERENCE) if decision.bypass else decision
                 yield from self._decisions_within(part, below)
 
-    def _locked(self, layer: Any, decision: Decision, path: str) -> Any:
+    def _locked(self, layer: Any, decision: Decision, path: str, original: Any) -> Any:
         result = layer
         if decision.lock or decision.holds_mode:
             result = ModeLock(layer, training=_TRAINING[decision.mode])
             if layer.built:
                 result.build()
-        if decision.verify and (decision.mode is Mode.INFERENCE or decision.zero):
-            self.to_verify.append((result, path, decision))
+        if decision.verify:
+            self.to_verify.append((result, path, decision, original))
         return result
 
     # -- state ----------------------------------------------------------------------------------------
@@ -288,28 +310,31 @@ class _Builder:
     def _transfer(self, original: Any, new: Any, path: str) -> None:
         """Assigns the state of `original` to `new`, matched by the attributes that hold it."""
         old_parts, new_parts = self._parts_by_path(original), self._parts_by_path(new)
+        replaced = tuple(p for p, part in old_parts.items() if id(part) in self.replaced)
+        old_parts, new_parts = _without_what_was_replaced(old_parts, new_parts, replaced)
         if old_parts.keys() != new_parts.keys():
             difference = sorted(old_parts.keys() ^ new_parts.keys())
             raise _cannot_rebuild(original, path, f"its copy differs in the sublayers {difference}")
         for part_path, old in old_parts.items():
-            copy = new_parts[part_path]
+            copy, fewer = new_parts[part_path], part_path.startswith(replaced)
             _keras.set_own_trainable(copy, old.trainable)
-            _keras.restore_unserialized(old, copy)
-            _copy_assets(old, copy)
+            if not fewer:
+                _keras.restore_unserialized(old, copy)
+                _copy_assets(old, copy)
             if _keras.own_variables(old) or _keras.own_variables(copy):
-                for old_variable, new_variable in self._pairs(old, copy, path):
+                for old_variable, new_variable in self._pairs(old, copy, path, fewer):
                     if self.given.get(id(new_variable)) is not old_variable:
                         new_variable.assign(old_variable.value)
                     new_variable.trainable = old_variable.trainable
                 _keras.finalize_state(copy)
 
-    def _pairs(self, old: Any, copy: Any, path: str) -> Iterable[tuple[Any, Any]]:
+    def _pairs(self, old: Any, copy: Any, path: str, fewer: bool) -> Iterable[tuple[Any, Any]]:
         """The own variables of a layer with those of its copy."""
         variables = _keras.own_variables(copy)
         sources = [self.given[id(variable)] for variable in variables if id(variable) in self.given]
         if {id(v) for v in sources} == {id(v) for v in _keras.own_variables(old)} and len(sources) == len(variables):
             return zip(sources, variables)  # each started with the value of its namesake
-        return _matched_variables(old, copy, path)
+        return _matched_variables(old, copy, path, fewer)
 
     def _parts_by_path(self, layer: Any, prefix: str = "") -> dict[str, Any]:
         layer = self.stand_ins.get(id(layer), layer)
@@ -324,16 +349,73 @@ class _Builder:
     # -- checks ---------------------------------------------------------------------------------------
 
     def verify(self) -> None:
-        """Raises where a layer is live although it is locked, or although its rates were set to 0."""
-        for layer, path, decision in self.to_verify:
-            args, kwargs = _keras.call_arguments(layer)
+        """Raises where something that was done on trust did not have the effect that it is there for."""
+        for layer, path in self.left_out:
+            _check_left_out(layer, path)
+        for layer, path, decision, original in self.to_verify:
             inner = layer.layer if isinstance(layer, ModeLock) else layer
-            if decision.mode is Mode.INFERENCE:
-                seen = _keras.observe(layer, True, args, kwargs)
-                if seen.updates or seen.draws:
-                    raise _stays_live(layer, path, seen.updates)
-            if decision.zero and _keras.observe(inner, True, args, kwargs).draws:
-                raise _still_drops(inner, path, decision.zero)
+            if decision.changes or decision.replacement:
+                _check_silenced(original, inner, _keras.call_arguments(layer), path, decision)
+            if decision.mode in (Mode.INFERENCE, Mode.ANY):
+                _check_still(layer, inner, path, decision)
+
+
+def _check_left_out(layer: Any, path: str) -> None:
+    """Raises where a layer that was left out does more than make noise."""
+    if not _on_made_up_data(layer, path, lambda: _keras.does_nothing(layer)):
+        raise RebuildError(
+            f"Layer '{path}' (of type {type(layer).__name__}) cannot be left out: its class is registered with "
+            "`only_noise=True`, but in inference mode it does not return its input as it is. Register it with `rates` "
+            f"or a `replacement` instead. Received: layer={layer!r}"
+        )
+
+
+def _check_silenced(original: Any, new: Any, call: tuple[Any, Any], path: str, decision: Decision) -> None:
+    """Raises where what stands for a layer without its noise is still noisy, or computes something else."""
+    fault = ""
+    if _keras.observe(new, True, *call).draws:
+        fault = "still draws random numbers in training mode"
+    elif not _on_made_up_data(original, path, lambda: _keras.same(original, new, decision.mode is Mode.ANY)):
+        fault = "does not compute what the layer computes in inference mode"
+    if fault:
+        how = f"with its arguments {dict(decision.changes)} it" if decision.changes else "the replacement of its class"
+        raise RebuildError(
+            f"Dropout cannot be removed from layer '{path}' (of type {type(original).__name__}): {how} {fault}. "
+            'Use "off" for it, which locks the layer to inference mode, or tell the library how to silence the class: '
+            f"`register_layer`. Received: layer={original!r}"
+        )
+
+
+def _check_still(layer: Any, inner: Any, path: str, decision: Decision) -> None:
+    """Raises where a layer that must compute the same in both modes draws random numbers or moves variables."""
+    args, kwargs = _keras.call_arguments(layer)
+    seen = _keras.observe(layer, True, args, kwargs)
+    locked = decision.mode is Mode.INFERENCE
+    if seen.draws and not locked and _keras.observe(layer, False, args, kwargs).draws:
+        seen = dataclasses.replace(seen, draws=False)  # it draws in both modes: that is what it computes
+    if not (seen.updates or seen.draws):
+        return
+    what = f"updates {list(seen.updates)}" if seen.updates else "draws random numbers"
+    way_out = (
+        "even in inference mode: it ignores the mode that it is called with, so nothing around it can silence it. Let "
+        "its `call` hand `training` on to what it holds, and update variables in training mode only; or tell the "
+        "library what to put in its place: `register_layer`."
+        if locked
+        else "in training mode although it is frozen, and its class is registered as one that does not. Correct what "
+        "`register_layer` is told of it."
+    )
+    raise RebuildError(f"Layer '{path}' (of type {type(inner).__name__}) {what} {way_out} Received: layer={inner!r}")
+
+
+def _on_made_up_data(layer: Any, path: str, check: Callable[[], bool]) -> bool:
+    try:
+        return check()
+    except Exception as error:
+        raise RebuildError(
+            f"What became of layer '{path}' (of type {type(layer).__name__}) without its dropout could not be compared "
+            f"with it, because a call on made-up data fails: {type(error).__name__}: {_first_line(error)} "
+            f'Use "off" for it, which locks the layer to inference mode. Received: layer={layer!r}'
+        ) from error
 
 
 _TRAINING = {Mode.ANY: False, Mode.OUTER: None, Mode.INFERENCE: False, Mode.TRAINING: True}
@@ -358,6 +440,19 @@ def _together(decisions: Iterable[Decision], path: str) -> Decision:
     )
 
 
+def _replacement(layer: Any, replace: Callable[[Any], Any], path: str) -> keras.Layer:
+    """The new layer that a registered class puts in the place of `layer`."""
+    new = _named(layer, path, lambda: replace(layer))
+    theirs = {id(part) for part in _keras.walk(layer)}
+    if not isinstance(new, keras.Layer) or any(id(part) in theirs for part in _keras.walk(new)):
+        raise RebuildError(
+            f"The `replacement` that {type(layer).__name__} is registered with must return a new Keras layer, which "
+            f"holds nothing of the old one. For layer '{path}' it returned {new!r}."
+        )
+    new.name = layer.name
+    return new
+
+
 def _identity(removed: Any) -> keras.layers.Layer:
     """Stands for a removed layer where a model would otherwise be left without any."""
     name = f"{removed.name}_identity" if isinstance(removed, keras.layers.InputLayer) else removed.name
@@ -373,17 +468,35 @@ def _cast_of(removed: Any) -> keras.layers.Layer | None:
     return _identity(removed) if casts else None
 
 
-def _matched_variables(old: Any, new: Any, path: str) -> Iterator[tuple[Any, Any]]:
-    """Pairs of the own variables of a layer and its copy, by attribute, or by name where none holds them."""
+def _without_what_was_replaced(
+    old_parts: dict[str, Any], new_parts: dict[str, Any], replaced: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parts of a layer and its copy without those that a replacement has, or needs, no counterpart for."""
+    kept = {p: part for p, part in old_parts.items() if p in new_parts or not p.startswith(replaced)}
+    bare = [p for p, part in new_parts.items() if p.startswith(replaced) and not _keras.own_variables(part)]
+    return kept, {p: part for p, part in new_parts.items() if p in kept or p not in bare}
+
+
+def _matched_variables(old: Any, new: Any, path: str, fewer: bool) -> Iterator[tuple[Any, Any]]:
+    """Pairs of the own variables of a layer and its copy, by attribute, or by name where none holds them.
+
+    Args:
+        old: The layer.
+        new: Its copy.
+        path: The path of the layer.
+        fewer: Whether the copy may have fewer variables.
+    """
     ours, theirs = _variables_by_name(old), _variables_by_name(new)
     for key, variable in ours.items():
         match = theirs.get(key)
+        if match is None and fewer:
+            continue
         if match is None or match.shape != variable.shape or match.dtype != variable.dtype:
             raise _cannot_rebuild(
                 old, path, f"its variable '{key}' {variable.shape} has no equal in the copy, which has {sorted(theirs)}"
             )
         yield variable, match
-    if len(theirs) > len(ours):
+    if theirs.keys() - ours.keys():
         raise _cannot_rebuild(old, path, f"its copy has more variables: {sorted(theirs.keys() - ours.keys())}")
 
 
@@ -391,7 +504,7 @@ def _variables_by_name(layer: Any) -> dict[str, Any]:
     held = _keras.named_parts(layer)
     found: dict[str, Any] = {}
     for variable in _keras.own_variables(layer):
-        name = held.get(id(variable), f"({'x'.join(map(str, variable.shape))} {variable.dtype})")
+        name = held.get(id(variable), f"({'x'.join(map(str, variable.shape))} {variable.dtype})").lstrip("_")
         number = sum(key.split("#")[0] == name for key in found)
         found[f"{name}#{number}" if number else name] = variable
     return found
@@ -425,21 +538,4 @@ def _cannot_rebuild(layer: Any, path: str, cause: str) -> RebuildError:
         "Give the class a `get_config` that carries every constructor argument and a `build` that creates "
         "every weight, or pass `copy=False` to use the layer itself instead of a copy. "
         f"Received: layer={layer!r}"
-    )
-
-
-def _still_drops(layer: Any, path: str, zero: tuple[str, ...]) -> RebuildError:
-    return RebuildError(
-        f"Dropout cannot be removed from layer '{path}' (of type {type(layer).__name__}): with its arguments "
-        f'{list(zero)} at 0 it still draws random numbers in training mode. Use "off" for it, which locks the '
-        f"layer to inference mode. Received: layer={layer!r}"
-    )
-
-
-def _stays_live(lock: ModeLock, path: str, updates: tuple[str, ...]) -> RebuildError:
-    what = f"updates {list(updates)}" if updates else "draws random numbers"
-    return RebuildError(
-        f"Layer '{path}' (of type {type(lock.layer).__name__}) {what} even in inference mode: it ignores the mode that "
-        "it is called with, so nothing around it can silence it. Let its `call` hand `training` on to what it holds, "
-        f"and update variables in training mode only. Received: layer={lock.layer!r}"
     )
