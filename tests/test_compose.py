@@ -1040,6 +1040,24 @@ def an_unknown_argument(graft):
     graft([dense_base()], optimiser="adam")
 
 
+UNKNOWN_NAME = {"expected": "names something that Keras does not know"}
+
+
+@refused(ValueError, came="loss='msse'", change="Pass an object of `keras.losses`", **UNKNOWN_NAME)
+def unknown_loss(graft):
+    graft([dense_base()], loss="msse")
+
+
+@refused(ValueError, came="loss='msse'", change="Pass an object of `keras.losses`", **UNKNOWN_NAME)
+def unknown_loss_of_an_output(graft):
+    graft([dense_base()], {"a": 3, "b": 1}, loss={"a": "mse", "b": "msse"})
+
+
+@refused(ValueError, came="metrics='acuracy'", change="Pass an object of `keras.metrics`", **UNKNOWN_NAME)
+def unknown_metric(graft):
+    graft([dense_base()], metrics=["acc", "acuracy"])
+
+
 @refused(ValueError, came="loss=None", expected="`loss` must be given", change="head=None")
 def no_loss(graft):
     graft([dense_base()], loss=None)

@@ -45,8 +45,29 @@ def check_compile_args(head: Head, compile_args: Mapping[str, Any]) -> None:
             f"a new one: {type(optimizer).__name__}(...). Received: optimizer={optimizer!r}"
         )
     per_output(head, compile_args)
+    for key in ("loss", "metrics", "weighted_metrics"):
+        _check_names(key, compile_args.get(key))
     if head is not None:
         _check_loss(head, compile_args.get("loss"))
+
+
+def _check_names(key: str, value: Any) -> None:
+    """Raises for names that Keras would look up, and not find, only when training starts."""
+    known = keras.losses if key == "loss" else keras.metrics
+    for name in keras.tree.flatten(value):
+        if isinstance(name, str) and name not in _SHORT_NAMES:
+            try:
+                known.get(name)
+            except ValueError:
+                raise ValueError(
+                    f"`{key}` names something that Keras does not know. Pass an object of "
+                    f"`keras.{known.__name__.rpartition('.')[2]}`, or one of the names that Keras has for them, such as "
+                    f"'mse'. Received: {key}={name!r}"
+                ) from None
+
+
+# What `compile` understands by itself, depending on the shapes of targets and outputs.
+_SHORT_NAMES = ("accuracy", "acc", "crossentropy", "ce")
 
 
 def per_output(head: Head, compile_args: Mapping[str, Any]) -> dict[str, Any]:
