@@ -61,8 +61,8 @@ def _check_names(key: str, value: Any) -> None:
             except ValueError:
                 raise ValueError(
                     f"`{key}` names something that Keras does not know. Pass an object of "
-                    f"`keras.{known.__name__.rpartition('.')[2]}`, or one of the names that Keras has for them, such as "
-                    f"'mse'. Received: {key}={name!r}"
+                    f"`keras.{known.__name__.rpartition('.')[2]}`, or one of the names that Keras has for them, such "
+                    f"as 'mse'. Received: {key}={name!r}"
                 ) from None
 
 
