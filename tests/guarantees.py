@@ -254,3 +254,21 @@ def check_no_stored_mode(seen: Evidence) -> None:
         if graph is not None and (seen.copied or part in [seen.model, *map(seen.model.get_layer, seen.bases)]):
             stored = [n.operation.name for n in _keras.nodes(graph) if "training" in n.arguments.kwargs]
             assert not stored, f"graph '{part.name}' stores a mode in the calls of {stored}"
+
+
+def check_originals(seen: Evidence) -> None:
+    """Guarantee 4, where it is promised: with `copy=False` the originals are part of the merged model."""
+    if seen.copied:
+        check_originals_untouched(seen)
+        check_nothing_shared(seen)
+
+
+CHECKS = (
+    check_frozen,
+    check_as_chosen,
+    check_head_follows_the_outer_mode,
+    check_no_activity_losses,
+    check_only_the_head_trains,
+    check_originals,
+    check_no_stored_mode,
+)

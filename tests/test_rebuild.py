@@ -47,7 +47,7 @@ def test_a_faithful_copy_computes_the_same_bits(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in ZOO if name != "subclassed"])
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in ("subclassed", "backbone")])
 def test_a_faithful_copy_has_the_names_types_and_configs_of_the_original(name: str) -> None:
     model = ZOO[name].make()
     copy = faithful(model)

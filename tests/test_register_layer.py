@@ -236,6 +236,9 @@ def test_a_layer_whose_rate_is_silent_is_not_asked_about() -> None:
 class Twice(Noisy):
     """Noise that hangs on nothing, in a layer that does more."""
 
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
     def call(self, inputs: Any, training: bool = False) -> Any:
         noise = keras.random.normal(keras.ops.shape(inputs), seed=self.seed_generator)
         return 2 * inputs + (noise if training else 0)
@@ -269,6 +272,14 @@ def test_a_registration_that_does_not_hold_is_an_error(case: tuple[dict[str, Any
         branch_of(around(Twice(name="told")), policy)
 
 
+def test_a_wrapper_is_not_left_out_for_a_layer_that_does_more_than_it_is_registered_for() -> None:
+    register_layer(Twice, effect="noise", only_noise=True)
+    x = keras.Input((3, 6))
+    base = keras.Model(x, layers.Flatten()(layers.TimeDistributed(Twice(), name="wrapper")(x)))
+    with pytest.raises(RebuildError, match=r"'wrapper'.*cannot be left out"):
+        branch_of(base, "remove")
+
+
 def test_a_layer_that_is_said_to_do_nothing_and_drops_is_an_error() -> None:
     register_layer(Noisy, effect="nothing")
     with pytest.raises(
@@ -285,13 +296,13 @@ def test_a_layer_that_is_said_to_stand_still_and_moves_is_an_error(effect: Any) 
 
 
 def test_a_rate_that_the_config_lacks_is_an_error() -> None:
-    class Forgetful(Noisy):
+    class Careless(Noisy):
         def get_config(self) -> dict[str, Any]:
             return layers.Layer.get_config(self)
 
-    register_layer(Forgetful, effect="noise", rates=["zeta"])
-    with pytest.raises(ValueError, match=r"Forgetful is registered with rates=\['zeta'\].*has no \['zeta'\]"):
-        branch_of(around(Forgetful()), "off")
+    register_layer(Careless, effect="noise", rates=["zeta"])
+    with pytest.raises(ValueError, match=r"Careless is registered with rates=\['zeta'\].*has no \['zeta'\]"):
+        branch_of(around(Careless()), "off")
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {

@@ -385,6 +385,43 @@ class Subclassed(keras.Model):
         return {**super().get_config(), "units": self.units, "dropout_rate": self.dropout_rate}
 
 
+@keras.saving.register_keras_serializable(package="zoo")
+class Patches(layers.Layer):
+    """A layer that its own config does not make again."""
+
+    def __init__(self, embed: layers.Layer, dropout: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.embed, self.drop = embed, layers.Dropout(dropout)
+
+    def build(self, input_shape: Any) -> None:
+        self.embed.build(input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        return self.drop(self.embed(inputs))
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class Backbone(keras.Model):
+    """A functional model with a config of its own, which makes what its layers' configs cannot."""
+
+    def __init__(self, units: int = 6, dropout: float = 0.5, **kwargs: Any) -> None:
+        inputs = keras.Input((6,))
+        hidden = layers.Dropout(dropout)(Patches(layers.Dense(units), dropout)(inputs))
+        super().__init__(inputs, layers.BatchNormalization()(hidden), **kwargs)
+        self.units, self.dropout = units, dropout
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "units": self.units, "dropout": self.dropout}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Backbone:
+        return cls(**config)
+
+
+def make_backbone() -> keras.Model:
+    return shaken(Backbone(name="base"))
+
+
 def make_custom() -> keras.Model:
     return sequential(keras.Input((6,)), Block(), layers.Dense(4))
 
@@ -454,6 +491,7 @@ ZOO: dict[str, Case] = {
     "custom": Case(make_custom, vectors, plain=False),
     "counting": Case(make_counting, vectors, plain=False),
     "subclassed": Case(make_subclassed, vectors, plain=False),
+    "backbone": Case(make_backbone, vectors, plain=False),
 }
 
 try:

@@ -253,7 +253,7 @@ class _Builder:
                 parts = [(new or _identity(part), rest) for part, (new, rest) in zip(held if many else [held], parts)]
             kept = [keras.saving.serialize_keras_object(part) for part, _ in parts if part is not None]
             if not kept:
-                return None, Decision(bypass=True), layer
+                return None, Decision(bypass=True, verify=any(part.verify for part in decisions)), layer
             changes[key] = kept if many else kept[0]
         config = _named(layer, path, lambda: {**layer.get_config(), **changes})
         new = _named(layer, path, lambda: _keras.copy_from_config(layer, config))
