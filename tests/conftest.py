@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+from typing import Any
+
 import keras
 import pytest
 
@@ -9,3 +12,16 @@ import pytest
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     keras.utils.set_random_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints what the random models were like, over all processes."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    calls = [report for report in reports if getattr(report, "when", None) == "call"]
+    found = [dict(report.user_properties).get("random models") for report in calls]
+    tally = sum((collections.Counter(counts) for counts in found if counts), collections.Counter())
+    if models := tally.pop("models", 0):
+        outcomes = [f"{what}: {tally.pop(what, 0)}" for what in ("holds", "clear error")]
+        terminalreporter.section(f"{models} random models, 4 policies each")
+        terminalreporter.line(", ".join(outcomes))
+        terminalreporter.line(", ".join(f"{feature} {count / models:.0%}" for feature, count in tally.most_common()))

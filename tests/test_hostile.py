@@ -130,6 +130,21 @@ def test_a_layer_with_training_mode_as_its_default_does_not_leak_it_to_the_head(
     assert not (guarantees.array(model(np.ones((20, 50)))) == 0).any()
 
 
+@pytest.mark.parametrize("kind", ["SpatialDropout1D", "Dropout"])
+@pytest.mark.parametrize("policy", guarantees.POLICIES)
+def test_a_dropout_of_mixed_precision_keeps_its_dtype(kind: str, policy: Any) -> None:
+    drop = getattr(layers, kind)(0.5, dtype="mixed_bfloat16")
+    base = zoo.sequential(keras.Input((4, 3)), layers.Dense(3), drop, layers.Flatten())
+    data = zoo.vectors(8, 4, 3)
+    branch = freeze_and_merge({"a": base}, 1, dropout=policy, loss="mse").get_layer("a")
+    features = branch(data, training=False)
+    assert features.dtype == base(data, training=False).dtype
+    if policy != "always":
+        np.testing.assert_array_equal(
+            *(keras.ops.convert_to_numpy(keras.ops.cast(t, "float32")) for t in (features, base(data)))
+        )
+
+
 class AddsLoss(layers.Layer):
     def call(self, x: Any) -> Any:
         self.add_loss(keras.ops.sum(x))
@@ -199,10 +214,11 @@ class CallsInAModeOfItsOwn(layers.Layer):
         return {**super().get_config(), "mode": self.mode}
 
 
+@pytest.mark.parametrize("copy", [True, False])
 @pytest.mark.parametrize("mode", [True, False])
-def test_a_layer_that_calls_another_in_a_mode_of_its_own_does_not_leak_it_to_the_head(mode: bool) -> None:
+def test_a_layer_that_calls_another_in_a_mode_of_its_own_does_not_leak_it_to_the_head(mode: bool, copy: bool) -> None:
     base = keras.Sequential([keras.Input((50,)), CallsInAModeOfItsOwn(mode)])
-    model = freeze_and_merge([base], layers.Dropout(0.5), dropout="keep", loss="mse")
+    model = freeze_and_merge([base], layers.Dropout(0.5), dropout="keep", copy=copy, loss="mse")
     data = np.ones((20, 50), "float32")
     dropped = [(guarantees.array(model(data, training=training)) == 0).mean() for training in (True, False, None)]
     assert abs(dropped[0] - 0.5) < 0.1

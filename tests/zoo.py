@@ -28,7 +28,7 @@ class Case:
             recurrent or attention layer without dropout takes another kernel.
         plain: Whether its merged models load without the library.
         refused: Policies that cannot be kept for it, and raise.
-        output: The `output` of its `Branch`.
+        output: The `output` of its `Branch`; it chooses the first output, or the one that is named so.
         augments: Whether it augments images in training mode, which is not dropout.
         batch: Its batch size, where it is fixed.
         oracle: Makes a model with the same weights whose inference features count: 3.16 obeys a stored
@@ -41,7 +41,7 @@ class Case:
     exact: bool = True
     plain: bool = True
     refused: tuple[str, ...] = ()
-    output: str | None = None
+    output: str | Callable[[keras.Model], Any] | None = None
     augments: bool = False
     batch: int | None = None
     oracle: Callable[[], keras.Model] | None = None

@@ -177,6 +177,8 @@ def restore_unserialized(original: Any, new: Any) -> None:
     for attribute in _NOT_IN_CONFIG:
         if attribute in vars(original):
             vars(new)[attribute] = vars(original)[attribute]
+    if new.dtype_policy.name != original.dtype_policy.name:  # SpatialDropout writes its variable dtype alone (all)
+        new.dtype_policy = original.dtype_policy
 
 
 def finalize_state(layer: Any) -> None:
