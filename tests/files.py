@@ -45,8 +45,14 @@ def save(stem: pathlib.Path, case: Any, model: Any) -> None:
     outputs = chosen(case, model(data, training=False))
     guarantees.reset_states(model)
     model.save(f"{stem}.keras")
-    arrays = [np.asarray(array) for array in flat(case.data(case.batch or 16))]
-    np.savez(f"{stem}.npz", *arrays, outputs=outputs, trainable=len(model.trainable_variables))
+    given = {f"input_{i}": array for i, array in enumerate(flat(case.data(case.batch or 16))) if array is not None}
+    np.savez(
+        f"{stem}.npz",
+        **given,
+        outputs=outputs,
+        trainable=len(model.trainable_variables),
+        run_eagerly=not case.graph_only,
+    )
 
 
 def chosen(case: Any, outputs: Any) -> np.ndarray:
@@ -67,17 +73,23 @@ def report(folder: pathlib.Path) -> dict[str, list[str]]:
     return {path.stem: list(check(path)) for path in sorted(folder.glob("*.keras"))}
 
 
+def inputs_of(stored: Any, names: list[str]) -> Any:
+    """The batch with which a model was saved: a tensor, or one for each input; None for one that was not given."""
+    import tensorflow as tf
+
+    keys = [f"input_{i}" for i in range(len(names))]
+    inputs = [tf.constant(stored[key]) if key in stored else None for key in keys]
+    return dict(zip(names, inputs)) if len(inputs) > 1 else inputs[0]
+
+
 def load(path: pathlib.Path) -> tuple[Any, Any, np.ndarray]:
     """A saved model, with its inputs and the outputs that it had for them."""
     import keras
-    import tensorflow as tf
 
     stored = np.load(path.with_suffix(".npz"))
-    inputs = [tf.constant(stored[f"arr_{i}"]) for i in range(len(stored.files) - 2)]
     model = keras.models.load_model(path, safe_mode="lambda" not in path.stem)
     names = [tensor.name for tensor in keras.tree.flatten(model.inputs)]
-    data = dict(zip(names, inputs)) if len(inputs) > 1 else inputs[0]
-    return model, data, stored
+    return model, inputs_of(stored, names), stored
 
 
 @functools.cache
@@ -135,7 +147,7 @@ def faults(path: pathlib.Path) -> Any:
     live = np.asarray(base(data, training=True))
     if silent_by_policy and not np.allclose(live, silent, rtol=1e-5, atol=1e-5):
         yield "drops in training mode"
-    model.compile("sgd", "mse", run_eagerly=True)
+    model.compile("sgd", "mse", run_eagerly=bool(stored["run_eagerly"]), jit_compile=False)
     model.fit(data, np.zeros_like(outputs), batch_size=len(outputs), verbose=0)
     moved = [v.path for v, b in zip(base.weights, before) if np.asarray(v.value).tobytes() != b.tobytes()]
     if moved:

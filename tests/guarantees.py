@@ -59,7 +59,8 @@ def array(tensor: Any) -> np.ndarray:
 
 
 def tensors(data: Any) -> Any:
-    return keras.tree.map_structure(tf.constant, data)
+    """A batch as tensors; what is one already, and an optional input that is not given, stay as they are."""
+    return keras.tree.map_structure(lambda leaf: tf.constant(leaf) if isinstance(leaf, np.ndarray) else leaf, data)
 
 
 def head() -> list[keras.layers.Layer]:
@@ -170,7 +171,7 @@ def run(
         reference[name] = chosen(case, outputs)
         reset_states(base)
     before = {name: snapshot(base) for name, base in bases.items()}
-    model = compose(case, bases, policy, copy=not reuse, run_eagerly=not traced)
+    model = compose(case, bases, policy, copy=not reuse, run_eagerly=not (traced or case.graph_only))
     inputs = tensors(keras.tree.flatten([data] * len(bases)))
 
     def see(training: bool) -> dict[str, np.ndarray]:

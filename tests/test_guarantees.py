@@ -13,6 +13,7 @@ from zoo import ZOO
 CASES = [(name, policy) for name in ZOO for policy in POLICIES]
 QUICK_TO_TRACE = {"nested", "attention", "stateful", "custom", "spectral", "augmenting"}
 SLOW_TO_RUN = {"recurrent", "cells", "bidirectional", "conv_lstm", "masked", "time_distributed_attention"}
+SLOW_TO_RUN |= {"int8", "int4", "float8"}
 
 
 def a_run(name: str, policy: str, *, quick: bool = True, **options: bool) -> object:

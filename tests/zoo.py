@@ -6,6 +6,7 @@ A `Case` is a recipe: `make()` gives a new, built model with weights of its own,
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,8 @@ class Case:
         output: The `output` of its `Branch`; it chooses the first output, or the one that is named so.
         augments: Whether it augments images in training mode, which is not dropout.
         batch: Its batch size, where it is fixed.
+        graph_only: Whether Keras trains it in TensorFlow graphs alone: in eager mode the gradient of float8 layers
+            is an error (3.12 to 3.16).
         oracle: Makes a model with the same weights whose inference features count: 3.16 obeys a stored
             `training=True` in inference too. Defaults to `make`.
     """
@@ -44,6 +47,7 @@ class Case:
     output: str | Callable[[keras.Model], Any] | None = None
     augments: bool = False
     batch: int | None = None
+    graph_only: bool = False
     oracle: Callable[[], keras.Model] | None = None
 
 
@@ -281,6 +285,12 @@ def make_mixed_precision() -> keras.Model:
     return functional(x, layers.Dense(4, dtype="float32")(h))
 
 
+def make_bfloat16() -> keras.Model:
+    x = keras.Input((6,))
+    h = layers.Dropout(0.5, dtype="mixed_bfloat16")(layers.Dense(8, dtype="mixed_bfloat16")(x))
+    return functional(x, layers.Dense(4, dtype="mixed_bfloat16")(h))
+
+
 def make_adapted() -> keras.Model:
     scale = layers.Normalization()
     scale.adapt(vectors(50) * 3.0 + 2.0)
@@ -323,6 +333,109 @@ def make_regularized_activity() -> keras.Model:
 
 
 # ---------------------------------------------------------------------------------------------------------
+# What was done to a model after it was built
+# ---------------------------------------------------------------------------------------------------------
+
+
+def make_projecting() -> keras.Model:
+    """Layers that can be quantized, and get LoRA weights, also in a nested model."""
+    inner = keras.Sequential([keras.Input((20,)), layers.Dense(4), layers.Dropout(0.5)], name="inner")
+    x = keras.Input((5,), dtype="int32")
+    h = layers.Embedding(10, 6, name="embedding")(x)
+    h = layers.EinsumDense("abc,cd->abd", output_shape=(5, 4), bias_axes="d", name="einsum")(h)
+    return functional(x, inner(layers.Flatten()(layers.Dropout(0.5)(h))))
+
+
+def make_quantized(mode: str) -> Callable[[], keras.Model]:
+    def make() -> keras.Model:
+        model = make_projecting()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Keras lists the layers that it leaves as they are
+            model.quantize(mode)
+        return model
+
+    return make
+
+
+def with_lora(model: keras.Model) -> keras.Model:
+    """`model` with LoRA weights in each of its layers that takes them, also inside composite layers."""
+    for part in model._flatten_layers():
+        if hasattr(part, "enable_lora"):
+            part.enable_lora(2, lora_alpha=3)
+    return shaken(model)
+
+
+def make_lora() -> keras.Model:
+    return with_lora(make_projecting())
+
+
+def make_attention_alone() -> keras.Model:
+    x = keras.Input((5, 6))
+    h = layers.MultiHeadAttention(2, 3, dropout=0.5, name="attention")(x, x)
+    return functional(x, layers.Flatten()(h))
+
+
+def make_lora_attention() -> keras.Model:
+    return with_lora(make_attention_alone())
+
+
+def share(layer: keras.layers.Layer, attribute: str, variable: keras.Variable) -> None:
+    """`layer.attribute = variable`, which Keras refuses in a layer that is built."""
+    layer._untrack_variable(getattr(layer, attribute))
+    layer._tracker.unlock()
+    setattr(layer, attribute, variable)
+    layer._tracker.lock()
+
+
+def make_tied() -> keras.Model:
+    x = keras.Input((6,))
+    first, second = layers.Dense(6, name="first"), layers.Dense(6, name="second")
+    model = functional(x, layers.Dropout(0.5)(second(first(x))))
+    share(second, "_kernel", first.kernel)
+    return model
+
+
+def make_tied_embedding() -> keras.Model:
+    embedding = layers.ReversibleEmbedding(10, 6, name="embedding")
+    x = keras.Input((5,), dtype="int32")
+    h = layers.Dropout(0.5)(layers.Dense(6)(embedding(x)))
+    return functional(x, layers.Flatten()(embedding(h, reverse=True)))
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class Backwards(layers.Layer):
+    """Decodes with the transposed kernel of the layer that encoded, which it holds and writes into its config."""
+
+    def __init__(self, encoder: keras.layers.Layer, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.encoder = encoder
+
+    def build(self, input_shape: Any) -> None:
+        if not self.encoder.built:
+            self.encoder.build((None, 6))
+
+    def call(self, inputs: Any) -> Any:
+        return keras.ops.matmul(inputs, keras.ops.transpose(self.encoder.kernel))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "encoder": keras.saving.serialize_keras_object(self.encoder)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Backwards:
+        return cls(**{**config, "encoder": keras.saving.deserialize_keras_object(config["encoder"])})
+
+
+def make_autoencoder() -> keras.Model:
+    encoder = layers.Dense(4, name="encoder")
+    x = keras.Input((6,))
+    return functional(x, layers.Dropout(0.5)(Backwards(encoder, name="decoder")(encoder(x))))
+
+
+def make_fixed_batch() -> keras.Model:
+    return sequential(keras.Input(batch_shape=(4, 6)), layers.Dense(5), layers.Dropout(0.5), layers.Dense(3))
+
+
+# ---------------------------------------------------------------------------------------------------------
 # What others write
 # ---------------------------------------------------------------------------------------------------------
 
@@ -361,6 +474,17 @@ class Counter(layers.Layer):
         if training:
             self.steps.assign_add(1.0)
         return inputs
+
+
+@keras.saving.register_keras_serializable(package="zoo")
+class AddIfGiven(layers.Layer):
+    """Adds a second input, where there is one."""
+
+    def call(self, inputs: Any, extra: Any = None) -> Any:
+        return inputs if extra is None else inputs + extra
+
+    def compute_output_shape(self, inputs_shape: Any, extra_shape: Any = None) -> Any:
+        return inputs_shape
 
 
 @keras.saving.register_keras_serializable(package="zoo")
@@ -430,6 +554,12 @@ def make_counting() -> keras.Model:
     return sequential(keras.Input((6,)), layers.Dense(5), Counter(), layers.Dropout(0.5))
 
 
+def make_optional() -> keras.Model:
+    given, extra = keras.Input((6,), name="given"), keras.Input((6,), name="extra", optional=True)
+    h = layers.Dropout(0.5)(layers.Dense(4)(AddIfGiven()(given, extra)))
+    return functional({"given": given, "extra": extra}, h)
+
+
 def make_subclassed() -> keras.Model:
     model = Subclassed(name="base")
     model.build((None, 6))
@@ -491,6 +621,16 @@ ZOO: dict[str, Case] = {
     "custom": Case(make_custom, vectors, plain=False),
     "counting": Case(make_counting, vectors, plain=False),
     "subclassed": Case(make_subclassed, vectors, plain=False),
+    "bfloat16": Case(make_bfloat16, vectors),
+    "int8": Case(make_quantized("int8"), tokens),
+    "int4": Case(make_quantized("int4"), tokens),
+    "float8": Case(make_quantized("float8"), tokens, plain=False, graph_only=True),
+    "lora": Case(make_lora, tokens),
+    "lora_attention": Case(make_lora_attention, steps, exact=False, plain=False),
+    "tied": Case(make_tied, vectors),
+    "tied_embedding": Case(make_tied_embedding, tokens),
+    "autoencoder": Case(make_autoencoder, vectors, plain=False),
+    "fixed_batch": Case(make_fixed_batch, vectors, batch=4),
     "backbone": Case(make_backbone, vectors, plain=False),
 }
 
@@ -500,3 +640,6 @@ except (TypeError, ValueError):  # Keras 3.12
     pass
 else:
     ZOO["renorm"] = Case(make_renorm, vectors)
+
+if "optional" in layers.InputLayer((1,)).get_config():  # files of Keras 3.12 do not know it
+    ZOO["optional"] = Case(make_optional, lambda n: {"given": vectors(n), "extra": None}, plain=False)

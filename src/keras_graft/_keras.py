@@ -31,8 +31,9 @@ _BOOKKEEPING = frozenset(
     "_self_unconditional_dependency_names _build_shapes_dict".split()
 )
 
-# Attributes that decide what a layer computes and that its config leaves out (all).
-_NOT_IN_CONFIG = ("use_cudnn", "function")
+# Attributes that decide what a layer computes and that its config leaves out (all); `lora_alpha` is in the config, and
+# Dense and Embedding do not read it there (3.12, 3.15).
+_NOT_IN_CONFIG = ("use_cudnn", "function", "lora_alpha")
 
 # Beginnings of the names of TensorFlow operations that draw random numbers.
 _DRAWING_OPERATIONS = (
@@ -181,6 +182,42 @@ def restore_unserialized(original: Any, new: Any) -> None:
         new.dtype_policy = original.dtype_policy
 
 
+def adapt_like(original: Any, new: Any) -> None:
+    """Quantizes `new`, and gives it LoRA weights, where `original` is so and no config carried it (all).
+
+    Composite layers make their sublayers anew, and know nothing of what was done to them afterwards. The values
+    are not those of `original` yet.
+    """
+    mode = getattr(original, "quantization_mode", None)
+    if mode != getattr(new, "quantization_mode", None):
+        new.quantize(mode, config=getattr(original, "quantization_config", None))
+    if getattr(original, "lora_enabled", False) and not new.lora_enabled:
+        new.enable_lora(original.lora_rank, lora_alpha=original.lora_alpha, a_initializer="zeros")
+
+
+def tie(layer: Any, variable: Any, other: Any) -> bool:
+    """Puts `other` in the place of `variable`, which `layer` owns; False where no attribute holds that (all)."""
+    held = [attribute for attribute, value in vars(layer).items() if value is variable]
+    lists = [layer._trainable_variables, layer._non_trainable_variables]
+    order = [[other if own is variable else own for own in owned] for owned in lists]
+    if held:
+        layer._untrack_variable(variable)
+        layer._tracker.unlock()
+        for attribute in held:
+            setattr(layer, attribute, other)
+        layer._tracker.lock()
+        for owned, ordered in zip(lists, order):  # files hold the variables in this order
+            owned[:] = ordered
+    return bool(held)
+
+
+def saved_variables(layer: Any) -> int:
+    """How many variables Keras writes into a file for `layer`: those of LoRA are merged into others (all)."""
+    lora = ("lora_kernel_a", "lora_kernel_b", "lora_embeddings_a", "lora_embeddings_b")
+    merged = {id(getattr(part, name, None)) for part in walk(layer) for name in lora}
+    return sum(id(variable) not in merged for part in walk(layer) for variable in own_variables(part))
+
+
 def finalize_state(layer: Any) -> None:
     """Lets an adapted layer (Normalization, …) derive what it computes from its variables (all)."""
     finalize = getattr(layer, "finalize_state", None)
@@ -188,11 +225,24 @@ def finalize_state(layer: Any) -> None:
         finalize()
 
 
+def derives_the_same(layer: Any, other: Any) -> bool:
+    """Whether two Normalization layers of equal variables derived the same from them; any other layers do (all).
+
+    They do not where the variables of one were assigned, as `set_weights` does, and its `finalize_state` not called.
+    """
+    if not isinstance(layer, keras.layers.Normalization):
+        return True
+    pairs = [(getattr(layer, name), getattr(other, name)) for name in ("mean", "variance")]
+    arrays = [tuple(map(keras.ops.convert_to_numpy, pair)) for pair in pairs if pair[0] is not None]
+    return all((ours == theirs).all() for ours, theirs in arrays)
+
+
 def build_like(new: Any, original: Any, given: dict[int, Any]) -> bool:
     """Builds `new` with the shapes that `original` was built with; False where only a call can.
 
     Variables start with the values of their namesakes in `original`, instead of values that are thrown away.
-    The id of each that did is entered into `given`, with its namesake.
+    The id of each that did is entered into `given`, with the variable itself, so that no other gets its id, and
+    its namesake.
     """
     if not new.built and not is_built_by_calling(new):
         with _weights_of(original, new, given):
@@ -220,7 +270,7 @@ def _weights_of(original: Any, new: Any, given: dict[int, Any]) -> Iterator[None
             return keras.ops.convert_to_tensor(source)
 
         variable = add_weight(*args, **{**kwargs, "initializer": value_of_source})
-        given.update({id(variable): source} if used else {})
+        given.update({id(variable): (variable, source)} if used else {})
         return variable
 
     vars(new)["add_weight"] = add_given_weight

@@ -134,7 +134,7 @@ class ModeLock(keras.layers.Layer):
 
     def save_own_variables(self, store: Any) -> None:
         """Writes how many variables must arrive on loading."""
-        store["variables"] = len(self.layer.weights)
+        store["variables"] = _keras.saved_variables(self.layer)
 
     def load_own_variables(self, store: Any) -> None:
         """Refuses to load into an inner layer that has no place for what was saved."""
@@ -146,10 +146,11 @@ class ModeLock(keras.layers.Layer):
                 "place, as it does with a layer that stands in two graphs of one model. "
                 f"Received: layer={self.layer!r}"
             ) from None
-        if len(self.layer.weights) != saved:
+        expected = _keras.saved_variables(self.layer)
+        if expected != saved:
             raise ValueError(
                 f"The layer inside ModeLock '{self.name}' was saved with {saved} variables and has "
-                f"{len(self.layer.weights)} after loading its config, so its weights cannot arrive. Its "
+                f"{expected} after loading its config, so its weights cannot arrive. Its "
                 "`build` must create all of them. "
                 f"Received: layer={self.layer!r}"
             )

@@ -9,6 +9,7 @@ that is `_policy.py`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
@@ -115,7 +116,8 @@ class _Builder:
             beside it so that its id stays its own.
         stand_ins: For layers inside wrappers: the layer that holds the state of their replacement.
         waiting: New layers that only a call builds, with the originals of their state.
-        given: The id of each new variable that started with the value of a variable of the original: that one.
+        shared: What each variable of the original, by its id, became: the first copy, if several layers share it.
+        given: The id of each new variable that started with the value of a variable of the original: both of them.
         replaced: The ids of the layers that another one has replaced.
         left_out: Layers that were bypassed on trust, with their paths.
         to_verify: Layers that were locked, changed or replaced on trust, with path, decision and original.
@@ -126,6 +128,7 @@ class _Builder:
     made: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     stand_ins: dict[int, Any] = dataclasses.field(default_factory=dict)
     waiting: dict[int, tuple[Any, Any, str]] = dataclasses.field(default_factory=dict)
+    shared: dict[int, Any] = dataclasses.field(default_factory=dict)
     given: dict[int, Any] = dataclasses.field(default_factory=dict)
     replaced: set[int] = dataclasses.field(default_factory=set)
     left_out: list[tuple[Any, str]] = dataclasses.field(default_factory=list)
@@ -319,19 +322,31 @@ class _Builder:
             copy, fewer = new_parts[part_path], part_path.startswith(replaced)
             _keras.set_own_trainable(copy, old.trainable)
             if not fewer:
+                _named(original, path, functools.partial(_keras.adapt_like, old, copy))
                 _keras.restore_unserialized(old, copy)
                 _copy_assets(old, copy)
             if _keras.own_variables(old) or _keras.own_variables(copy):
-                for old_variable, new_variable in self._pairs(old, copy, path, fewer):
-                    if self.given.get(id(new_variable)) is not old_variable:
+                for old_variable, new_variable in list(self._pairs(old, copy, path, fewer)):
+                    if self.given.get(id(new_variable), (None, None))[1] is not old_variable:
                         new_variable.assign(old_variable.value)
                     new_variable.trainable = old_variable.trainable
+                    self._tie(copy, old_variable, new_variable, path)
                 _keras.finalize_state(copy)
+                if not (fewer or _keras.derives_the_same(old, copy)):
+                    raise _stale(old, path)
+
+    def _tie(self, copy: Any, old_variable: Any, new_variable: Any, path: str) -> None:
+        """Lets `copy` share the variable that another copy has, where their originals share one."""
+        shared = self.shared.setdefault(id(old_variable), new_variable)
+        if shared is not new_variable and not _keras.tie(copy, new_variable, shared):
+            raise _cannot_rebuild(
+                copy, path, f"it shares its variable '{old_variable.path}' with another layer, and its copy cannot"
+            )
 
     def _pairs(self, old: Any, copy: Any, path: str, fewer: bool) -> Iterable[tuple[Any, Any]]:
         """The own variables of a layer with those of its copy."""
         variables = _keras.own_variables(copy)
-        sources = [self.given[id(variable)] for variable in variables if id(variable) in self.given]
+        sources = [self.given[id(variable)][1] for variable in variables if id(variable) in self.given]
         if {id(v) for v in sources} == {id(v) for v in _keras.own_variables(old)} and len(sources) == len(variables):
             return zip(sources, variables)  # each started with the value of its namesake
         return _matched_variables(old, copy, path, fewer)
@@ -538,4 +553,12 @@ def _cannot_rebuild(layer: Any, path: str, cause: str) -> RebuildError:
         "Give the class a `get_config` that carries every constructor argument and a `build` that creates "
         "every weight, or pass `copy=False` to use the layer itself instead of a copy. "
         f"Received: layer={layer!r}"
+    )
+
+
+def _stale(layer: Any, path: str) -> RebuildError:
+    return RebuildError(
+        f"Layer '{path}' (of type {type(layer).__name__}) does not use its variables: they were assigned, as "
+        "`set_weights` does, and what it computes with was derived from them before. Call `finalize_state()` of "
+        f"layer '{layer.name}' to use them, as loading a file does. Received: layer={layer!r}"
     )
