@@ -638,11 +638,16 @@ def an_output_callable_that_returns_a_tensor_of_a_nested_model(graft):
 @refused(
     ValueError,
     came="output='top'",
-    expected="needs a Sequential or Functional model",
-    change="Cut the model of branch 'composed' yourself",
+    expected="needs a model that is a graph of layers",
+    change="Choose one of its outputs yourself",
 )
 def an_output_of_a_subclassed_model(graft):
     graft([Branch(composed(), output="top")])
+
+
+@refused(ValueError, came="'two'", expected="a branch has one", change="Choose one of its outputs yourself")
+def a_subclassed_model_of_two_outputs(graft):
+    graft([two_outputs()])
 
 
 @refused(ValueError, came="'twice'", expected="called 2 times", change="Pass a callable that returns the tensor")
@@ -1212,6 +1217,19 @@ class Composed(keras.Model):
 
 def composed() -> keras.Model:
     model = Composed(name="composed")
+    model.build((None, 3))
+    return model
+
+
+class TwoOutputs(Composed):
+    """A subclassed model that returns two tensors."""
+
+    def call(self, inputs: Any) -> Any:
+        return {"one": inputs, "two": self.top(inputs)}
+
+
+def two_outputs() -> keras.Model:
+    model = TwoOutputs()
     model.build((None, 3))
     return model
 

@@ -21,6 +21,9 @@ from ._rebuild import Decide, rebuild
 __all__ = ["Branch", "Inputs", "Models", "graft", "make_inputs", "name_branches"]
 
 _RANK_OF_VECTORS = 2
+_WRAP_IT = (
+    "Choose one of its outputs yourself, as in `x = keras.Input(...)`, and pass `keras.Model(x, model(x)['key'])`"
+)
 POOLINGS = ("avg", "max", "flatten")
 
 
@@ -227,20 +230,23 @@ def graft(
     )
     assert branch.name is not None
     alone = branch.preprocess is None and branch.pooling is None
-    name = branch.name if alone else free_name(branch.model.name, [t.name for t in keras.tree.flatten(inputs)])
+    entries = _entries(inputs)
+    name = branch.name if alone else free_name(branch.model.name, [t.name for t in keras.tree.flatten(entries)])
     base = rebuild(branch.model, decide, frozen=True, name=name, cuts=_cuts(branch))
     submodel = base
     if not alone:
-        submodel, inputs = _surrounded(base, branch, inputs, dataclasses.replace(decide, copy=True))
+        submodel, inputs = _surrounded(base, branch, entries, inputs, dataclasses.replace(decide, copy=True))
     freeze(submodel)
     if copy:
         _keras.drop_activity_regularizers(submodel)
     return submodel, _call(submodel, inputs, branch)
 
 
-def _surrounded(base: keras.Model, branch: Branch, inputs: Any, decide: Decide) -> tuple[keras.Model, Any]:
+def _surrounded(
+    base: keras.Model, branch: Branch, entries: Any, inputs: Any, decide: Decide
+) -> tuple[keras.Model, Any]:
     """The base model between its preprocessing and its pooling, as one submodel, and what it uses of the inputs."""
-    entries = tensors = keras.tree.map_structure(_keras.new_input, inputs)
+    tensors = entries
     if branch.preprocess is not None:
         tensors = _apply_copy(branch.preprocess, tensors, decide, "preprocess", free_name("preprocess", [base.name]))
     features = _call(base, tensors, branch)
@@ -252,7 +258,7 @@ def _surrounded(base: keras.Model, branch: Branch, inputs: Any, decide: Decide) 
 
 def _apply_copy(stage: Any, tensors: Any, decide: Decide, argument: str, name: str) -> Any:
     """Applies a copy of a stage, made as that of a base model is; the stage itself stays as it was."""
-    entries = keras.tree.map_structure(_keras.new_input, tensors)
+    entries = _entries(tensors)
     with _keras.nothing_left_behind(stage, always=True):
         results = entries
         for step in stage if isinstance(stage, (list, tuple)) else [stage]:
@@ -269,6 +275,13 @@ def _apply_copy(stage: Any, tensors: Any, decide: Decide, argument: str, name: s
         copy = rebuild(model, decide, frozen=True)
         _keras.forget_calls(model)
     return copy(_same_of(used, entries, tensors))
+
+
+def _entries(tensors: Any) -> Any:
+    """Inputs of a model that takes such tensors. In a dict they are named after their keys, as Keras wants it."""
+    if isinstance(tensors, dict) and not any(map(keras.tree.is_nested, tensors.values())):
+        return {key: _keras.new_input(tensor, key) for key, tensor in tensors.items()}
+    return keras.tree.map_structure(_keras.new_input, tensors)
 
 
 def _same_of(used: Any, entries: Any, tensors: Any) -> Any:
@@ -338,13 +351,19 @@ def _call(submodel: keras.Model, inputs: Any, branch: Branch) -> Any:
     expected = _signature(submodel)
     given = [(t.shape, t.dtype) for t in keras.tree.flatten(inputs)]
     try:
-        return submodel(inputs)
+        features = submodel(inputs)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"The model of branch '{branch.name}' cannot take what reaches it. Adapt it with "
             "`Branch(preprocess=...)`, or give the merged model other `inputs`. "
             f"Expected: {expected}. Received: {given}"
         ) from error
+    if not isinstance(features, keras.KerasTensor):
+        raise ValueError(
+            f"The subclassed model of branch '{branch.name}' returns several tensors, and a branch has one. "
+            f"{_WRAP_IT}. Received: outputs={features!r}"
+        )
+    return features
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -355,13 +374,13 @@ def _call(submodel: keras.Model, inputs: Any, branch: Branch) -> Any:
 def _cuts(branch: Branch) -> dict[int, Any]:
     """Which models of the base end where: the argument `cuts` of `rebuild`."""
     model, output = branch.model, branch.output
-    graph = _keras.graph_of(model)
     if output is None:
         return _check_single_output(branch)
-    if graph is None:
+    if _keras.call_graph(model) is None:
         raise ValueError(
-            f"`output` needs a Sequential or Functional model, whose layers are known. Cut the model of branch "
-            f"'{branch.name}' yourself, and pass the result. Received: model={model!r}, output={output!r}"
+            "`output` needs a model that is a graph of layers (Sequential, Functional, or a subclass of it that leaves "
+            f"`call` alone), and what the model of branch '{branch.name}' computes is known to its code alone. "
+            f"{_WRAP_IT}. Received: model={model!r}, output={output!r}"
         )
     if isinstance(output, str):
         return _cuts_at_path(branch, output)
@@ -371,7 +390,7 @@ def _cuts(branch: Branch) -> dict[int, Any]:
                 f"`output` as an int is an index into the {len(model.layers)} layers of the model of branch "
                 f"'{branch.name}'. Received: output={output}"
             )
-        return {id(model): _only_output(model, model.layers[output], branch)}
+        return {id(model): _only_output(_keras.call_graph(model), model.layers[output], branch)}
     if callable(output) and not isinstance(output, keras.Layer):
         return _cuts_at_tensor(branch, output(model))
     raise TypeError(
@@ -391,31 +410,32 @@ def _check_single_output(branch: Branch) -> dict[int, Any]:
             f"The model of branch '{branch.name}' has {len(outputs)} outputs, and a branch has one. Choose it with "
             f"`Branch(..., output=...)`, one of {names} or any layer. Received: model={branch.model!r}"
         )
-    graph = _keras.graph_of(branch.model)
+    graph = _keras.call_graph(branch.model)
     nested = graph is not None and keras.tree.is_nested(_keras.output_structure(graph))
     return {id(branch.model): outputs[0]} if nested else {}
 
 
 def _cuts_at_path(branch: Branch, path: str) -> dict[int, Any]:
     model, cuts = branch.model, {}
-    outputs = _keras.output_structure(_keras.graph_of(model))
+    graph = _keras.call_graph(model)
+    outputs = _keras.output_structure(graph)
     if isinstance(outputs, dict) and isinstance(outputs.get(path), keras.KerasTensor):
         return {id(model): outputs[path]}
     for name in path.split("/"):
-        graph = _keras.graph_of(model)
         found = [op for op in graph.operations if op.name == name] if graph is not None else []
         if not found:
             raise _no_such_output(branch, path)
-        cuts[id(model)] = _only_output(model, found[0], branch)
+        cuts[id(model)] = _only_output(graph, found[0], branch)
         model = found[0]
+        graph = _keras.graph_of(model)
         _check_called_once(model, branch, path)
     return cuts
 
 
 def _check_called_once(model: Any, branch: Branch, path: str) -> None:
     """Raises for a nested model that other graphs of the base call too: the cut would change those calls."""
-    graphs = [part for part in _keras.walk(branch.model) if _keras.graph_of(part) is not None]
-    calls = [node for graph in graphs for node in _keras.nodes(_keras.graph_of(graph)) if node.operation is model]
+    graphs = {id(graph): graph for graph in map(_keras.call_graph, _keras.walk(branch.model)) if graph is not None}
+    calls = [node for graph in graphs.values() for node in _keras.nodes(graph) if node.operation is model]
     if _keras.graph_of(model) is not None and len({id(node) for node in calls}) > 1:
         raise ValueError(
             f"The nested model '{model.name}' of branch '{branch.name}' is called in more than one place, so a cut "
@@ -424,7 +444,7 @@ def _check_called_once(model: Any, branch: Branch, path: str) -> None:
 
 
 def _no_such_output(branch: Branch, path: str) -> ValueError:
-    known = list(_paths(branch.model))
+    known = list(_paths(_keras.call_graph(branch.model)))
     near = difflib.get_close_matches(path, known, n=3) or [p for p in known if p.endswith(f"/{path}")][:3]
     hint = f"Did you mean {' or '.join(repr(name) for name in near)}?" if near else f"It has {known}."
     return ValueError(
@@ -433,17 +453,17 @@ def _no_such_output(branch: Branch, path: str) -> ValueError:
     )
 
 
-def _paths(model: Any, prefix: str = "") -> Iterator[str]:
-    """The paths of all operations of a graph model, nested ones included."""
-    for operation in _keras.graph_of(model).operations:
+def _paths(graph: Any, prefix: str = "") -> Iterator[str]:
+    """The paths of all operations of a graph, those of nested graph models included."""
+    for operation in graph.operations:
         yield f"{prefix}{operation.name}"
         if _keras.graph_of(operation) is not None:
-            yield from _paths(operation, f"{prefix}{operation.name}/")
+            yield from _paths(_keras.graph_of(operation), f"{prefix}{operation.name}/")
 
 
-def _only_output(model: Any, operation: Any, branch: Branch) -> Any:
-    """The one tensor that `operation` makes in the graph of `model`."""
-    calls = [node for node in _keras.nodes(_keras.graph_of(model)) if node.operation is operation]
+def _only_output(graph: Any, operation: Any, branch: Branch) -> Any:
+    """The one tensor that `operation` makes in a graph."""
+    calls = [node for node in _keras.nodes(graph) if node.operation is operation]
     if len(calls) != 1 or len(calls[0].outputs) != 1:
         raise ValueError(
             f"Layer '{operation.name}' of branch '{branch.name}' is called {len(calls)} times and makes "
@@ -455,7 +475,7 @@ def _only_output(model: Any, operation: Any, branch: Branch) -> Any:
 
 
 def _cuts_at_tensor(branch: Branch, tensor: Any) -> dict[int, Any]:
-    made = {id(t) for node in _keras.nodes(_keras.graph_of(branch.model)) for t in node.outputs}
+    made = {id(t) for node in _keras.nodes(_keras.call_graph(branch.model)) for t in node.outputs}
     if not (isinstance(tensor, keras.KerasTensor) and id(tensor) in made):
         raise ValueError(
             f"The callable `output` must return a symbolic tensor of the model of branch '{branch.name}' itself, such "

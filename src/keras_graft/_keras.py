@@ -20,6 +20,7 @@ from keras.src.backend import compute_output_spec
 from keras.src.models import Functional
 from keras.src.ops.node import Node
 from keras.src.saving.serialization_lib import SafeModeScope
+from keras.src.utils.module_utils import tensorflow as tf
 
 __all__ = ["Functional", "Node", "tree"]
 
@@ -34,6 +35,9 @@ _BOOKKEEPING = frozenset(
 # Attributes that decide what a layer computes and that its config leaves out (all); `lora_alpha` is in the config, and
 # Dense and Embedding do not read it there (3.12, 3.15).
 _NOT_IN_CONFIG = ("use_cudnn", "function", "lora_alpha")
+
+# What stands for the sizes that a symbolic tensor leaves open, where a call needs numbers: the first that it runs with.
+_SIZES = (8, 64, 2048)
 
 # Beginnings of the names of TensorFlow operations that draw random numbers.
 _DRAWING_OPERATIONS = (
@@ -300,6 +304,17 @@ def graph_of(model: Any) -> Any:
     return model if type(model) is Functional else None
 
 
+def call_graph(model: Any) -> Any:
+    """The functional graph that a call of `model` runs, or None where only its code says what a call does (all).
+
+    That of a graph model, or of a Functional subclass that leaves `call` alone, as KerasHub backbones do.
+    """
+    graph = graph_of(model)
+    if graph is None and isinstance(model, Functional) and type(model).call is Functional.call:
+        return model
+    return graph
+
+
 def nodes(graph: Any) -> list[Any]:
     """The nodes of a functional graph, each behind those that it needs (all)."""
     by_depth = graph._nodes_by_depth
@@ -474,8 +489,43 @@ def takes_training(layer: Any) -> bool:
 
 
 def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Runs `function` on symbolic tensors, without computing anything (all)."""
-    return compute_output_spec(function, *args, **kwargs)
+    """Runs `function` on symbolic tensors, without computing anything (all).
+
+    Code that loops over a sequence or asks for a value runs only where its sizes are known and AutoGraph has converted
+    it, as it is in `fit`: that is the second try.
+    """
+    try:
+        return compute_output_spec(function, *args, **kwargs)
+    except Exception as error:  # whatever a stranger's `call` may raise
+        try:
+            return _with_sizes(lambda size: _trace_in_function(function, args, kwargs, size))
+        except Exception:
+            raise error from None
+
+
+def _with_sizes(action: Callable[[int], Any]) -> Any:
+    """What `action` returns for the first of the sizes that it runs with."""
+    errors = []
+    for size in _SIZES:
+        try:
+            return action(size)
+        except Exception as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _trace_in_function(function: Callable[..., Any], args: Any, kwargs: Any, size: int) -> Any:
+    """The same in a `tf.function`, with `size` for every size of the tensors that is open."""
+    leaves = tree.flatten((args, kwargs))
+    symbolic = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
+    specs = [tf.TensorSpec(_closed(tensor.shape, size), tensor.dtype) for tensor in symbolic]
+
+    def call(*tensors: Any) -> Any:
+        given = {id(leaf): tensor for leaf, tensor in zip(symbolic, tensors)}
+        filled_args, filled_kwargs = tree.map_structure(lambda leaf: given.get(id(leaf), leaf), (args, kwargs))
+        return function(*filled_args, **filled_kwargs)
+
+    return tf.function(call).get_concrete_function(*specs).structured_outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -579,32 +629,47 @@ def same(original: Any, new: Any, training: bool) -> bool:
     args, kwargs = call_arguments(original)
     if observe(original, False, args, kwargs).draws:
         return True
-    args, kwargs = tree.map_structure(_made_up, (args, kwargs))
-    with keras.StatelessScope():
-        expected = tree.flatten(original(*args, training=False, **kwargs))
-        actual = tree.flatten(new(*args, training=training, **kwargs))
-    return len(expected) == len(actual) and all(map(_close, expected, actual))
+
+    def compare(size: int) -> bool:
+        made_up_args, made_up_kwargs = _made_up((args, kwargs), size)
+        with keras.StatelessScope():
+            expected = tree.flatten(original(*made_up_args, training=False, **made_up_kwargs))
+            actual = tree.flatten(new(*made_up_args, training=training, **made_up_kwargs))
+        return len(expected) == len(actual) and all(map(_close, expected, actual))
+
+    return _with_sizes(compare)
 
 
 def does_nothing(layer: Any) -> bool:
     """Whether `layer` gives back its first argument in inference mode, on made-up data (all)."""
-    args, kwargs = tree.map_structure(_made_up, call_arguments(layer))
-    with keras.StatelessScope():
-        actual = tree.flatten(layer(*args, training=False, **kwargs))
-    expected = tree.flatten((args, kwargs))[:1]
-    return len(actual) == 1 and _close(expected[0], actual[0])
+
+    def compare(size: int) -> bool:
+        args, kwargs = _made_up(call_arguments(layer), size)
+        with keras.StatelessScope():
+            actual = tree.flatten(layer(*args, training=False, **kwargs))
+        expected = tree.flatten((args, kwargs))[:1]
+        return len(actual) == 1 and _close(expected[0], actual[0])
+
+    return _with_sizes(compare)
 
 
-def _made_up(argument: Any) -> Any:
-    """Data for a symbolic tensor: 2 examples, and 8 where another size is open. Everything else stays as it is."""
-    if not isinstance(argument, keras.KerasTensor):
-        return argument
-    shape = [
-        2 if size is None and axis == 0 else 8 if size is None else size for axis, size in enumerate(argument.shape)
-    ]
-    if "float" in argument.dtype:
-        return keras.random.normal(shape, dtype=argument.dtype, seed=1)
-    return keras.ops.ones(shape, dtype=argument.dtype)
+def _made_up(arguments: Any, size: int) -> Any:
+    """Data for the symbolic tensors among some arguments. Everything else stays as it is."""
+
+    def data(argument: Any) -> Any:
+        if not isinstance(argument, keras.KerasTensor):
+            return argument
+        shape = _closed(argument.shape, size)
+        if "float" in argument.dtype:
+            return keras.random.normal(shape, dtype=argument.dtype, seed=1)
+        return keras.ops.ones(shape, dtype=argument.dtype)
+
+    return tree.map_structure(data, arguments)
+
+
+def _closed(shape: Any, size: int) -> list[int]:
+    """A shape of 2 examples, with `size` where another size is open."""
+    return [(2 if axis == 0 else size) if known is None else known for axis, known in enumerate(shape)]
 
 
 def _close(expected: Any, actual: Any) -> bool:

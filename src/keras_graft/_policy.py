@@ -35,12 +35,9 @@ Augmentation = Literal["keep", "off"]
 POLICIES = ("keep", "off", "remove", "always")
 AUGMENTATION = ("keep", "off")
 
-# Names under which layers and models take their dropout rates, one or a list of them.
-_RATE_NAMES = (
-    "rate dropout recurrent_dropout dropout_rate drop_rate attention_dropout attention_dropout_rate hidden_dropout "
-    "hidden_dropout_rate embedding_dropout feedforward_dropout mlp_dropout classifier_dropout drop_path "
-    "drop_path_rate drop_connect_rate stochastic_depth stochastic_depth_rate survival_dropout"
-).split()
+# What the names have in common under which layers and models take their dropout rates: `attention_dropout`,
+# `hidden_dropout_rate`, `max_drop_path_rate`, `stochastic_depth`, `router_jitter_noise`, …
+_RATE_WORDS = ("dropout", "drop_path", "drop_rate", "drop_connect", "stochastic_depth", "jitter")
 
 
 def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
@@ -288,16 +285,22 @@ def _observe(layer: Any) -> _Seen:
 
 
 def _rates_of(layer: Any) -> dict[str, Any]:
-    """The arguments of a stranger that look like dropout rates, with 0 in their place."""
-    return {
-        name: keras.tree.map_structure(lambda _: 0.0, value)
-        for name, value in _config_of(layer).items()
-        if name in _RATE_NAMES and all(map(_is_rate, keras.tree.flatten(value)))
-    }
+    """The arguments of a stranger that look like dropout rates, or hold a config with such, with 0 in their place."""
+    config = _config_of(layer)
+    silenced = {name: _silenced(name, value) for name, value in config.items()}
+    return {name: value for name, value in silenced.items() if value is not config[name]}
 
 
-def _is_rate(value: Any) -> bool:
-    return isinstance(value, float | int) and 0 <= value <= 1
+def _silenced(name: str, value: Any) -> Any:
+    """The value of a config with 0 for each rate in it: the very value where it has none."""
+    if isinstance(value, dict):
+        new = {key: _silenced(str(key), held) for key, held in value.items()}
+        return value if all(new[key] is value[key] for key in value) else new
+    if isinstance(value, (list, tuple)):
+        items = [_silenced(name, item) for item in value]
+        return value if all(new is item for new, item in zip(items, value)) else items
+    is_rate = name == "rate" or any(word in name for word in _RATE_WORDS)
+    return 0.0 if is_rate and isinstance(value, float) and 0 < value < 1 else value
 
 
 def _config_of(layer: Any) -> dict[str, Any]:

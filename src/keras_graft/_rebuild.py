@@ -89,7 +89,8 @@ def rebuild(
         frozen: Whether the new model is frozen, with everything below it.
         name: Name of the new model. Defaults to the name of `model`.
         cuts: For models that shall end earlier: the id of the model (this one or one nested in it) mapped
-            to the symbolic tensor of its graph that becomes its only output.
+            to the symbolic tensor of its graph that becomes its only output. A model that is not a graph
+            model stays whole where that is one of its outputs, and is otherwise rebuilt layer by layer.
 
     Returns:
         The new model, with the values of all variables and, if it is not frozen, the trainable flags of the original.
@@ -127,8 +128,8 @@ class _Builder:
     cuts: dict[int, Any]
     made: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     stand_ins: dict[int, Any] = dataclasses.field(default_factory=dict)
-    waiting: dict[int, tuple[Any, Any, str]] = dataclasses.field(default_factory=dict)
     shared: dict[int, Any] = dataclasses.field(default_factory=dict)
+    waiting: dict[int, tuple[Any, Any, str, Decision]] = dataclasses.field(default_factory=dict)
     given: dict[int, Any] = dataclasses.field(default_factory=dict)
     replaced: set[int] = dataclasses.field(default_factory=set)
     left_out: list[tuple[Any, str]] = dataclasses.field(default_factory=list)
@@ -138,7 +139,7 @@ class _Builder:
 
     def model(self, model: Any, path: str, name: str) -> keras.Model:
         """The new form of a model."""
-        if _keras.graph_of(model) is None:
+        if _keras.graph_of(model) is None and not self._is_cut_inside(model):
             return self._around_opaque(model, name)
         plain = type(model) is keras.Sequential and id(model) not in self.cuts
         new = self._sequential(model, path, name) if plain else self._functional(model, path, name)
@@ -156,7 +157,7 @@ class _Builder:
         return new
 
     def _functional(self, model: Any, path: str, name: str) -> keras.Model:
-        graph = _keras.graph_of(model)
+        graph = _keras.call_graph(model)
         inputs, outputs = _keras.input_structure(graph), _keras.output_structure(graph)
         if id(model) in self.cuts:
             outputs = self.cuts[id(model)]
@@ -183,7 +184,14 @@ class _Builder:
         new = self.replacement(model, "") or _identity(model)
         outputs = new(inputs)
         self._settle(new)
+        if id(model) in self.cuts:
+            index = [id(tensor) for tensor in model.outputs].index(id(self.cuts[id(model)]))
+            outputs = keras.tree.flatten(outputs)[index]
         return keras.Model(inputs, outputs, name=name)
+
+    def _is_cut_inside(self, model: Any) -> bool:
+        """Whether a model shall end at a tensor that is not one of its outputs."""
+        return id(model) in self.cuts and all(self.cuts[id(model)] is not tensor for tensor in model.outputs)
 
     def _replay(self, node: Any, path: str, tensors: dict[int, Any]) -> None:
         """Makes in the new graph the call that `node` recorded in the original."""
@@ -226,9 +234,9 @@ class _Builder:
         built = _named(operation, path, lambda: _keras.build_like(new, source, self.given))
         result = self._locked(new, decision, path, source)
         if built:
-            self._transfer(source, new, path)
+            self._transfer(source, new, path, decision)
         else:
-            self.waiting[id(result)] = (source, new, path)
+            self.waiting[id(result)] = (source, new, path, decision)
         return result
 
     def _copy(self, layer: Any, decision: Decision, path: str) -> tuple[Any | None, Decision, Any]:
@@ -307,12 +315,12 @@ class _Builder:
     def _settle(self, new: Any) -> None:
         """Gives its state to a layer that only a call could build."""
         if id(new) in self.waiting:
-            source, target, path = self.waiting.pop(id(new))
-            self._transfer(source, target, path)
+            self._transfer(*self.waiting.pop(id(new)))
 
-    def _transfer(self, original: Any, new: Any, path: str) -> None:
+    def _transfer(self, original: Any, new: Any, path: str, decision: Decision) -> None:
         """Assigns the state of `original` to `new`, matched by the attributes that hold it."""
-        old_parts, new_parts = self._parts_by_path(original), self._parts_by_path(new)
+        only = _holds_state if decision.verify and decision.changes else _always  # at 0 many a class makes no dropout
+        old_parts, new_parts = self._parts_by_path(original, only), self._parts_by_path(new, only)
         replaced = tuple(p for p, part in old_parts.items() if id(part) in self.replaced)
         old_parts, new_parts = _without_what_was_replaced(old_parts, new_parts, replaced)
         if old_parts.keys() != new_parts.keys():
@@ -351,14 +359,14 @@ class _Builder:
             return zip(sources, variables)  # each started with the value of its namesake
         return _matched_variables(old, copy, path, fewer)
 
-    def _parts_by_path(self, layer: Any, prefix: str = "") -> dict[str, Any]:
+    def _parts_by_path(self, layer: Any, only: Callable[[Any], bool], prefix: str = "") -> dict[str, Any]:
         layer = self.stand_ins.get(id(layer), layer)
         found = {prefix: layer}
-        parts = _keras.sublayers(layer)
+        parts = [part for part in _keras.sublayers(layer) if only(part)]
         names = _keras.named_parts(layer) if parts else {}
         for index, part in enumerate(parts):
             path = f"{prefix}.{names.get(id(part), f'layers[{index}]')}"
-            found.update({p: below for p, below in self._parts_by_path(part, path).items() if p not in found})
+            found.update({p: below for p, below in self._parts_by_path(part, only, path).items() if p not in found})
         return found
 
     # -- checks ---------------------------------------------------------------------------------------
@@ -388,12 +396,13 @@ def _check_left_out(layer: Any, path: str) -> None:
 def _check_silenced(original: Any, new: Any, call: tuple[Any, Any], path: str, decision: Decision) -> None:
     """Raises where what stands for a layer without its noise is still noisy, or computes something else."""
     fault = ""
-    if _keras.observe(new, True, *call).draws:
+    if _observed(new, path, *call).draws:
         fault = "still draws random numbers in training mode"
     elif not _on_made_up_data(original, path, lambda: _keras.same(original, new, decision.mode is Mode.ANY)):
         fault = "does not compute what the layer computes in inference mode"
     if fault:
-        how = f"with its arguments {dict(decision.changes)} it" if decision.changes else "the replacement of its class"
+        changes = {name: "…" if isinstance(value, dict) else value for name, value in decision.changes.items()}
+        how = f"with its arguments {changes} it" if changes else "the replacement of its class"
         raise RebuildError(
             f"Dropout cannot be removed from layer '{path}' (of type {type(original).__name__}): {how} {fault}. "
             'Use "off" for it, which locks the layer to inference mode, or tell the library how to silence the class: '
@@ -404,7 +413,7 @@ def _check_silenced(original: Any, new: Any, call: tuple[Any, Any], path: str, d
 def _check_still(layer: Any, inner: Any, path: str, decision: Decision) -> None:
     """Raises where a layer that must compute the same in both modes draws random numbers or moves variables."""
     args, kwargs = _keras.call_arguments(layer)
-    seen = _keras.observe(layer, True, args, kwargs)
+    seen = _observed(layer, path, args, kwargs)
     locked = decision.mode is Mode.INFERENCE
     if seen.draws and not locked and _keras.observe(layer, False, args, kwargs).draws:
         seen = dataclasses.replace(seen, draws=False)  # it draws in both modes: that is what it computes
@@ -453,6 +462,14 @@ def _together(decisions: Iterable[Decision], path: str) -> Decision:
         lock=any(decision.lock for decision in decisions),
         verify=any(decision.verify for decision in decisions),
     )
+
+
+def _holds_state(layer: Any) -> bool:
+    return any(_keras.own_variables(part) or _keras.with_state(part) for part in _keras.walk(layer))
+
+
+def _always(layer: Any) -> bool:
+    return True
 
 
 def _replacement(layer: Any, replace: Callable[[Any], Any], path: str) -> keras.Layer:
@@ -541,6 +558,18 @@ def _named(layer: Any, path: str, make: Callable[[], Any]) -> Any:
         raise
     except Exception as error:
         raise _cannot_rebuild(layer, path, f"{type(error).__name__}: {_first_line(error)}") from error
+
+
+def _observed(layer: Any, path: str, args: Any, kwargs: Any) -> _keras.Observation:
+    try:
+        return _keras.observe(layer, True, args, kwargs)
+    except Exception as error:  # whatever a stranger's `call` may raise
+        inner = layer.layer if isinstance(layer, ModeLock) else layer
+        raise RebuildError(
+            f"What layer '{path}' (of type {type(inner).__name__}) does in training mode cannot be found out: tracing "
+            f"its call raises {type(error).__name__}: {_first_line(error)} Let its `call` run on symbolic tensors, or "
+            f'use "keep", which needs no proof. Received: layer={inner!r}'
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
