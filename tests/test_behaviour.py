@@ -13,7 +13,7 @@ import pytest
 import zoo
 from keras import layers
 
-from keras_graft import ModeLock, _keras
+from keras_graft import ModeLock, _probe
 from keras_graft._behaviour import _TABLE, Effect, behaviour
 
 
@@ -87,7 +87,7 @@ def test_a_lock_says_what_it_does() -> None:
 def observed(layer: keras.Layer, *, training: bool) -> tuple[bool, bool]:
     x = keras.Input((6,))
     layer(x)
-    seen = _keras.observe(layer, training, (x,), {})
+    seen = _probe.observe(layer, training, (x,), {})
     return bool(seen.updates), seen.draws
 
 
@@ -103,6 +103,6 @@ def test_tracing_changes_nothing() -> None:
     layer = zoo.Block()
     layer(keras.Input((6,)))
     before = [guarantees.array(v) for v in layer.variables]
-    _keras.observe(layer, True, (keras.Input((6,)),), {})
+    _probe.observe(layer, True, (keras.Input((6,)),), {})
     for variable, value in zip(layer.variables, before):
         np.testing.assert_array_equal(guarantees.array(variable), value)

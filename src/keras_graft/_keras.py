@@ -8,21 +8,18 @@ Keras objects. Each function says what it gives, and on which versions the name 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 from keras.src import tree
 from keras.src.backend import compute_output_spec
 from keras.src.models import Functional
 from keras.src.ops.node import Node
 from keras.src.saving.serialization_lib import SafeModeScope
-from keras.src.utils.module_utils import tensorflow as tf
 
-__all__ = ["Functional", "Node", "tree"]
+__all__ = ["Functional", "Node", "compute_output_spec", "tree"]
 
 # Names under which Keras books what a layer owns; every other attribute is the layer's own.
 _BOOKKEEPING = frozenset(
@@ -35,22 +32,6 @@ _BOOKKEEPING = frozenset(
 # Attributes that decide what a layer computes and that its config leaves out (all); `lora_alpha` is in the config, and
 # Dense and Embedding do not read it there (3.12, 3.15).
 _NOT_IN_CONFIG = ("use_cudnn", "function", "lora_alpha")
-
-# What stands for the sizes that a symbolic tensor leaves open, where a call needs numbers: the first that it runs with.
-_SIZES = (8, 64, 2048)
-
-# Beginnings of the names of TensorFlow operations that draw random numbers.
-_DRAWING_OPERATIONS = (
-    "Random",
-    "StatelessRandom",
-    "StatelessTruncatedNormal",
-    "StatelessMultinomial",
-    "StatelessParameterizedTruncatedNormal",
-    "Multinomial",
-    "TruncatedNormal",
-    "ParameterizedTruncatedNormal",
-)
-
 
 # ---------------------------------------------------------------------------------------------------------
 # What a layer is made of
@@ -447,7 +428,7 @@ def call_in_mode(caller: Any, layer: Any, training: bool | None, args: Any, kwar
     Keras keeps the mode in one context for the whole call of the outermost layer, and an explicit
     `training=` stays there: in 3.16 for every layer behind, before that for siblings (all).
     """
-    context = caller._get_call_context()
+    context = call_context(caller)
     mode = context.get_value("training")
     try:
         return layer(*args, **kwargs) if training is None else layer(*args, training=training, **kwargs)
@@ -488,200 +469,9 @@ def takes_training(layer: Any) -> bool:
     return "training" in inspect.signature(layer.call).parameters
 
 
-def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Runs `function` on symbolic tensors, without computing anything (all).
-
-    Code that loops over a sequence or asks for a value runs only where its sizes are known and AutoGraph has converted
-    it, as it is in `fit`: that is the second try.
-    """
-    try:
-        return compute_output_spec(function, *args, **kwargs)
-    except Exception as error:  # whatever a stranger's `call` may raise
-        try:
-            return _with_sizes(lambda size: _trace_in_function(function, args, kwargs, size))
-        except Exception:
-            raise error from None
-
-
-def _with_sizes(action: Callable[[int], Any]) -> Any:
-    """What `action` returns for the first of the sizes that it runs with."""
-    errors = []
-    for size in _SIZES:
-        try:
-            return action(size)
-        except Exception as error:
-            errors.append(error)
-    raise errors[0]
-
-
-def _trace_in_function(function: Callable[..., Any], args: Any, kwargs: Any, size: int) -> Any:
-    """The same in a `tf.function`, with `size` for every size of the tensors that is open."""
-    leaves = tree.flatten((args, kwargs))
-    symbolic = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
-    specs = [tf.TensorSpec(_closed(tensor.shape, size), tensor.dtype) for tensor in symbolic]
-
-    def call(*tensors: Any) -> Any:
-        given = {id(leaf): tensor for leaf, tensor in zip(symbolic, tensors)}
-        filled_args, filled_kwargs = tree.map_structure(lambda leaf: given.get(id(leaf), leaf), (args, kwargs))
-        return function(*filled_args, **filled_kwargs)
-
-    return tf.function(call).get_concrete_function(*specs).structured_outputs
-
-
-@dataclasses.dataclass(frozen=True)
-class Observation:
-    """What a call of a layer does besides computing its outputs.
-
-    Attributes:
-        updates: Names of the variables that it assigns, also of variables that Keras does not track. Not those of
-            seed generators, which some layers move in inference mode too.
-        draws: Whether its outputs depend on random numbers.
-        losses: Whether it adds losses of its own.
-        leaks: Whether layers behind it would run in another mode than the one that it was called in.
-    """
-
-    updates: tuple[str, ...]
-    draws: bool
-    losses: bool
-    leaks: bool
-
-
-def observe(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
-    """Traces a call of `layer`: nothing runs, and nothing of it changes (all)."""
-    assigned: dict[int, Any] = {}
-    draws = losses = leaks = False
-
-    def probe(*args: Any, **kwargs: Any) -> Any:
-        nonlocal draws, losses, leaks
-        with keras.StatelessScope(collect_losses=True) as scope:
-            context = layer._get_call_context()
-            outputs = layer(*args, training=training, **kwargs)
-        leaks = context.get_value("training") is not training
-        assigned.update(scope.state_mapping)
-        losses = bool(scope.losses)
-        draws = any(_is_random(tensor) for tensor in tree.flatten(outputs) if hasattr(tensor, "op"))
-        return outputs
-
-    trace(probe, *args, **kwargs)
-    names = {id(variable): variable.path for variable in layer.variables}
-    seeds = {id(state) for state in seed_states(layer)}
-    seeds |= {key for key, value in assigned.items() if key not in names and _looks_like_a_seed(value)}
-    updates = [names.get(key, "a variable that Keras does not track") for key in assigned if key not in seeds]
-    return Observation(tuple(sorted(updates)), draws, losses, leaks)
-
-
-def _looks_like_a_seed(value: Any) -> bool:
-    return tuple(value.shape) == (2,) and "int" in keras.backend.standardize_dtype(value.dtype)
-
-
-def _is_random(tensor: Any) -> bool:
-    """Whether a tensor of a TensorFlow graph depends on an operation that draws random numbers."""
-    seen: set[int] = set()
-    waiting = [tensor.op]
-    while waiting:
-        operation = waiting.pop()
-        if id(operation) in seen:
-            continue
-        seen.add(id(operation))
-        if _draws(operation):
-            return True
-        waiting.extend(source.op for source in operation.inputs)
-    return False
-
-
-def _draws(operation: Any) -> bool:
-    if operation.type.startswith(_DRAWING_OPERATIONS):
-        return not _has_fixed_seed(operation)
-    return any(kind.startswith(_DRAWING_OPERATIONS) for kind in _kinds_within(operation.node_def, operation.graph))
-
-
-def _kinds_within(node: Any, graph: Any) -> Iterator[str]:
-    """The kinds of all operations in the functions (bodies of loops and branches) that a node calls."""
-    waiting, seen = [node], set()
-    while waiting:
-        for value in waiting.pop().attr.values():
-            for name in [value.func.name, *(function.name for function in value.list.func)]:
-                if name in graph._functions and name not in seen:
-                    seen.add(name)
-                    nodes_within = graph._functions[name].cached_definition.node_def
-                    waiting.extend(nodes_within)
-                    yield from (inner.op for inner in nodes_within)
-
-
-def _has_fixed_seed(operation: Any) -> bool:
-    """Whether a stateless operation gets its seed from constants alone: the same numbers in every call."""
-    if not operation.type.startswith("Stateless"):
-        return False
-    waiting = [operation.inputs[1].op]
-    while waiting:
-        source = waiting.pop()
-        if not source.inputs and source.type != "Const":
-            return False
-        waiting.extend(tensor.op for tensor in source.inputs)
-    return True
-
-
-def same(original: Any, new: Any, training: bool) -> bool:
-    """Whether `new`, in a mode, computes what `original` computes in inference mode, on made-up data (all).
-
-    Nothing of either changes. Where `original` draws random numbers in inference mode too, there is nothing to compare.
-    """
-    args, kwargs = call_arguments(original)
-    if observe(original, False, args, kwargs).draws:
-        return True
-
-    def compare(size: int) -> bool:
-        made_up_args, made_up_kwargs = _made_up((args, kwargs), size)
-        with keras.StatelessScope():
-            expected = tree.flatten(original(*made_up_args, training=False, **made_up_kwargs))
-            actual = tree.flatten(new(*made_up_args, training=training, **made_up_kwargs))
-        return len(expected) == len(actual) and all(map(_close, expected, actual))
-
-    return _with_sizes(compare)
-
-
-def does_nothing(layer: Any) -> bool:
-    """Whether `layer` gives back its first argument in inference mode, on made-up data (all)."""
-
-    def compare(size: int) -> bool:
-        args, kwargs = _made_up(call_arguments(layer), size)
-        with keras.StatelessScope():
-            actual = tree.flatten(layer(*args, training=False, **kwargs))
-        expected = tree.flatten((args, kwargs))[:1]
-        return len(actual) == 1 and _close(expected[0], actual[0])
-
-    return _with_sizes(compare)
-
-
-def _made_up(arguments: Any, size: int) -> Any:
-    """Data for the symbolic tensors among some arguments. Everything else stays as it is."""
-
-    def data(argument: Any) -> Any:
-        if not isinstance(argument, keras.KerasTensor):
-            return argument
-        shape = _closed(argument.shape, size)
-        if "float" in argument.dtype:
-            return keras.random.normal(shape, dtype=argument.dtype, seed=1)
-        return keras.ops.ones(shape, dtype=argument.dtype)
-
-    return tree.map_structure(data, arguments)
-
-
-def _closed(shape: Any, size: int) -> list[int]:
-    """A shape of 2 examples, with `size` where another size is open."""
-    return [(2 if axis == 0 else size) if known is None else known for axis, known in enumerate(shape)]
-
-
-def _close(expected: Any, actual: Any) -> bool:
-    """Whether two tensors are equal but for what another kernel may change in the last places of their dtype."""
-    dtype = keras.backend.standardize_dtype(expected.dtype)
-    if expected.shape != actual.shape or dtype != keras.backend.standardize_dtype(actual.dtype):
-        return False
-    if "float" not in dtype:
-        return bool(keras.ops.all(expected == actual))
-    expected, actual = (keras.ops.convert_to_numpy(keras.ops.cast(t, "float32")) for t in (expected, actual))
-    limit = (3e-2 if "16" in dtype else 1e-4) * max(1e-6, float(np.nanmax(np.abs(expected), initial=0)))
-    return bool(np.allclose(actual, expected, rtol=0, atol=limit, equal_nan=True))
+def call_context(layer: Any) -> Any:
+    """What Keras keeps for the length of a call, its mode among it: that of the call that `layer` is part of (all)."""
+    return layer._get_call_context()
 
 
 def takes_training_for_granted(layer: Any) -> bool:

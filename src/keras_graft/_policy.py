@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import keras
 
-from . import _keras
+from . import _keras, _probe
 from ._behaviour import Behaviour, Effect, behaviour, noise_rates
 from ._mode_lock import ModeLock
 from ._rebuild import Decision, Mode, RebuildError, rebuild
@@ -276,8 +276,8 @@ def _observe(layer: Any) -> _Seen:
     }
     try:
         arguments, keywords = _keras.call_arguments(layer)
-        seen = _keras.observe(layer, True, arguments, keywords)
-        draws_always = seen.draws and _keras.observe(layer, False, arguments, keywords).draws
+        seen = _probe.observe(layer, True, arguments, keywords)
+        draws_always = seen.draws and _probe.observe(layer, False, arguments, keywords).draws
     except Exception:  # whatever a stranger's `call` may raise: nothing is known of it then
         return _Seen(draws=True, complete=False)
     updates = tuple(name for name in seen.updates if name not in harmless)
@@ -327,7 +327,7 @@ def _leaks_its_mode(layer: Any, known: Behaviour) -> bool:
     if not known.traced:
         return False
     try:
-        return any(_keras.observe(layer, mode, *_keras.call_arguments(layer)).leaks for mode in (True, False))
+        return any(_probe.observe(layer, mode, *_keras.call_arguments(layer)).leaks for mode in (True, False))
     except Exception:  # see `_observe`
         return True
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import keras
 
-from . import _keras
+from . import _keras, _probe
 from ._behaviour import behaviour
 from ._mode_lock import ModeLock, freeze
 
@@ -385,7 +385,7 @@ class _Builder:
 
 def _check_left_out(layer: Any, path: str) -> None:
     """Raises where a layer that was left out does more than make noise."""
-    if not _on_made_up_data(layer, path, lambda: _keras.does_nothing(layer)):
+    if not _on_made_up_data(layer, path, lambda: _probe.does_nothing(layer)):
         raise RebuildError(
             f"Layer '{path}' (of type {type(layer).__name__}) cannot be left out: its class is registered with "
             "`only_noise=True`, but in inference mode it does not return its input as it is. Register it with `rates` "
@@ -398,7 +398,7 @@ def _check_silenced(original: Any, new: Any, call: tuple[Any, Any], path: str, d
     fault = ""
     if _observed(new, path, *call).draws:
         fault = "still draws random numbers in training mode"
-    elif not _on_made_up_data(original, path, lambda: _keras.same(original, new, decision.mode is Mode.ANY)):
+    elif not _on_made_up_data(original, path, lambda: _probe.same(original, new, decision.mode is Mode.ANY)):
         fault = "does not compute what the layer computes in inference mode"
     if fault:
         changes = {name: "…" if isinstance(value, dict) else value for name, value in decision.changes.items()}
@@ -415,7 +415,7 @@ def _check_still(layer: Any, inner: Any, path: str, decision: Decision) -> None:
     args, kwargs = _keras.call_arguments(layer)
     seen = _observed(layer, path, args, kwargs)
     locked = decision.mode is Mode.INFERENCE
-    if seen.draws and not locked and _keras.observe(layer, False, args, kwargs).draws:
+    if seen.draws and not locked and _probe.observe(layer, False, args, kwargs).draws:
         seen = dataclasses.replace(seen, draws=False)  # it draws in both modes: that is what it computes
     if not (seen.updates or seen.draws):
         return
@@ -560,9 +560,9 @@ def _named(layer: Any, path: str, make: Callable[[], Any]) -> Any:
         raise _cannot_rebuild(layer, path, f"{type(error).__name__}: {_first_line(error)}") from error
 
 
-def _observed(layer: Any, path: str, args: Any, kwargs: Any) -> _keras.Observation:
+def _observed(layer: Any, path: str, args: Any, kwargs: Any) -> _probe.Observation:
     try:
-        return _keras.observe(layer, True, args, kwargs)
+        return _probe.observe(layer, True, args, kwargs)
     except Exception as error:  # whatever a stranger's `call` may raise
         inner = layer.layer if isinstance(layer, ModeLock) else layer
         raise RebuildError(
