@@ -112,7 +112,7 @@ def faults_of_base(path: pathlib.Path) -> Any:
     from zoo import ZOO
 
     case = dataclasses.replace(ZOO[path.stem], make=lambda: load(path)[0])
-    for policy in POLICIES:
+    for policy in ("keep", "off"):
         try:
             seen = guarantees.run(case, policy)
         except Exception as error:
