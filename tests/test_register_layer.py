@@ -57,6 +57,16 @@ class Survives(layers.Layer):
         return {**super().get_config(), "survival": self.survival}
 
 
+class DrawsAtRate0(Survives):
+    """Like many layers of others: at the silent value it still draws, and nothing comes of it."""
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if not training:
+            return inputs
+        chance = keras.random.uniform((keras.ops.shape(inputs)[0], 1), seed=self.seed_generator)
+        return keras.ops.where(chance < self.survival, inputs / self.survival, 0.0)
+
+
 class Deaf(layers.Layer):
     """A Dense layer with noise on its kernel, in every mode."""
 
@@ -115,6 +125,7 @@ REGISTERED: dict[str, tuple[type, dict[str, Any]]] = {
     "rates": (Noisy, {"rates": ["zeta"]}),
     "rates_of_only_noise": (Noisy, {"rates": "zeta", "only_noise": True}),
     "another_silent_value": (Survives, {"rates": {"survival": 1.0}}),
+    "draws at rate 0": (DrawsAtRate0, {"rates": {"survival": 1.0}}),
     "replacement": (Noisy, {"replacement": lambda layer: layers.Identity()}),
     "only_noise": (Survives, {"only_noise": True}),
 }

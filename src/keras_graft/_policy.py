@@ -180,7 +180,10 @@ class Decider:
             mode = Mode.OUTER if choice == "keep" else Mode.TRAINING
             return Decision(mode=mode if live else Mode.ANY)
         if self.copy and (known.rates or known.replacement):
-            return Decision(changes=known.rates, replacement=known.replacement)
+            # Some layers of others still draw random numbers at rate 0, to no effect: a lock makes sure of them.
+            locked = known.registered and self.frozen and not known.replacement
+            mode = Mode.INFERENCE if locked else Mode.ANY
+            return Decision(changes=known.rates, replacement=known.replacement, mode=mode)
         if choice == "remove" and self.copy:
             raise _refused(layer, path, choice, "its class is registered with neither `rates` nor a `replacement`")
         return Decision(mode=Mode.INFERENCE)
@@ -344,6 +347,6 @@ def _refuse_to_freeze(layer: Any, path: str, decision: Decision) -> None:
 def _refused(layer: Any, path: str, choice: str, cause: str) -> RebuildError:
     return RebuildError(
         f'Policy "{choice}" cannot be kept for layer \'{path}\' (of type {type(layer).__name__}): {cause}. Use "off" '
-        "for it (pass a callable as `dropout` to choose layer by layer), which locks the layer to inference mode. "
-        f"Received: layer={layer!r}"
+        "for it (pass a callable as `dropout` to choose layer by layer), which locks the layer to inference mode; or "
+        f"tell the library about the class: `register_layer`. Received: layer={layer!r}"
     )
