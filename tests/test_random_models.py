@@ -40,10 +40,11 @@ WAY_OUT = re.compile(r"\b(Use|Choose|Pass|pass|Give|Let|Freeze|Return)\b")
 def case_of(recipe: Recipe, policy: str) -> zoo.Case:
     """The recipe as a case of the zoo. Its oracle has no stored modes, and no rates that `policy` sets to 0."""
     zeroed = recipe.copy and policy in ("off", "remove")
-    variant = Variant(stored=False, fused=not zeroed, locks=policy == "keep")
+    variant = Variant(stored=False, fused=not zeroed, deaf=not zeroed, locks=policy == "keep")
     return zoo.Case(
         make=functools.partial(random_models.build, recipe.graph),
         data=functools.partial(random_models.data, recipe.graph),
+        exact="ignores the mode" not in random_models.features(recipe),  # whose config is zeroed whole
         output=None if recipe.graph.gives == "one" else _output(recipe.graph.gives),
         batch=BATCH,
         oracle=functools.cache(lambda: guarantees.oracle_of(random_models.build(recipe.graph, variant))),
