@@ -57,7 +57,12 @@ def save(stem: pathlib.Path, case: Any, model: Any) -> None:
 
 def chosen(case: Any, outputs: Any) -> np.ndarray:
     """Of what a model returns, the output that counts."""
-    return np.asarray(outputs[case.output] if isinstance(outputs, dict) else outputs)
+    return numbers(outputs[case.output] if isinstance(outputs, dict) else outputs)
+
+
+def numbers(tensor: Any) -> np.ndarray:
+    """A tensor in a dtype that numpy compares and stores: bfloat16 is none."""
+    return np.asarray(tensor).astype("float32")
 
 
 def flat(data: Any) -> list[Any]:
@@ -133,7 +138,7 @@ def faults(path: pathlib.Path) -> Any:
     except Exception as error:
         yield f"does not load: {type(error).__name__}: {error}"
         return
-    outputs = np.asarray(model(data, training=False))
+    outputs = numbers(model(data, training=False))
     if not np.allclose(outputs, stored["outputs"], rtol=1e-5, atol=1e-5):
         yield f"other outputs: {np.abs(outputs - stored['outputs']).max()}"
     if len(model.trainable_variables) != stored["trainable"]:
@@ -143,8 +148,8 @@ def faults(path: pathlib.Path) -> Any:
     if isinstance(model.input, list):
         data = list(data.values())
     before = [np.asarray(v.value) for v in base.weights]
-    silent = np.asarray(model.get_layer("base")(data, training=False))
-    live = np.asarray(base(data, training=True))
+    silent = numbers(model.get_layer("base")(data, training=False))
+    live = numbers(base(data, training=True))
     if silent_by_policy and not np.allclose(live, silent, rtol=1e-5, atol=1e-5):
         yield "drops in training mode"
     model.compile("sgd", "mse", run_eagerly=bool(stored["run_eagerly"]), jit_compile=False)

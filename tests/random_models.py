@@ -276,7 +276,6 @@ class Making:
         step: The step.
         named: Name, dtype and regularizers, as keyword arguments.
         fused: The rate for layers that take another kernel when it is 0.
-        deaf: The rate for layers that make noise in every mode.
         shape: The shape of the tensor that the layer takes.
         body: Makes the model that the layer holds.
     """
@@ -284,7 +283,6 @@ class Making:
     step: Step
     named: dict[str, Any]
     fused: float
-    deaf: float
     shape: tuple[int, ...]
     body: Callable[[], Any]
 
@@ -495,7 +493,9 @@ KINDS: dict[str, Kind] = {
     "always_training": Kind(
         _around_body(Holding, _inner_dropout, mode=True), None, (*CUSTOM, "ignores the mode"), holds=True
     ),
-    "always_noisy": Kind(lambda m: OwnNoise(m.deaf, always=True, **m.plain()), None, ("custom", "ignores the mode")),
+    "always_noisy": Kind(
+        lambda m: OwnNoise(m.step.rate, always=True, **m.plain()), None, ("custom", "ignores the mode")
+    ),
     # structure
     "model": Kind(lambda m: m.body(), None, holds=True),
     "again": Kind(lambda m: None),
@@ -515,13 +515,11 @@ class Variant:
     Attributes:
         stored: Whether the modes are stored that it asks for.
         fused: Whether the dropout of recurrent and attention layers stands: at 0 they take another kernel.
-        deaf: Whether the noise stands that ignores the mode: it is silenced by its rate alone.
         locks: Whether `ModeLock`s stand, or the layers inside them.
     """
 
     stored: bool = True
     fused: bool = True
-    deaf: bool = True
     locks: bool = True
 
 
@@ -662,8 +660,8 @@ class _Builder:
         def body() -> Any:
             return self._body(step, shape)
 
-        fused, deaf = (step.rate if stands else 0.0 for stands in (self.variant.fused, self.variant.deaf))
-        layer = kind.make(Making(step, named, fused, deaf, shape, body))
+        fused = step.rate if self.variant.fused else 0.0
+        layer = kind.make(Making(step, named, fused, shape, body))
         if type(layer) is ModeLock and not self.variant.locks:
             layer = layer.layer
         if step.frozen:

@@ -32,7 +32,7 @@ def alive() -> tuple[int, int, int]:
     return tuple(sum(isinstance(thing, kind) for thing in things) for kind in kinds)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("policy", guarantees.POLICIES)
+@pytest.mark.parametrize("policy", ["off", "always"])
 @pytest.mark.parametrize("name", KINDS)
 def test_composing_again_leaves_nothing_behind(name: str, policy: str) -> None:
     base = ZOO[name].make()
