@@ -632,6 +632,8 @@ FEATURES: dict[str, str | Callable[[keras.Model], Any]] = {
     "CLIPBackbone": lambda model: model.get_layer("clip_head").input[0],
     "DFineBackbone": "last_hidden_state",
     "MetaCLIP2Backbone": lambda model: model.get_layer("metaclip_2_head").input[0],
+    # Its masks have other shapes than it says.
+    "SAM3PromptableConceptBackbone": "pred_logits",
     "SigLIPBackbone": lambda model: model.get_layer("siglip_head").input[0],
 }
 
