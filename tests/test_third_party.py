@@ -165,6 +165,31 @@ def test_a_layer_that_needs_the_length_of_its_sequence_is_traced_with_one(policy
 
 
 @keras.saving.register_keras_serializable(package="third_party")
+class LooksUp(layers.Layer):
+    """Takes positions between 0 and 1, of 6 examples at most."""
+
+    def __init__(self, dropout: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dropout = dropout
+        self.drop = layers.Dropout(dropout)
+
+    def call(self, inputs: Any) -> Any:
+        order = ops.take(ops.arange(6.0), ops.arange(ops.shape(inputs)[1]))
+        table = ops.take(ops.arange(4.0), ops.cast(inputs * 4, "int32"), axis=0)
+        return self.drop(table + order)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "dropout": self.dropout}
+
+
+def test_a_layer_is_compared_on_data_that_it_takes() -> None:
+    x = keras.Input((None,))
+    base = keras.Model(x, ops.max(LooksUp()(x), axis=-1, keepdims=True))
+    data = tf.constant(np.random.default_rng(0).random((8, 5)), "float32")
+    check_silent(base, base(data, training=False), "remove", data)
+
+
+@keras.saving.register_keras_serializable(package="third_party")
 class Dilated(layers.Layer):
     """Has a `rate` that is none of dropout, beside one that is."""
 

@@ -18,7 +18,7 @@ from . import _keras
 __all__ = ["Observation", "does_nothing", "observe", "same"]
 
 # What stands for the sizes that a symbolic tensor leaves open, where a call needs numbers: the first that it runs with.
-_SIZES = (8, 64, 2048)
+_SIZES = (8, 4, 64, 2048)
 
 # Beginnings of the names of TensorFlow operations that draw random numbers.
 _DRAWING_OPERATIONS = (
@@ -199,14 +199,17 @@ def does_nothing(layer: Any) -> bool:
 
 
 def _made_up(arguments: Any, size: int) -> Any:
-    """Data for the symbolic tensors among some arguments. Everything else stays as it is."""
+    """Data for the symbolic tensors among some arguments. Everything else stays as it is.
+
+    Floats lie between 0 and 1, as those of images, boxes and audio do; all else is 1.
+    """
 
     def data(argument: Any) -> Any:
         if not isinstance(argument, keras.KerasTensor):
             return argument
         shape = _closed(argument.shape, size)
         if "float" in argument.dtype:
-            return keras.random.normal(shape, dtype=argument.dtype, seed=1)
+            return keras.random.uniform(shape, dtype=argument.dtype, seed=1)
         return keras.ops.ones(shape, dtype=argument.dtype)
 
     return keras.tree.map_structure(data, arguments)

@@ -317,8 +317,9 @@ def _in_process(action: str, names: list[str], columns: list[str], folder: str) 
             why = f"FAILS: {action} ended with {done.returncode}: {''.join(last)}"
         except subprocess.TimeoutExpired as expired:
             lines, why = (expired.stdout or b"").decode().splitlines(), f"FAILS: {action} took more than {TIMEOUT} s"
-        found.update(json.loads(line) for line in lines if line.startswith("["))
-        found.update({name: dict.fromkeys(columns, why) for name in missing[len(lines) :][:1]})
+        results = [json.loads(line) for line in lines if line.startswith('["')]
+        found.update(results)
+        found.update({name: dict.fromkeys(columns, why) for name in missing[len(results) :][:1]})
     return found
 
 
