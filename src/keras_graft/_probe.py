@@ -18,7 +18,7 @@ from . import _keras
 __all__ = ["Observation", "does_nothing", "observe", "same"]
 
 # What stands for the sizes that a symbolic tensor leaves open, where a call needs numbers: the first that it runs with.
-_SIZES = (8, 4, 64, 2048)
+_SIZES = (8, 4, 64, 2048, 1)
 
 # Beginnings of the names of TensorFlow operations that draw random numbers.
 _DRAWING_OPERATIONS = (
