@@ -255,6 +255,32 @@ def test_a_dropout_with_its_mode_in_the_code_cannot_be_silenced_without_a_copy()
         freeze_and_merge([base], 1, dropout="off", copy=False, loss="mse")
 
 
+class TrainsItsModel(layers.Layer):
+    """A composite that hard-codes training mode for the model that it holds."""
+
+    def __init__(self, inner: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.inner = keras.saving.deserialize_keras_object(inner) if isinstance(inner, dict) else inner
+
+    def call(self, x: Any) -> Any:
+        return self.inner(x, training=True)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "inner": keras.saving.serialize_keras_object(self.inner)}
+
+
+@pytest.mark.parametrize("policy", SILENT)
+def test_a_mode_stored_below_a_layer_with_its_mode_in_the_code_is_not_relied_upon(policy: Any) -> None:
+    """Keras 3.16 obeys the stored mode, and the copy has none."""
+    x = keras.Input((6,))
+    inner = keras.Model(x, layers.Dropout(0.5)(x, training=False))
+    base = keras.Sequential([keras.Input((6,)), TrainsItsModel(inner)])
+    branch = freeze_and_merge({"a": base}, 1, dropout=policy, loss="mse").get_layer("a")
+    data = zoo.vectors(8)
+    for training in (True, False):
+        np.testing.assert_array_equal(guarantees.array(branch(data, training=training)), data)
+
+
 class RateThatScales(layers.Layer):
     """Its `rate` scales its outputs, with and without noise."""
 

@@ -141,11 +141,8 @@ def _assemble(entries: Any, outputs: Any, name: str | None) -> keras.Model:
 
 def _seal(model: keras.Model, submodels: Mapping[str, keras.Model], originals: list[keras.Model]) -> None:
     """Removes stored modes from every graph, and makes sure that the head alone trains."""
+    _keras.strip_training(model, originals)
     theirs = {id(part) for original in originals for part in _keras.walk(original)}
-    for part in _keras.walk(model):
-        graph = _keras.graph_of(part)
-        if graph is not None and id(part) not in theirs:
-            _keras.strip_training(graph)
     _check_head_is_new(model, submodels, theirs)
     _check_frozen(submodels)
 

@@ -8,8 +8,9 @@ Keras objects. Each function says what it gives, and on which versions the name 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -407,14 +408,40 @@ def connect(operation: Any, args: Any, kwargs: Any, like: list[Any]) -> list[Any
     return outputs
 
 
-def strip_training(graph: Any) -> None:
-    """Removes every stored `training=` from the calls of a functional graph that is ours (all).
+def strip_training(layer: Any, originals: Iterable[Any]) -> None:
+    """Removes every stored `training=` from the graphs of `layer` and of all below it that is not in `originals`.
 
     Up to 3.15 Keras writes `training=False` into the calls of Dropout and RNN layers by itself, and
     `fit` and `predict` override it. 3.16 writes nothing and obeys what it finds.
     """
-    for node in nodes(graph):
-        node.arguments.kwargs.pop("training", None)
+    theirs = {id(part) for original in originals for part in walk(original)}
+    for part in walk(layer):
+        graph = graph_of(part)
+        if graph is not None and id(part) not in theirs:
+            for node in nodes(graph):
+                node.arguments.kwargs.pop("training", None)
+
+
+def rests_on_stored_modes(layer: Any) -> bool:
+    """Whether a `training=` that is stored in a graph below `layer` decides what a call of it does (from 3.16)."""
+    graphs = [graph for graph in map(graph_of, walk(layer)) if graph is not None]
+    stored = any("training" in node.arguments.kwargs for graph in graphs for node in nodes(graph))
+    return stored and obeys_stored_modes()
+
+
+@functools.cache
+def obeys_stored_modes() -> bool:
+    """Whether a `training=` that is stored in a call prevails over the mode of the whole model (from 3.16)."""
+    seen = []
+
+    class Witness(keras.layers.Layer):
+        def call(self, x: Any, training: bool | None = None) -> Any:
+            seen.append(training)
+            return x
+
+    x = keras.Input((1,))
+    keras.Model(x, Witness()(x, training=False))(keras.ops.ones((1, 1)), training=True)
+    return seen[-1] is False
 
 
 # ---------------------------------------------------------------------------------------------------------

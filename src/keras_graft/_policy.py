@@ -256,7 +256,7 @@ class _Seen:
 
     Attributes:
         draws: Whether it draws random numbers.
-        draws_always: Whether it does so in inference mode too.
+        draws_always: Whether it does so in inference mode too, or may without the modes stored in it.
         updates: Names of the variables that it moves.
         losses: Whether it adds losses.
         complete: Whether it could be traced.
@@ -280,11 +280,13 @@ def _observe(layer: Any) -> _Seen:
     try:
         arguments, keywords = _keras.call_arguments(layer)
         seen = _probe.observe(layer, True, arguments, keywords)
-        draws_always = seen.draws and _probe.observe(layer, False, arguments, keywords).draws
+        deaf = seen.draws and _probe.observe(layer, False, arguments, keywords).draws
     except Exception:  # whatever a stranger's `call` may raise: nothing is known of it then
         return _Seen(draws=True, complete=False)
     updates = tuple(name for name in seen.updates if name not in harmless)
-    return _Seen(seen.draws, draws_always, updates, seen.losses)
+    noisy = any(behaviour(part).effect is Effect.NOISE for part in _keras.walk(layer))
+    stored = noisy and _keras.rests_on_stored_modes(layer)  # which its copy does not have
+    return _Seen(seen.draws or stored, deaf or stored, updates, seen.losses)
 
 
 def _rates_of(layer: Any) -> dict[str, Any]:

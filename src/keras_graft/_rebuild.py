@@ -100,6 +100,7 @@ def rebuild(
     """
     builder = _Builder(decide, dict(cuts or {}))
     new = builder.model(model, "", name or model.name)
+    _keras.strip_training(new, [model])
     if frozen:
         freeze(new)
     builder.verify()
@@ -151,7 +152,6 @@ class _Builder:
         layers = [new for new in (self.replacement(layer, path) for layer in model.layers) if new is not None]
         layers = layers or [_identity(model.layers[-1])]
         new = keras.Sequential([_keras.new_input(graph.inputs[0]), *layers], name=name)
-        _keras.strip_training(_keras.graph_of(new))
         for layer in layers:
             self._settle(layer)
         return new
