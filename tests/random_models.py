@@ -696,7 +696,7 @@ class _Builder:
 
     def _again(self, step: Step) -> None:
         elsewhere = [called for called in self.known if called not in self.own]
-        candidates = (elsewhere if step.flag else []) or self.own
+        candidates = (self.own if step.flag else elsewhere) or self.own or elsewhere
         if step.kind == "model_again":
             candidates = [called for called in candidates if isinstance(called.layer, keras.Model)]
         tokens = any(t.dtype == "int32" for t in self.pool)
@@ -840,7 +840,7 @@ DRAWN = (
     *[name for name, kind in KINDS.items() for _ in range(1 if "ignores the mode" in kind.tags else 3)],
     *("model", "again") * 30,
     *("model_again",) * 20,
-    *("lock",) * 7,
+    *("lock",) * 15,
     *("dropout", "multi_head", "lstm") * 3,
     *("embedding", "masking") * 6,
 )
