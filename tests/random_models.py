@@ -606,8 +606,8 @@ class _Builder:
         )
         if self.graph.sequential:
             self.chain = keras.Sequential([inputs[0]], name=self.name)
-        for number, step in enumerate(self.graph.steps):
-            self._take(step, number)
+        for step in self.graph.steps:
+            self._take(step)
         outputs = self._outputs()
         model = self.chain or keras.Model(_structured(self.graph.takes, inputs), outputs, name=self.name)
         if self.graph.frozen:
@@ -620,18 +620,18 @@ class _Builder:
 
     # -- calls ----------------------------------------------------------------------------------------
 
-    def _take(self, step: Step, number: int) -> None:
+    def _take(self, step: Step) -> None:
         kind = KINDS[step.kind]
         if self.chain is not None and (kind.takes != "one" or not kind.layer or step.kind in AGAIN):
             return
         if step.kind in AGAIN:
             self._again(step)
         elif step.kind == "model":
-            self._nested(step, number)
+            self._nested(step)
         elif not kind.layer:
             self._operate(step, kind)
         else:
-            self._apply(step, kind, f"{step.kind}_{number}")
+            self._apply(step, kind, f"{step.kind}_{len(self.known)}")
 
     def _apply(self, step: Step, kind: Kind, name: str) -> None:
         tokens = kind.rank == 0
@@ -677,7 +677,7 @@ class _Builder:
         shape = shape[1:] if step.kind.startswith("time_distributed") else shape
         return inner.around(shape)
 
-    def _nested(self, step: Step, number: int) -> None:
+    def _nested(self, step: Step) -> None:
         graph = step.body or Graph()
         if self.chain is not None:
             graph = dataclasses.replace(graph, inputs=graph.inputs[:1], gives="one")
@@ -685,7 +685,7 @@ class _Builder:
         graph = dataclasses.replace(
             graph, inputs=tuple(kind if kind != "tokens" or tokens else "sequence" for kind in graph.inputs)
         )
-        model = _Builder(graph, self.variant, f"model_{number}", self).model()
+        model = _Builder(graph, self.variant, f"model_{self.depth}_{len(self.known)}", self).model()
         if step.frozen:
             model.trainable = False
         shapes = tuple(None if kind == "tokens" else MADE_OF[kind] for kind in graph.inputs)
@@ -695,12 +695,13 @@ class _Builder:
         self.known.append(called)
 
     def _again(self, step: Step) -> None:
-        elsewhere = [called for called in self.known if called not in self.own]
-        candidates = (self.own if step.flag else elsewhere) or self.own or elsewhere
-        if step.kind == "model_again":
-            candidates = [called for called in candidates if isinstance(called.layer, keras.Model)]
         tokens = any(t.dtype == "int32" for t in self.pool)
-        candidates = [called for called in candidates if tokens or None not in called.shapes]
+        fitting = [called for called in self.known if tokens or None not in called.shapes]
+        if step.kind == "model_again":
+            fitting = [called for called in fitting if isinstance(called.layer, keras.Model)]
+        here = [called for called in fitting if called in self.own]
+        elsewhere = [called for called in fitting if called not in self.own]
+        candidates = (here if step.flag else elsewhere) or here or elsewhere
         if candidates:
             called = candidates[step.second % len(candidates)]
             self._note("a shared model" if isinstance(called.layer, keras.Model) else "a shared layer")
@@ -872,14 +873,25 @@ def steps(draw: st.DrawFn, depth: int, sequential: bool) -> Step:
     )
 
 
+# What single steps rarely add up to: deep nesting, a shared model, a layer in two graphs, a mask that is used.
+IDIOMS = (
+    (Step("model", body=Graph((Step("model", body=Graph((Step("lstm"),))),))),),
+    (Step("model", body=Graph((Step("dense"), Step("dropout")))), Step("model_again")),
+    (Step("model", body=Graph((Step("dense"), Step("dropout")))), Step("again", second=1)),
+    (Step("masking"), Step("lstm")),
+)
+
+
 @st.composite
 def graphs(draw: st.DrawFn, depth: int, *, top: bool = False) -> Graph:
     """A graph with at most `depth` levels of nesting."""
     sequential = draw(_rarely(4))
     inputs = st.lists(st.sampled_from(tuple(MADE_OF)), min_size=1, max_size=1 if sequential else 3)
-    stack = st.lists(steps(depth, sequential), min_size=2 if top else 0, max_size=6 if top else 3)
+    stack = draw(st.lists(steps(depth, sequential), min_size=2 if top else 0, max_size=6 if top else 3))
+    if top and not sequential and draw(st.booleans()):
+        stack += draw(st.sampled_from(IDIOMS))
     return Graph(
-        steps=tuple(draw(stack)),
+        steps=tuple(stack),
         inputs=tuple(draw(inputs)),
         takes=draw(st.sampled_from(("list", "tuple", "dict"))),
         gives="one" if sequential else draw(st.sampled_from(("one", "one", "list", "tuple", "dict"))),

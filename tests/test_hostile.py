@@ -281,6 +281,12 @@ def test_a_mode_stored_below_a_layer_with_its_mode_in_the_code_is_not_relied_upo
         np.testing.assert_array_equal(guarantees.array(branch(data, training=training)), data)
 
 
+@pytest.mark.parametrize("policy", ["keep", *SILENT])
+def test_a_spectral_normalization_that_casts_what_its_layer_gets_still_does(policy: Any) -> None:
+    casting = layers.SpectralNormalization(layers.Dense(4), dtype="mixed_float16")
+    silent_features(keras.Sequential([keras.Input((6,)), casting]), policy, zoo.vectors(8))
+
+
 class RateThatScales(layers.Layer):
     """Its `rate` scales its outputs, with and without noise."""
 

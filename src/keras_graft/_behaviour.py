@@ -72,7 +72,6 @@ _RECURRENT = Behaviour(
 _ATTENTION = Behaviour(Effect.NOISE, "drops attention weights at its rate", rates={"dropout": 0.0})
 _AUGMENTS = Behaviour(Effect.AUGMENTATION, "augments at random; an image is left as it is in inference mode")
 _INERT = Behaviour(Effect.NOTHING, "computes the same in both modes")
-_FLOAT8 = Behaviour(Effect.STATE, "float8: updates its scales in training mode although frozen")
 
 # Sorted by what the classes do. A name that the installed Keras lacks is passed over.
 _ROWS_BY_NAME: dict[str, Behaviour] = {
@@ -103,7 +102,7 @@ _ROWS_BY_NAME: dict[str, Behaviour] = {
     ),
     "Pipeline": dataclasses.replace(_INERT, reason="does what its layers do", parts=(("layers", "layers"),)),
     "Lambda": _INERT,  # unless its function says otherwise (see `behaviour`)
-    # They take a `training` argument for float8 only (see `behaviour`), or do not use it at all.
+    # They take a `training` argument for float8 only, whose scales an optimizer moves with the weights, or not at all.
     **dict.fromkeys(("Dense", "EinsumDense", "Embedding", "ReversibleEmbedding"), _INERT),
     **dict.fromkeys(
         (
@@ -278,8 +277,6 @@ def behaviour(layer: Any) -> Behaviour:
         return _without_row(layer)
     if type(layer) is keras.layers.Lambda:
         return _of_lambda(layer)
-    if getattr(layer, "quantization_mode", None) == "float8":
-        return _FLOAT8
     if row.registered:
         row = dataclasses.replace(row, keeps_flags=_keeps_flags(layer))
     if row.rates and not row.only_noise and not noise_rates(layer):

@@ -10,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 from keras.src import tree
 from keras.src.backend import compute_output_spec
+from keras.src.backend.common import global_state
 from keras.src.models import Functional
 from keras.src.ops.node import Node
+from keras.src.random.seed_generator import global_seed_generator
 from keras.src.saving.serialization_lib import SafeModeScope
 
 __all__ = ["Functional", "Node", "compute_output_spec", "tree"]
@@ -73,15 +75,16 @@ def named_parts(layer: Any) -> dict[int, str]:
     `layer.variables` are not (float8 layers, unnamed weights).
     """
     names: dict[int, str] = {}
+    for path, held in held_by(layer):
+        names.setdefault(id(held), path)
+    return names
+
+
+def held_by(layer: Any) -> Iterator[tuple[str, Any]]:
+    """Every object that `layer` holds, also in dicts and lists, with the attribute that holds it."""
     attributes = vars(layer)
     for attribute in sorted(attributes.keys() - _BOOKKEEPING):
-        value = attributes[attribute]
-        if isinstance(value, (dict, list, tuple)):
-            for suffix, leaf in _flat(value):
-                names.setdefault(id(leaf), attribute + suffix)
-        else:
-            names.setdefault(id(value), attribute)
-    return names
+        yield from ((f"{attribute}{suffix}", leaf) for suffix, leaf in _flat(attributes[attribute]))
 
 
 def _flat(value: Any) -> Iterator[tuple[str, Any]]:
@@ -408,7 +411,7 @@ def connect(operation: Any, args: Any, kwargs: Any, like: list[Any]) -> list[Any
     return outputs
 
 
-def strip_training(layer: Any, originals: Iterable[Any]) -> None:
+def strip_training(layer: Any, originals: Iterable[Any] = ()) -> None:
     """Removes every stored `training=` from the graphs of `layer` and of all below it that is not in `originals`.
 
     Up to 3.15 Keras writes `training=False` into the calls of Dropout and RNN layers by itself, and
@@ -442,6 +445,18 @@ def obeys_stored_modes() -> bool:
     x = keras.Input((1,))
     keras.Model(x, Witness()(x, training=False))(keras.ops.ones((1, 1)), training=True)
     return seen[-1] is False
+
+
+@contextlib.contextmanager
+def global_seeds_kept() -> Iterator[None]:
+    """Keeps the generator that layers without seeds of their own draw from as it is, or absent (all)."""
+    name = "global_seed_generator"
+    before = global_state.get_global_attribute(name)
+    global_seed_generator()  # which must not be made within a scope that keeps no variables
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(name, before)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -496,15 +511,50 @@ def takes_training(layer: Any) -> bool:
     return "training" in inspect.signature(layer.call).parameters
 
 
+def name_of_call(layer: Any) -> str:
+    """Name of the method that a call of `layer` runs (all)."""
+    return "call" if getattr(layer, "quantization_mode", None) is None else "quantized_call"
+
+
+def mode_of_call(layer: Any) -> Callable[[Any, Any], bool]:
+    """Tells from the arguments of a `call` of `layer`, while it runs, in which mode it does (all).
+
+    It is that of the context for a `call` without a `training` argument: what it calls gets it from there.
+    """
+    signature = inspect.signature(getattr(layer, name_of_call(layer)))
+    parameter = signature.parameters.get("training")
+
+    def mode(args: Any, kwargs: Any) -> bool:
+        if parameter is None:
+            return bool(call_context(layer).get_value("training"))
+        given = signature.bind_partial(*args, **kwargs).arguments.get("training", parameter.default)
+        return isinstance(given, int) and bool(given)
+
+    return mode
+
+
+def arguments_in_mode(layer: Any, args: Any, kwargs: Any, training: bool) -> tuple[Any, Any]:
+    """The arguments of a `call` of `layer`, for one in another mode (all)."""
+    signature = inspect.signature(getattr(layer, name_of_call(layer)))
+    if "training" not in signature.parameters:
+        return args, kwargs
+    bound = signature.bind(*args, **kwargs)
+    bound.arguments["training"] = training
+    return bound.args, bound.kwargs
+
+
 def call_context(layer: Any) -> Any:
     """What Keras keeps for the length of a call, its mode among it: that of the call that `layer` is part of (all)."""
     return layer._get_call_context()
 
 
-def takes_training_for_granted(layer: Any) -> bool:
-    """Whether `layer`, called without a mode, runs in training mode, which Keras then takes for that of all behind."""
+def default_mode(layer: Any) -> bool | None:
+    """The mode that `layer` runs in where nobody says one: the default of its `training` argument, if that is a mode.
+
+    Up to 3.15 Keras stores it in the calls of a graph as if the author had written it.
+    """
     parameter = inspect.signature(layer.call).parameters.get("training")
-    return parameter is not None and parameter.default not in (None, False, parameter.empty)
+    return parameter.default if parameter is not None and isinstance(parameter.default, bool) else None
 
 
 @contextlib.contextmanager

@@ -199,7 +199,8 @@ class Decider:
             return Decision(mode=Mode.OUTER)
         if self.copy and known.replacement:
             return Decision(replacement=known.replacement)
-        return Decision(unwrap=True) if self.copy and known.parts else Decision(mode=Mode.INFERENCE)
+        unwrap = self.copy and known.parts and layer.layer.compute_dtype == layer.compute_dtype  # else it casts
+        return Decision(unwrap=True) if unwrap else Decision(mode=Mode.INFERENCE)
 
     def unknown(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         choice = self._choice_within(layer, path)
@@ -327,7 +328,7 @@ def _leaks_its_mode(layer: Any, known: Behaviour) -> bool:
     Image layers take training mode for granted where they are called without a mode, and up to 3.15 Keras hands that
     on to every layer behind them. So does, in all versions, a layer that calls another one in a mode of its own.
     """
-    if _keras.takes_training_for_granted(layer):
+    if _keras.default_mode(layer):
         return True
     if not known.traced:
         return False

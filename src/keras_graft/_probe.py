@@ -1,11 +1,14 @@
-"""Trying a layer out without touching it: a trace of a call, or a call on made-up data.
+"""Trying a layer out without changing it: a trace of a call, or a call on made-up data.
 
 It tells what a call does, for layers that nothing else is known of. It must not know what follows from that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,10 +18,22 @@ import tensorflow as tf
 
 from . import _keras
 
-__all__ = ["Observation", "does_nothing", "observe", "same"]
+__all__ = [
+    "UNTRACKED",
+    "Call",
+    "Observation",
+    "calls_within",
+    "does_nothing",
+    "looks_like_a_seed",
+    "observe",
+    "recording",
+    "same",
+]
 
 # What stands for the sizes that a symbolic tensor leaves open, where a call needs numbers: the first that it runs with.
 _SIZES = (8, 4, 64, 2048, 1)
+
+UNTRACKED = "a variable that Keras does not track"
 
 # Beginnings of the names of TensorFlow operations that draw random numbers.
 _DRAWING_OPERATIONS = (
@@ -104,37 +119,190 @@ def observe(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
         leaks = context.get_value("training") is not training
         assigned.update(scope.state_mapping)
         losses = bool(scope.losses)
-        draws = any(_is_random(tensor) for tensor in keras.tree.flatten(outputs) if hasattr(tensor, "op"))
+        draws = any(map(_draws, _reached(outputs)))
         return outputs
 
     trace(probe, *args, **kwargs)
     names = {id(variable): variable.path for variable in layer.variables}
     seeds = {id(state) for state in _keras.seed_states(layer)}
-    seeds |= {key for key, value in assigned.items() if key not in names and _looks_like_a_seed(value)}
-    updates = [names.get(key, "a variable that Keras does not track") for key in assigned if key not in seeds]
+    seeds |= {key for key, value in assigned.items() if key not in names and looks_like_a_seed(value)}
+    updates = [names.get(key, UNTRACKED) for key in assigned if key not in seeds]
     return Observation(tuple(sorted(updates)), draws, losses, leaks)
 
 
-def _looks_like_a_seed(value: Any) -> bool:
+# ---------------------------------------------------------------------------------------------------------
+# Calls within a call
+# ---------------------------------------------------------------------------------------------------------
+
+_recording = threading.RLock()
+
+
+@contextlib.contextmanager
+def recording(layers: list[Any], around: Callable[[Any, Callable[..., Any], Any, Any, bool], Any]) -> Iterator[None]:
+    """Hands every `call` of some layers, in this thread, to `around`, and takes everything back afterwards.
+
+    Args:
+        layers: The layers.
+        around: Called as `around(layer, call, args, kwargs, training)` with the mode that the call runs in; returns
+            what the call shall return.
+    """
+    thread = threading.get_ident()
+
+    def recorded(layer: Any) -> Callable[..., Any]:
+        original, mode_of = getattr(layer, _keras.name_of_call(layer)), _keras.mode_of_call(layer)
+
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != thread:
+                return original(*args, **kwargs)
+            return around(layer, original, args, kwargs, mode_of(args, kwargs))
+
+        return call
+
+    with _recording:
+        own = [(vars(layer), name, vars(layer).get(name)) for layer in layers for name in [_keras.name_of_call(layer)]]
+        try:
+            for layer in layers:
+                vars(layer)[_keras.name_of_call(layer)] = recorded(layer)
+            yield
+        finally:
+            for attributes, name, call in own:
+                attributes.pop(name, None)
+                attributes.update({} if call is None else {name: call})
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call of a layer within a call of another one, as a trace shows it. What other layers do in it is theirs.
+
+    Attributes:
+        layer: The layer.
+        training: The mode that it ran in.
+        draws: Whether its own code draws random numbers that the outputs of the whole depend on.
+        updates: Names of the variables that its own code assigns.
+        operations: What its own code computes, in a form that can be compared.
+    """
+
+    layer: Any
+    training: bool
+    draws: bool
+    updates: tuple[str, ...]
+    operations: tuple[Any, ...]
+
+
+@dataclasses.dataclass
+class _Frame:
+    """A call that is being traced."""
+
+    layer: Any
+    training: bool
+    graph: Any
+    start: int
+    stop: int = 0
+    holes: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    updates: set[str] = dataclasses.field(default_factory=set)
+
+    def own_operations(self) -> list[Any]:
+        within = {n for first, last in self.holes for n in range(first, last)}
+        operations = self.graph.get_operations()
+        return [operations[n] for n in range(self.start, self.stop) if n not in within]
+
+
+@dataclasses.dataclass
+class _Tracer:
+    """Notes the calls within a call that is being traced."""
+
+    names: dict[int, str]
+    frames: list[_Frame] = dataclasses.field(default_factory=list)
+    stack: list[_Frame] = dataclasses.field(default_factory=list)
+    scope: Any = None
+
+    def around(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any, training: bool) -> Any:
+        graph = tf.compat.v1.get_default_graph()
+        frame = _Frame(layer, training, graph, len(graph.get_operations()))
+        number, before = len(self.frames), set(self.scope.state_mapping)
+        self.frames.append(frame)
+        self.stack.append(frame)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self.stack.pop()
+            frame.stop = len(graph.get_operations())
+            within = {name for other in self.frames[number + 1 :] for name in other.updates}
+            frame.updates = self._assigned_since(before, layer) - within
+            if self.stack and self.stack[-1].graph is graph:
+                self.stack[-1].holes.append((frame.start, frame.stop))
+
+    def _assigned_since(self, before: set[int], layer: Any) -> set[str]:
+        """Names of the variables that were assigned, those of seed generators left out."""
+        seeds = {id(state) for state in _keras.seed_states(layer)}
+        new = {key: value for key, value in self.scope.state_mapping.items() if key not in before and key not in seeds}
+        hidden = {key for key, value in new.items() if key not in self.names and looks_like_a_seed(value)}
+        return {self.names.get(key, UNTRACKED) for key in new.keys() - hidden}
+
+
+def calls_within(layer: Any, training: bool, args: Any, kwargs: Any) -> tuple[list[Call], bool | None]:
+    """Traces a call of `layer`: all calls of it and of what it holds, and the mode that it leaves to what is behind."""
+    names = {id(variable): variable.path for variable in layer.variables}
+    tracer, reached, behind = _Tracer(names), set[int](), training
+
+    def probe(*args: Any, **kwargs: Any) -> Any:
+        nonlocal tracer, behind
+        tracer = _Tracer(names)
+        context = _keras.call_context(layer)
+        with keras.StatelessScope(collect_losses=True) as tracer.scope:
+            with recording(list(_keras.walk(layer)), tracer.around):
+                outputs = layer(*args, training=training, **kwargs)
+            behind = context.get_value("training")
+        reached.update(map(id, _reached(outputs)))
+        return outputs
+
+    trace(probe, *args, **kwargs)
+    frames = tracer.frames
+    return [_call_of(frame, frames[0].graph, reached) for frame in frames], behind
+
+
+def _call_of(frame: _Frame, outer_graph: Any, reached: set[int]) -> Call:
+    own = frame.own_operations()
+    counted = own if frame.graph is not outer_graph else [operation for operation in own if id(operation) in reached]
+    return Call(
+        layer=frame.layer,
+        training=frame.training,
+        draws=any(map(_draws, counted)),
+        updates=tuple(sorted(frame.updates)),
+        operations=tuple(map(_form, counted)),
+    )
+
+
+def _form(operation: Any) -> Any:
+    """What an operation computes, without the names in it."""
+    held = operation.node_def.attr
+    attributes = {name: value.SerializeToString() for name, value in held.items() if not value.HasField("func")}
+    inner = tuple(_kinds_within(operation.node_def, operation.graph))
+    return operation.type, tuple(sorted(attributes.items())), inner
+
+
+def _reached(outputs: Any) -> list[Any]:
+    """The operations of a TensorFlow graph that some tensors depend on."""
+    reached: dict[int, Any] = {}
+    waiting = [tensor.op for tensor in keras.tree.flatten(outputs) if hasattr(tensor, "op")]
+    while waiting:
+        operation = waiting.pop()
+        if id(operation) not in reached:
+            reached[id(operation)] = operation
+            waiting.extend(source.op for source in operation.inputs)
+    return list(reached.values())
+
+
+def looks_like_a_seed(value: Any) -> bool:
+    """Whether a value may be the state of a seed generator, for variables of which nothing else is known."""
     return tuple(value.shape) == (2,) and "int" in keras.backend.standardize_dtype(value.dtype)
 
 
-def _is_random(tensor: Any) -> bool:
-    """Whether a tensor of a TensorFlow graph depends on an operation that draws random numbers."""
-    seen: set[int] = set()
-    waiting = [tensor.op]
-    while waiting:
-        operation = waiting.pop()
-        if id(operation) in seen:
-            continue
-        seen.add(id(operation))
-        if _draws(operation):
-            return True
-        waiting.extend(source.op for source in operation.inputs)
-    return False
-
-
 def _draws(operation: Any) -> bool:
+    """Whether an operation of a TensorFlow graph draws random numbers, or calls a function that does."""
+    if operation.type.startswith("StatelessRandomGet"):  # a part of a seed
+        return False
     if operation.type.startswith(_DRAWING_OPERATIONS):
         return not _has_fixed_seed(operation)
     return any(kind.startswith(_DRAWING_OPERATIONS) for kind in _kinds_within(operation.node_def, operation.graph))
