@@ -631,7 +631,7 @@ class _Builder:
         elif not kind.layer:
             self._operate(step, kind)
         else:
-            self._apply(step, kind, f"{step.kind}_{len(self.known)}")
+            self._apply(step, kind, f"{step.kind}_at_{len(self.known)}")
 
     def _apply(self, step: Step, kind: Kind, name: str) -> None:
         tokens = kind.rank == 0
@@ -681,7 +681,7 @@ class _Builder:
         graph = step.body or Graph()
         if self.chain is not None:
             graph = dataclasses.replace(graph, inputs=graph.inputs[:1], gives="one")
-        tokens = any(t.dtype == "int32" for t in self.pool)
+        tokens = any(t.dtype == "int32" for t in (self.pool if self.chain is None else self.pool[-1:]))
         graph = dataclasses.replace(
             graph, inputs=tuple(kind if kind != "tokens" or tokens else "sequence" for kind in graph.inputs)
         )
