@@ -3,11 +3,12 @@
 Two things hold that plain Keras leaves to chance: frozen means frozen, and dropout does what you asked.
 """
 
+from ._audit import Audit, audit
 from ._behaviour import register_layer
 from ._branch import Branch
 from ._compose import freeze_and_merge
 from ._mode_lock import ModeLock
 from ._policy import with_dropout
 
-__all__ = ["Branch", "ModeLock", "freeze_and_merge", "register_layer", "with_dropout"]
+__all__ = ["Audit", "Branch", "ModeLock", "audit", "freeze_and_merge", "register_layer", "with_dropout"]
 __version__ = "0.1.0"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -32,9 +33,21 @@ _BOOKKEEPING = frozenset(
     "_self_unconditional_dependency_names _build_shapes_dict".split()
 )
 
+# What stands before the cause in errors about files.
+_CAUSE = "Exception encountered: "
+
 # Attributes that decide what a layer computes and that its config leaves out (all); `lora_alpha` is in the config, and
 # Dense and Embedding do not read it there (3.12, 3.15).
 _NOT_IN_CONFIG = ("use_cudnn", "function", "lora_alpha")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error that says something; Keras wraps most in lines that do not, and in colour (all)."""
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in str(error).splitlines()]
+    causes = [line.removeprefix(_CAUSE) for line in lines if line.startswith(_CAUSE)]
+    told = [line for line in lines if line and not line.startswith("Exception encountered when calling")]
+    return next(iter(causes + told), "no message")
+
 
 # ---------------------------------------------------------------------------------------------------------
 # What a layer is made of

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import random
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,8 @@ __all__ = [
     "Observation",
     "calls_within",
     "does_nothing",
+    "hidden_values",
+    "left_as_it_was",
     "looks_like_a_seed",
     "observe",
     "recording",
@@ -122,12 +125,59 @@ def observe(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
         draws = any(map(_draws, _reached(outputs)))
         return outputs
 
-    trace(probe, *args, **kwargs)
+    with left_as_it_was(layer):
+        trace(probe, *args, **kwargs)
     names = {id(variable): variable.path for variable in layer.variables}
     seeds = {id(state) for state in _keras.seed_states(layer)}
     seeds |= {key for key, value in assigned.items() if key not in names and looks_like_a_seed(value)}
     updates = [names.get(key, UNTRACKED) for key in assigned if key not in seeds]
     return Observation(tuple(sorted(updates)), draws, losses, leaks)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Leaving no trace
+# ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def left_as_it_was(layer: Any) -> Iterator[None]:
+    """Puts back what a call of `layer` may change beside the variables of Keras, which a stateless scope keeps."""
+    parts = list(_keras.walk(layer))
+    hidden = [(variable, variable.numpy()) for part in parts for variable in _hidden_variables(part)]
+    attributes = [(vars(part), dict(vars(part)), _contents(part)) for part in parts]
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with _keras.global_seeds_kept():
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+        for held, before, contents in attributes:
+            for name in [name for name in held if name not in before]:
+                del held[name]
+            held.update(before)
+            for values, copy in contents:
+                if len(values) != len(copy) or any(now is not then for now, then in zip(values, copy)):
+                    values[:] = copy
+        for variable, value in hidden:
+            variable.assign(value)
+
+
+def _contents(layer: Any) -> list[tuple[list[Any], list[Any]]]:
+    return [(value, list(value)) for value in vars(layer).values() if isinstance(value, list)]
+
+
+def hidden_values(layer: Any) -> list[np.ndarray]:
+    """The values of the variables that `layer` holds itself and Keras does not know, those of generators left out."""
+    variables = [part for _, part in _keras.held_by(layer) if isinstance(part, tf.Variable)]
+    return [variable.numpy() for variable in variables]
+
+
+def _hidden_variables(layer: Any) -> list[Any]:
+    """Variables of TensorFlow that `layer` holds and Keras does not know, those of its random generators included."""
+    held = [part for _, part in _keras.held_by(layer)]
+    held += [part.state for part in held if isinstance(part, tf.random.Generator)]
+    return [part for part in held if isinstance(part, tf.Variable)]
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -257,7 +307,8 @@ def calls_within(layer: Any, training: bool, args: Any, kwargs: Any) -> tuple[li
         reached.update(map(id, _reached(outputs)))
         return outputs
 
-    trace(probe, *args, **kwargs)
+    with left_as_it_was(layer):
+        trace(probe, *args, **kwargs)
     frames = tracer.frames
     return [_call_of(frame, frames[0].graph, reached) for frame in frames], behind
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any
@@ -21,7 +22,7 @@ from . import _keras, _probe
 from ._behaviour import behaviour
 from ._mode_lock import ModeLock, freeze
 
-__all__ = ["Decide", "Decision", "Mode", "RebuildError", "rebuild"]
+__all__ = ["Decide", "Decision", "Mode", "RebuildError", "Removed", "rebuild", "removed_from"]
 
 
 class RebuildError(ValueError):
@@ -71,6 +72,28 @@ class Decision:
 Decide = Callable[[Any, str], Decision]
 
 
+@dataclasses.dataclass(frozen=True)
+class Removed:
+    """A layer that a model was rebuilt without.
+
+    Attributes:
+        path: Its path in the model.
+        type: Name of its class.
+    """
+
+    path: str
+    type: str
+
+
+# What each new model was made without, as long as it lives: files do not tell.
+_removed: weakref.WeakKeyDictionary[Any, tuple[Removed, ...]] = weakref.WeakKeyDictionary()
+
+
+def removed_from(model: Any) -> tuple[Removed, ...]:
+    """The layers that `model` was rebuilt without, in this process."""
+    return _removed.get(model, ())
+
+
 def rebuild(
     model: keras.Model,
     decide: Decide,
@@ -104,6 +127,7 @@ def rebuild(
     if frozen:
         freeze(new)
     builder.verify()
+    _removed[new] = tuple(builder.removed)
     return new
 
 
@@ -121,7 +145,8 @@ class _Builder:
         shared: What each variable of the original, by its id, became: the first copy, if several layers share it.
         given: The id of each new variable that started with the value of a variable of the original: both of them.
         replaced: The ids of the layers that another one has replaced.
-        left_out: Layers that were bypassed on trust, with their paths.
+        removed: Layers that were bypassed.
+        left_out: Those of them that were bypassed on trust, with their paths.
         to_verify: Layers that were locked, changed or replaced on trust, with path, decision and original.
     """
 
@@ -133,6 +158,7 @@ class _Builder:
     waiting: dict[int, tuple[Any, Any, str, Decision]] = dataclasses.field(default_factory=dict)
     given: dict[int, Any] = dataclasses.field(default_factory=dict)
     replaced: set[int] = dataclasses.field(default_factory=set)
+    removed: list[Removed] = dataclasses.field(default_factory=list)
     left_out: list[tuple[Any, str]] = dataclasses.field(default_factory=list)
     to_verify: list[tuple[Any, str, Decision, Any]] = dataclasses.field(default_factory=list)
 
@@ -225,12 +251,12 @@ class _Builder:
             return self.model(operation, path, operation.name)
         decision = self.decide(operation, path)
         if decision.reuse:
-            return self._reuse(operation, decision, path) or _cast_of(operation)
+            return self._reuse(operation, decision, path) or self._without(operation, path)
         new, decision, source = self._copy(operation, decision, path)
         if new is None:
             if decision.verify:
                 self.left_out.append((operation, path))
-            return _cast_of(operation)
+            return self._without(operation, path)
         built = _named(operation, path, lambda: _keras.build_like(new, source, self.given))
         result = self._locked(new, decision, path, source)
         if built:
@@ -238,6 +264,11 @@ class _Builder:
         else:
             self.waiting[id(result)] = (source, new, path, decision)
         return result
+
+    def _without(self, layer: Any, path: str) -> Any | None:
+        """What stands for a layer that is left out: nothing, but for a cast."""
+        self.removed.append(Removed(path, type(layer).__name__))
+        return _cast_of(layer)
 
     def _copy(self, layer: Any, decision: Decision, path: str) -> tuple[Any | None, Decision, Any]:
         """A copy of `layer` that is not built yet, its whole decision, and the layer whose state it gets."""
@@ -442,7 +473,7 @@ def _on_made_up_data(layer: Any, path: str, check: Callable[[], bool]) -> bool:
     except Exception as error:
         raise RebuildError(
             f"What became of layer '{path}' (of type {type(layer).__name__}) without its dropout could not be compared "
-            f"with it, because a call on made-up data fails: {type(error).__name__}: {_first_line(error)} "
+            f"with it, because a call on made-up data fails: {type(error).__name__}: {_keras.first_line(error)} "
             f'Use "off" for it, which locks the layer to inference mode. Received: layer={layer!r}'
         ) from error
 
@@ -562,7 +593,7 @@ def _named(layer: Any, path: str, make: Callable[[], Any]) -> Any:
     except RebuildError:
         raise
     except Exception as error:
-        raise _cannot_rebuild(layer, path, f"{type(error).__name__}: {_first_line(error)}") from error
+        raise _cannot_rebuild(layer, path, f"{type(error).__name__}: {_keras.first_line(error)}") from error
 
 
 def _observed(layer: Any, path: str, args: Any, kwargs: Any) -> _probe.Observation:
@@ -572,13 +603,9 @@ def _observed(layer: Any, path: str, args: Any, kwargs: Any) -> _probe.Observati
         inner = layer.layer if isinstance(layer, ModeLock) else layer
         raise RebuildError(
             f"What layer '{path}' (of type {type(inner).__name__}) does in training mode cannot be found out: tracing "
-            f"its call raises {type(error).__name__}: {_first_line(error)} Let its `call` run on symbolic tensors, or "
-            f'use "keep", which needs no proof. Received: layer={inner!r}'
+            f"its call raises {type(error).__name__}: {_keras.first_line(error)} Let its `call` run on symbolic "
+            f'tensors, or use "keep", which needs no proof. Received: layer={inner!r}'
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def _cannot_rebuild(layer: Any, path: str, cause: str) -> RebuildError:
