@@ -78,7 +78,9 @@ def label(page: Any, name: str, number: int = 0) -> Any:
 def shown(page: Any) -> dict[str, str]:
     """The row in the panel."""
     terms, values = (page.find_elements(By.CSS_SELECTOR, f"aside {tag}") for tag in ("dt", "dd"))
-    return {term.text: value.text for term, value in zip(terms, values)}
+    row = {term.text: value.text for term, value in zip(terms, values)}
+    row["Layer"], _, row["Type"] = row["Layer"].rstrip(")").partition(" (")
+    return row
 
 
 def edges(page: Any) -> int:

@@ -191,14 +191,13 @@ def page(audit: Audit) -> str:
 
 def _details(row: Row, numbers: dict[str, int]) -> dict[str, Any]:
     shown = {
-        "Layer": row.path,
-        "Type": row.type,
-        "Weights": _weights(row) or "none",
-        "Marked as frozen": "yes" if row.frozen else "no",
-        "In training mode": row.behaviour,
+        "Layer": f"{row.path} ({row.type})",
         "In fit": row.fit or "what it does in inference mode",
         "In predict": row.predict or "what it does in inference mode",
         "Why": row.reason,
+        "Weights": _weights(row) or "none",
+        "Marked as frozen": "yes" if row.frozen else "no",
+        "In training mode": row.behaviour,
     }
     if row.measured is not None:
         seen = row.measured
