@@ -353,7 +353,7 @@ def _call_that_leaks_no_mode(layer: Any) -> Any:
 
 def _inner_call(wrapper: Any) -> Any:
     def call(inputs: Any, training: bool = False) -> Any:
-        return wrapper.layer(inputs)
+        return keras.ops.cast(wrapper.layer(inputs), inputs.dtype)
 
     return call
 
