@@ -888,8 +888,8 @@ def graphs(draw: st.DrawFn, depth: int, *, top: bool = False) -> Graph:
     sequential = draw(_rarely(4))
     inputs = st.lists(st.sampled_from(tuple(MADE_OF)), min_size=1, max_size=1 if sequential else 3)
     stack = draw(st.lists(steps(depth, sequential), min_size=2 if top else 0, max_size=6 if top else 3))
-    if top and not sequential and draw(st.booleans()):
-        stack += draw(st.sampled_from(IDIOMS))
+    if top and not sequential:
+        stack += draw(st.sampled_from((*IDIOMS, ())))
     return Graph(
         steps=tuple(stack),
         inputs=tuple(draw(inputs)),

@@ -13,7 +13,7 @@ import tensorflow as tf
 import zoo
 from keras import layers
 
-from keras_graft import Branch, freeze_and_merge, with_dropout
+from keras_graft import Branch, ModeLock, freeze_and_merge, with_dropout
 from keras_graft._rebuild import RebuildError
 
 SILENT = ("off", "remove")
@@ -279,6 +279,13 @@ def test_a_mode_stored_below_a_layer_with_its_mode_in_the_code_is_not_relied_upo
     data = zoo.vectors(8)
     for training in (True, False):
         np.testing.assert_array_equal(guarantees.array(branch(data, training=training)), data)
+
+
+def test_a_lock_inside_a_layer_of_the_users_own_is_not_passed_over_by_always() -> None:
+    inner = keras.Sequential([keras.Input((6,)), ModeLock(layers.Dropout(0.5, name="held")), layers.Dropout(0.5)])
+    base = keras.Sequential([keras.Input((6,)), TrainsItsModel(inner, name="trains")])
+    with pytest.raises(RebuildError, match=r"'trains'.*holds \['held'\], locked to inference mode"):
+        freeze_and_merge([base], 1, dropout="always", loss="mse")
 
 
 @pytest.mark.parametrize("policy", ["keep", *SILENT])

@@ -209,6 +209,10 @@ class Decider:
         if choice in ("off", "remove"):
             deaf = seen.draws_always and self.copy  # a lock is no help then
             return Decision(changes=_rates_of(layer) if deaf else {}, mode=Mode.INFERENCE)
+        if choice == "always" and _silent_locks(layer):
+            raise _refused(
+                layer, path, choice, f"it holds {_silent_locks(layer)}, locked to inference mode by ModeLock"
+            )
         if not seen.draws:
             return Decision(mode=Mode.INFERENCE if seen.updates and self.frozen else Mode.OUTER)
         if choice == "always" and not seen.complete:
@@ -288,6 +292,13 @@ def _observe(layer: Any) -> _Seen:
     noisy = any(behaviour(part).effect is Effect.NOISE for part in _keras.walk(layer))
     stored = noisy and _keras.rests_on_stored_modes(layer)  # which its copy does not have
     return _Seen(seen.draws or stored, deaf or stored, updates, seen.losses)
+
+
+def _silent_locks(layer: Any) -> list[str]:
+    """Names of the noise layers below `layer` that a lock keeps silent."""
+    locks = [part for part in _keras.walk(layer) if type(part) is ModeLock and part.training is False]
+    within = [part for lock in locks for part in _keras.walk(lock.layer)]
+    return [part.name for part in within if behaviour(part).effect is Effect.NOISE]
 
 
 def _rates_of(layer: Any) -> dict[str, Any]:
