@@ -275,6 +275,22 @@ def test_what_was_removed_is_shown(copy: bool) -> None:
     assert [row.path for row in audit(with_dropout(base, "off")).rows if row.removed] == []
 
 
+def test_what_was_removed_stands_with_what_held_it() -> None:
+    inner = keras.Sequential([keras.Input((6,)), layers.Dropout(0.5, name="drop"), layers.Dense(6, name="dense")])
+    inner.name = "inner"
+    base = zoo.sequential(keras.Input((6,)), inner, layers.Dropout(0.5, name="last"), layers.Dense(2, name="top"))
+    expected = [("inner", 0), ("inner/dense", 1), ("inner/drop", 1), ("top", 0), ("last", 0)]
+    for found, prefix in (
+        (audit(with_dropout(base, "remove")), ""),
+        (audit(freeze_and_merge({"a": base}, None, dropout="remove")), "a/"),
+    ):
+        rows = [
+            row for row in found.rows if row.type != "InputLayer" and row.path.startswith(prefix) and row.path != "a"
+        ]
+        depth = bool(prefix)
+        assert [(row.path, row.depth) for row in rows] == [(f"{prefix}{path}", n + depth) for path, n in expected]
+
+
 def test_rows_know_what_they_get_their_inputs_from() -> None:
     x = keras.Input((6,), name="x")
     a, b = layers.Dense(6, name="a")(x), layers.Dense(6, name="b")(x)

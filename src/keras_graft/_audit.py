@@ -230,7 +230,7 @@ def audit(model: keras.Model, x: Any = None) -> Audit:
     trained = {id(variable) for variable in model.trainable_variables}
     places = list(_places(model))
     seen = None if x is None else _seen(model, x, places)
-    rows = _with_removed(places, [_row(place, fit, predict, trained, seen) for place in places])
+    rows = _with_removed(model, places, [_row(place, fit, predict, trained, seen) for place in places])
     return Audit(
         name=model.name,
         keras_version=keras.__version__,
@@ -346,36 +346,40 @@ def _row(place: _Place, fit: Run, predict: Run, trained: set[int], seen: Measure
     )
 
 
-def _with_removed(places: list[_Place], rows: list[Row]) -> tuple[Row, ...]:
-    """The rows, and behind those of each model one for every layer that it was made without."""
-    for number, place in reversed(list(enumerate(places))):
-        if removed_from(place.layer):
-            end = next((n for n in range(number + 1, len(rows)) if rows[n].depth <= place.depth), len(rows))
-            rows[end:end] = _removed_rows(place)
+def _with_removed(model: keras.Model, places: list[_Place], rows: list[Row]) -> tuple[Row, ...]:
+    """The rows, with one for every layer that a model was made without, behind the others of what held it."""
+    for layer, prefix in [(model, ""), *((place.layer, f"{place.path}/") for place in places)]:
+        for removed in removed_from(layer):
+            path = f"{prefix}{removed.path}"
+            above = [number for number, row in enumerate(rows) if path.startswith(f"{row.path}/")]
+            depth = rows[above[-1]].depth + 1 if above else 0
+            start = above[-1] + 1 if above else 0
+            end = next((number for number in range(start, len(rows)) if rows[number].depth < depth), len(rows))
+            frozen = rows[above[-1]].frozen if above else not model.trainable
+            rows.insert(end, _removed_row(path, removed.type, frozen, depth))
     return tuple(rows)
 
 
-def _removed_rows(place: _Place) -> Iterator[Row]:
-    for removed in removed_from(place.layer):
-        yield Row(
-            path=f"{place.path}/{removed.path}",
-            type=removed.type,
-            parameters=0,
-            trainable=0,
-            frozen=place.frozen,
-            behaviour=Effect.NOISE.value,
-            fit="",
-            predict="",
-            reason="removed from the graph",
-            changes=False,
-            silenced=False,
-            removed=True,
-            measured=None,
-            contradiction="",
-            inputs=(),
-            depth=place.depth + removed.path.count("/") + 1,
-            holds=False,
-        )
+def _removed_row(path: str, kind: str, frozen: bool, depth: int) -> Row:
+    return Row(
+        path=path,
+        type=kind,
+        parameters=0,
+        trainable=0,
+        frozen=frozen,
+        behaviour=Effect.NOISE.value,
+        fit="",
+        predict="",
+        reason="removed from the graph",
+        changes=False,
+        silenced=False,
+        removed=True,
+        measured=None,
+        contradiction="",
+        inputs=(),
+        depth=depth,
+        holds=False,
+    )
 
 
 def _doing(layer: Any, known: Behaviour, run: Run, inference: Run) -> str:
