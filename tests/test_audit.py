@@ -213,6 +213,36 @@ def test_a_layer_that_cannot_be_traced_is_unknown() -> None:
     assert "a trace of its call fails" in row.reason
 
 
+class Swish(layers.Layer):
+    """Has a gradient of its own, which gets another name in each trace."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return keras.ops.silu(x)
+
+
+def test_gradients_of_their_own_do_not_make_two_traces_differ() -> None:
+    assert row_of(Swish()).fit == ""
+
+
+class DropsInTrainingOnly(layers.Layer):
+    """Does not call its dropout in inference mode."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.drop, self.dense = layers.Dropout(0.5, name="drop"), layers.Dense(6, name="dense")
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        if training:
+            x = self.drop(x, training=training)
+        return self.dense(x)
+
+
+def test_a_layer_that_calls_its_dropout_in_training_mode_only_is_not_live_itself() -> None:
+    found = audit(zoo.sequential(keras.Input((6,)), DropsInTrainingOnly(name="own")), zoo.vectors(8))
+    assert not found.contradictions
+    assert [row.path for row in found.live] == ["own/drop"]
+
+
 def test_a_layer_that_is_not_called_is_not_live() -> None:
     class Unused(layers.Layer):
         def __init__(self) -> None:

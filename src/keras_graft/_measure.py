@@ -6,7 +6,7 @@ It runs the model and leaves it as it was. It must not know what a layer is supp
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -123,37 +123,35 @@ class _Watch:
     Attributes:
         variables: The variables of the model, by their ids.
         seen: What was seen, by the id of the layer.
-        open: The calls that are running, from the outermost on: what the layers below gave in each.
-        given: While a call is repeated: what the layers below give.
+        open: The calls that are running, the outermost first: what the layers below gave in each, with their ids.
+        given: While a call is repeated: what the layers below give, and have not given yet.
+        astray: Whether that call did not call the same layers below.
         scope: The scope that holds all variables that were assigned.
     """
 
     variables: dict[int, Any]
     seen: dict[int, _Sums] = dataclasses.field(default_factory=dict)
-    open: list[list[Any]] = dataclasses.field(default_factory=list)
-    given: Iterator[Any] | None = None
+    open: list[list[tuple[int, Any]]] = dataclasses.field(default_factory=list)
+    given: list[tuple[int, Any]] | None = None
+    astray: bool = False
     scope: Any = None
 
     def around(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any, training: bool) -> Any:
         if self.given is not None:
-            return next(self.given)
+            return self._give(layer, call, args, kwargs)
         context = _keras.call_context(layer)
         mode, state = context.get_value("training"), dict(self.scope.state_mapping)
-        self.open.append([])
-        try:
-            outputs = call(*args, **kwargs)
-        finally:
-            below = self.open.pop()
-        if self.open:
-            self.open[-1].append(outputs)
+        outputs, below = self._first(layer, call, args, kwargs)
         mode_behind, state_behind = context.get_value("training"), dict(self.scope.state_mapping)
         state |= {key: value for key, value in state_behind.items() if _probe.looks_like_a_seed(value)}
 
         def repeat(args: Any, kwargs: Any, mode: bool | None) -> list[np.ndarray]:
             context.set_value("training", mode)
             self._set(state)
-            self.given = iter(below)
-            return _arrays(call(*args, **kwargs))
+            self.given, self.astray = list(below), False
+            outputs = _arrays(call(*args, **kwargs))
+            self.astray |= bool(self.given)
+            return outputs
 
         try:
             hidden = _probe.hidden_values(layer)
@@ -161,12 +159,35 @@ class _Watch:
             changed = self._changed(state)
             changed |= set() if _same(hidden, _probe.hidden_values(layer)) else {_probe.UNTRACKED}
             calm = repeat(*_keras.arguments_in_mode(layer, args, kwargs, False), False)
+            if self.astray:  # it calls other layers in inference mode: what differs is theirs
+                calm = again
             self.seen.setdefault(id(layer), _Sums()).add(_arrays(outputs), again, calm, changed)
         finally:
             self.given = None
             context.set_value("training", mode_behind)
             self._set(state_behind)
         return outputs
+
+    def _first(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, list[tuple[int, Any]]]:
+        """What a call gives, and what those below it gave in it."""
+        self.open.append([])
+        try:
+            outputs = call(*args, **kwargs)
+        finally:
+            below = self.open.pop()
+        if self.open:
+            self.open[-1].append((id(layer), outputs))
+        return outputs, below
+
+    def _give(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What `layer` gave when the call that is repeated ran first."""
+        given = self.given or []
+        for number, (key, outputs) in enumerate(given):
+            if key == id(layer):
+                del given[number]
+                return outputs
+        self.astray = True
+        return call(*args, **kwargs)
 
     def _set(self, state: dict[int, Any]) -> None:
         self.scope.state_mapping.clear()

@@ -326,8 +326,8 @@ def _call_of(frame: _Frame, outer_graph: Any, reached: set[int]) -> Call:
 
 
 def _form(operation: Any) -> Any:
-    """What an operation computes, without the names in it."""
-    held = operation.node_def.attr
+    """What an operation computes, without names: those of functions, and of gradients, in private attributes."""
+    held = {name: value for name, value in operation.node_def.attr.items() if not name.startswith("_")}
     attributes = {name: value.SerializeToString() for name, value in held.items() if not value.HasField("func")}
     inner = tuple(_kinds_within(operation.node_def, operation.graph))
     return operation.type, tuple(sorted(attributes.items())), inner
