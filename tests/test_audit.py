@@ -511,7 +511,7 @@ def test_weights_that_train_in_a_frozen_part_are_found() -> None:
     for variable in model.get_layer("thawed").variables:
         variable.trainable = True
     _keras.set_own_trainable(model, True)
-    with pytest.raises(AssertionError, match=r"1 layer .*train or change although frozen.*\n.*\n.*thawed") as raised:
+    with pytest.raises(AssertionError, match=r"train or change although frozen:\n.*\n.*thawed") as raised:
         audit(outer).assert_frozen()
     assert "fixed" not in str(raised.value)
 

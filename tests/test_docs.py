@@ -66,7 +66,7 @@ def test_the_public_name_is_documented(name):
         assert ">>> " in docstring, f"{name} has no example"
         signature = inspect.signature(value)
         if signature.parameters:
-            assert "\nArgs:\n" in docstring
+            assert "\nArgs:\n" in docstring or "\nAttributes:\n" in docstring
         if not inspect.isclass(value) and signature.return_annotation not in (None, "None"):
             assert "\nReturns:\n" in docstring
     assert f"`{name}" in (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")

@@ -110,6 +110,19 @@ class Audit:
         trainable: How many of them it trains.
         repeats: Whether the outputs of the model in `fit` were the same bits in two runs; None without data.
         repeats_in_predict: Likewise in `predict`.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_graft import Audit, audit
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dropout(0.5), keras.layers.Dense(4)])
+    >>> found: Audit = audit(model)
+    >>> found.parameters, found.trainable, len(found.live)
+    (36, 36, 1)
+    >>> found.assert_deterministic()
+    Traceback (most recent call last):
+    AssertionError: In model 'sequential' these are live in `fit`:
+    ...
     """
 
     name: str
@@ -145,7 +158,9 @@ class Audit:
                 f"Nothing in model '{self.name}' is frozen. Set `trainable = False` on the part that must stand still, "
                 "or build the model with `freeze_and_merge`."
             )
-        self._refuse([row for row in self.rows if row.frozen and self._moves(row)], "train or change although frozen")
+        self._refuse(
+            [row for row in self.rows if row.frozen and self._moves(row)], "these train or change although frozen"
+        )
 
     def assert_deterministic(self) -> None:
         """Raises where a layer is live in `fit`: where it does what it does not do in inference mode.
@@ -156,7 +171,7 @@ class Audit:
             AssertionError: With the rows of the layers that are live.
         """
         seen = [row for row in self.rows if row.live or (row.measured is not None and not row.measured.repeats)]
-        self._refuse(seen, "are live in `fit`")
+        self._refuse(seen, "these are live in `fit`")
 
     def _moves(self, row: Row) -> bool:
         """Whether a variable of the layer itself trains or changes in `fit`."""
@@ -167,8 +182,7 @@ class Audit:
     def _refuse(self, rows: list[Row], what: str) -> None:
         if rows:
             table = text(dataclasses.replace(self, rows=tuple(rows)), colour=False, totals=False)
-            layers = "1 layer" if len(rows) == 1 else f"{len(rows)} layers"
-            raise AssertionError(f"{layers} of model '{self.name}' {what}:\n{table}")
+            raise AssertionError(f"In model '{self.name}' {what}:\n{table}")
 
     def to_dict(self) -> dict[str, Any]:
         """The audit as dicts, lists, strings and numbers, for JSON."""
