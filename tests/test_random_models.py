@@ -16,7 +16,7 @@ import random_models
 import tensorflow as tf
 import zoo
 from guarantees import POLICIES, Evidence
-from hypothesis import HealthCheck, assume, given, seed, settings
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from random_models import BATCH, CHOSEN, Recipe, Variant
 
 from keras_graft import ModeLock, _keras
@@ -172,9 +172,10 @@ def test_random_models_hold_or_say_why_not(
 ) -> None:
     """`--hypothesis-seed=N` draws other models."""
     tally: collections.Counter[str] = collections.Counter()
+    phases = [Phase.generate, *([Phase.shrink] if count >= 100 else [])]  # shrinking takes minutes
 
     @seed(first_seed + 1000 * int(request.config.getoption("--hypothesis-seed") or 0))
-    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=count, phases=phases, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(random_models.recipes())
     def each(recipe: Recipe) -> None:
         found = random_models.features(recipe)
