@@ -9,6 +9,22 @@ from ._branch import Branch
 from ._compose import freeze_and_merge
 from ._mode_lock import ModeLock
 from ._policy import with_dropout
+from ._sampling import Samples, predict_samples
+from ._split import Split, split
+from ._training import fit_head
 
-__all__ = ["Audit", "Branch", "ModeLock", "audit", "freeze_and_merge", "register_layer", "with_dropout"]
+__all__ = [
+    "Audit",
+    "Branch",
+    "ModeLock",
+    "Samples",
+    "Split",
+    "audit",
+    "fit_head",
+    "freeze_and_merge",
+    "predict_samples",
+    "register_layer",
+    "split",
+    "with_dropout",
+]
 __version__ = "0.1.0"

@@ -24,7 +24,7 @@ from ._policy import check_model
 from ._rebuild import removed_from
 from ._render import as_dict, notebook, page, text
 
-__all__ = ["Audit", "Row", "Total", "audit"]
+__all__ = ["Audit", "Row", "Total", "audit", "rows_by_layer"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,11 +240,10 @@ def audit(model: keras.Model, x: Any = None) -> Audit:
     drop drops 50%: `trainable=False` does not stop Dropout
     """
     check_model(model, "model")
-    fit, predict = follow(model, True), follow(model, False)
     trained = {id(variable) for variable in model.trainable_variables}
     places = list(_places(model))
     seen = None if x is None else _seen(model, x, places)
-    rows = _with_removed(model, places, [_row(place, fit, predict, trained, seen) for place in places])
+    rows = _with_removed(model, places, _rows(model, places, trained, seen))
     return Audit(
         name=model.name,
         keras_version=keras.__version__,
@@ -255,6 +254,18 @@ def audit(model: keras.Model, x: Any = None) -> Audit:
         repeats=seen.repeats if seen else None,
         repeats_in_predict=seen.repeats_in_predict if seen else None,
     )
+
+
+def rows_by_layer(model: keras.Model) -> dict[int, Row]:
+    """What an audit without data says of each layer below `model`, by the id of the layer."""
+    places = list(_places(model))
+    trained = {id(variable) for variable in model.trainable_variables}
+    return dict(zip((id(place.layer) for place in places), _rows(model, places, trained, None)))
+
+
+def _rows(model: keras.Model, places: list[_Place], trained: set[int], seen: Measurement | None) -> list[Row]:
+    fit, predict = follow(model, True), follow(model, False)
+    return [_row(place, fit, predict, trained, seen) for place in places]
 
 
 def _seen(model: keras.Model, x: Any, places: list[_Place]) -> Measurement:

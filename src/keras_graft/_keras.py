@@ -509,6 +509,11 @@ def adopt_call(outer: Any, inner: Any) -> None:
     outer._allow_non_tensor_positional_args = True
 
 
+def take_inputs_as_they_are(layer: Any) -> None:
+    """Lets `layer` get its inputs in the dtypes in which they come (all)."""
+    layer._convert_input_args = False
+
+
 def build_from_call(layer: Any, call_spec: Any) -> None:
     """Builds `layer` from the arguments of a call as Keras itself would (all)."""
     layer._maybe_build(call_spec)
@@ -568,6 +573,24 @@ def default_mode(layer: Any) -> bool | None:
     """
     parameter = inspect.signature(layer.call).parameters.get("training")
     return parameter.default if parameter is not None and isinstance(parameter.default, bool) else None
+
+
+@contextlib.contextmanager
+def call_replaced(model: Any, call: Callable[..., Any]) -> Iterator[None]:
+    """Puts `call` in the place of `model.call`, for inputs of any structure; and the functions that train it as new.
+
+    They are traced with the call that the model has then, and Keras keeps them (all).
+    """
+    ours = {"call": call, "_manual_input_spec": None, "train_function": None, "test_function": None}
+    attributes = vars(model)
+    before = {name: attributes[name] for name in ours if name in attributes}
+    attributes.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del attributes[name]
+        attributes.update(before)
 
 
 @contextlib.contextmanager

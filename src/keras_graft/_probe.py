@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ __all__ = [
     "hidden_values",
     "left_as_it_was",
     "looks_like_a_seed",
+    "multiplications",
     "observe",
     "recording",
     "same",
@@ -132,6 +134,79 @@ def observe(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
     seeds |= {key for key, value in assigned.items() if key not in names and looks_like_a_seed(value)}
     updates = [names.get(key, UNTRACKED) for key in assigned if key not in seeds]
     return Observation(tuple(sorted(updates)), draws, losses, leaks)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Counting
+# ---------------------------------------------------------------------------------------------------------
+
+
+def multiplications(model: Any) -> int | None:
+    """How many multiplications of matrix products and convolutions a call takes for one example, as traced.
+
+    None where an axis of its inputs is open.
+    """
+    inputs = _keras.symbolic_inputs(model)
+    batch = next((tensor.shape[0] for tensor in keras.tree.flatten(inputs) if tensor.shape[0]), 1)
+    specs = keras.tree.map_structure(lambda tensor: tf.TensorSpec((batch, *tensor.shape[1:]), tensor.dtype), inputs)
+    if not all(spec.shape.is_fully_defined() for spec in keras.tree.flatten(specs)):
+        return None
+    with left_as_it_was(model):
+        traced = tf.function(lambda inputs: model(inputs, training=False)).get_concrete_function(specs)
+    return _products_in(traced.graph) // batch
+
+
+def _products_in(graph: Any) -> int:
+    return sum(_products(operation) for operation in graph.get_operations())
+
+
+def _products(operation: Any) -> int:
+    """The multiplications of one operation of TensorFlow, and of the functions that it calls."""
+    kind = operation.type
+    if kind in ("While", "StatelessWhile"):
+        limit = tf.get_static_value(operation.inputs[1])
+        return _products_in(_function(operation, "body")) * int(1 if limit is None else limit)
+    if kind in ("PartitionedCall", "StatefulPartitionedCall"):
+        return _products_in(_function(operation, "f"))
+    if kind == "Einsum":
+        labels = operation.get_attr("equation").decode().partition("->")[0].split(",")
+        sizes = {
+            label: size for axes, tensor in zip(labels, operation.inputs) for label, size in zip(axes, tensor.shape)
+        }
+        return math.prod(size or 1 for size in sizes.values())
+    if kind not in _CONTRACTED:
+        return 0
+    index, contracted = _CONTRACTED[kind]
+    tensor = operation.outputs[0] if index is None else operation.inputs[index]
+    return (tensor.shape.num_elements() or 0) * (contracted(operation) or 0)
+
+
+def _function(operation: Any, attribute: str) -> Any:
+    return operation.graph._get_function(operation.get_attr(attribute).name).graph
+
+
+def _rows_of_first(transposed: str) -> Callable[[Any], int]:
+    def size(operation: Any) -> int:
+        return operation.inputs[0].shape[-2 if operation.get_attr(transposed) else -1]
+
+    return size
+
+
+def _filter(first: int, last: int) -> Callable[[Any], int]:
+    return lambda operation: math.prod(operation.inputs[1].shape[first:last])
+
+
+# For each kind of operation: the input whose elements take part in products (None: the output), and in how many.
+_CONTRACTED: dict[str, tuple[int | None, Callable[[Any], int]]] = {
+    "MatMul": (None, _rows_of_first("transpose_a")),
+    "BatchMatMulV2": (None, _rows_of_first("adj_x")),
+    "BatchMatMulV3": (None, _rows_of_first("adj_x")),
+    "Conv2D": (None, _filter(0, -1)),
+    "Conv3D": (None, _filter(0, -1)),
+    "DepthwiseConv2dNative": (None, _filter(0, -2)),
+    "Conv2DBackpropInput": (2, _filter(0, -1)),
+    "Conv3DBackpropInputV2": (2, _filter(0, -1)),
+}
 
 
 # ---------------------------------------------------------------------------------------------------------

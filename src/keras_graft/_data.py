@@ -1,0 +1,158 @@
+"""What `fit` takes, as batches in a known order: arrays, datasets, generators.
+
+It must not know of models: it only says what comes, and how much of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["Source", "numbers", "part_of", "rows_of_arrays", "source_of"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Data for `fit`.
+
+    Attributes:
+        batches: Begins a pass over the data, and gives one batch of inputs after another, each with what came with
+            it: nothing, targets, or targets and weights.
+        count: How many batches there are; None where nobody knows.
+        targets: For arrays: the targets and the weights of all examples.
+        rows: For arrays: how many examples there are.
+    """
+
+    batches: Callable[[], Iterator[tuple[Any, tuple[Any, ...]]]]
+    count: int | None
+    targets: tuple[Any, Any] = (None, None)
+    rows: int | None = None
+
+    @property
+    def holds_targets(self) -> bool:
+        """Whether targets come with the batches."""
+        return self.rows is None
+
+
+def source_of(x: Any, y: Any, weights: Any, *, steps: int | None, batch_size: int, name: str) -> Source:
+    """Where the examples of `fit` come from.
+
+    Args:
+        x: The first argument of `fit`.
+        y: The second.
+        weights: Its `sample_weight`.
+        steps: How many batches of an endless source make an epoch.
+        batch_size: How many examples of arrays make a batch.
+        name: Name of the argument that `x` is, for errors.
+    """
+    if _is_stream(x):
+        if y is not None or weights is not None:
+            raise ValueError(
+                f"`{name}` is a {type(x).__name__}, so targets and sample weights must come with its batches: "
+                "`(inputs, targets)` or `(inputs, targets, weights)`. Leave `y` and `sample_weight` out."
+            )
+        return _of_stream(x, steps, name)
+    rows = rows_of_arrays(x, y, weights, name)
+    count = -(-rows // batch_size)
+    return Source(lambda: _slices(x, rows, batch_size), count, (y, weights), rows)
+
+
+def _is_stream(x: Any) -> bool:
+    return isinstance(x, (tf.data.Dataset, keras.utils.PyDataset)) or hasattr(x, "__next__")
+
+
+# -- arrays -----------------------------------------------------------------------------------------------
+
+
+def rows_of_arrays(x: Any, y: Any, weights: Any, name: str) -> int:
+    """How many examples arrays hold."""
+    leaves = [leaf for leaf in keras.tree.flatten((x, y, weights)) if leaf is not None]
+    if not all(getattr(leaf, "shape", ()) for leaf in leaves) or not leaves:
+        raise TypeError(
+            f"`{name}` must be arrays or tensors (alone, in a list or in a dict), a tf.data.Dataset of batches, a "
+            f"keras.utils.PyDataset or a generator of batches. Received: {name}={_described(x)}"
+        )
+    sizes = {int(leaf.shape[0]) for leaf in leaves}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"`{name}`, its targets and its weights must hold equally many examples. Received: {_described(x)}, "
+            f"targets {_described(y)}, weights {_described(weights)}"
+        )
+    if sizes == {0}:
+        raise ValueError(f"`{name}` holds no examples. Received: {_described(x)}")
+    return sizes.pop()
+
+
+def _described(value: Any) -> str:
+    described = keras.tree.map_structure(
+        lambda leaf: f"{type(leaf).__name__}{list(leaf.shape)}" if hasattr(leaf, "shape") else repr(leaf)[:60], value
+    )
+    return str(described).replace("'", "")
+
+
+def _slices(x: Any, rows: int, batch_size: int) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    x = keras.tree.map_structure(_sliceable, x)
+    if not all(
+        isinstance(leaf, (np.ndarray, tf.Tensor, tf.RaggedTensor, type(None))) for leaf in keras.tree.flatten(x)
+    ):
+        yield from ((batch, ()) for batch in tf.data.Dataset.from_tensor_slices(x).batch(batch_size))
+        return
+    for start in range(0, rows, batch_size):
+        yield part_of(x, start, start + batch_size), ()
+
+
+def _sliceable(leaf: Any) -> Any:
+    """Frames and series of pandas as arrays."""
+    return leaf.to_numpy() if hasattr(leaf, "to_numpy") else leaf
+
+
+def part_of(structure: Any, start: int, stop: int) -> Any:
+    """The examples of arrays from `start` on, up to `stop`."""
+    return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[start:stop], structure)
+
+
+# -- streams ----------------------------------------------------------------------------------------------
+
+
+def _of_stream(x: Any, steps: int | None, name: str) -> Source:
+    count = _length(x)
+    if count == np.inf and steps is None:
+        raise ValueError(
+            f"`{name}` is endless. Say how many of its batches make an epoch: `steps_per_epoch`, or `validation_steps` "
+            f"for validation data. Received: {name}={x!r}"
+        )
+    number = steps if count is None or count == np.inf else int(count)
+
+    def batches() -> Iterator[tuple[Any, tuple[Any, ...]]]:
+        for batch in itertools.islice(_iterate(x), number):
+            inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(batch)
+            yield inputs, tuple(part for part in (targets, weights) if part is not None)
+
+    return Source(batches, number)
+
+
+def _length(x: Any) -> float | None:
+    """How many batches a source holds: infinity where it is endless, None where nobody knows."""
+    if isinstance(x, tf.data.Dataset):
+        cardinality = int(x.cardinality())
+        return {tf.data.INFINITE_CARDINALITY: np.inf, tf.data.UNKNOWN_CARDINALITY: None}.get(cardinality, cardinality)
+    if isinstance(x, keras.utils.PyDataset):
+        return np.inf if x.num_batches is None else x.num_batches
+    return None
+
+
+def _iterate(x: Any) -> Iterator[Any]:
+    if not isinstance(x, keras.utils.PyDataset):
+        return iter(x)
+    return (x[number] for number in (itertools.count() if x.num_batches is None else range(x.num_batches)))
+
+
+def numbers(structure: Any) -> Any:
+    """The same structure of numpy arrays."""
+    return keras.tree.map_structure(lambda leaf: None if leaf is None else np.asarray(leaf), structure)

@@ -1,0 +1,197 @@
+"""`predict_samples`: Monte Carlo dropout, with all that is not random computed once.
+
+It must not know how a model is cut, nor how noise is made live: that is `_split.py` and `_policy.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from . import _keras
+from ._data import numbers, source_of
+from ._mode_lock import ModeLock
+from ._policy import check_model, decider
+from ._rebuild import Decision, rebuild
+from ._split import ends_noiselessness, forget, make_cut
+
+__all__ = ["Samples", "predict_samples"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """What a model predicts with its dropout live, many times. Made by `predict_samples`.
+
+    Attributes:
+        values: The predictions, of shape (samples, examples, ...); for a model of several outputs a list or a dict of
+            such arrays, as `predict` gives them.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_graft import Samples
+    >>> samples = Samples(np.array([[[0.9, 0.1]], [[0.5, 0.5]]]))  # 2 samples for 1 example, 2 classes
+    >>> np.round(samples.mean, 2).tolist(), np.round(samples.std, 2).tolist()
+    ([[0.7, 0.3]], [[0.2, 0.2]])
+    >>> float(samples.mutual_information()[0]) < float(samples.predictive_entropy()[0])
+    True
+    """
+
+    values: Any
+
+    @property
+    def mean(self) -> Any:
+        """The mean over the samples, of shape (examples, ...)."""
+        return keras.tree.map_structure(lambda values: values.mean(axis=0), self.values)
+
+    @property
+    def std(self) -> Any:
+        """The standard deviation over the samples, of shape (examples, ...)."""
+        return keras.tree.map_structure(lambda values: values.std(axis=0), self.values)
+
+    def predictive_entropy(self, *, from_logits: bool = False) -> Any:
+        """The entropy of the mean class probabilities: all the uncertainty, in nats.
+
+        H[p] = -sum_c p_c log p_c with p the mean over the samples (Gal, 2016, "Uncertainty in Deep Learning", 3.3.1;
+        Houlsby et al., 2011, arXiv:1112.5745).
+
+        Args:
+            from_logits: Whether the predictions are logits of classes, along the last axis, and not probabilities.
+
+        Returns:
+            An array of shape (examples, ...) without the axis of the classes, or a structure of such.
+
+        Raises:
+            ValueError: If the predictions are not probabilities that sum to 1.
+        """
+        return keras.tree.map_structure(
+            lambda values: _entropy(_probabilities(values, from_logits).mean(axis=0)), self.values
+        )
+
+    def mutual_information(self, *, from_logits: bool = False) -> Any:
+        """What of the uncertainty more data could take away, in nats: that between prediction and weights.
+
+        H[mean of p] - mean of H[p] over the samples, known as BALD (Houlsby et al., 2011, arXiv:1112.5745; Gal et
+        al., 2017, arXiv:1703.02910). The rest of the predictive entropy lies in the data.
+
+        Args:
+            from_logits: See `predictive_entropy`.
+
+        Returns:
+            An array of shape (examples, ...) without the axis of the classes, or a structure of such.
+
+        Raises:
+            ValueError: If the predictions are not probabilities that sum to 1.
+        """
+
+        def information(values: np.ndarray) -> np.ndarray:
+            p = _probabilities(values, from_logits)
+            return np.maximum(_entropy(p.mean(axis=0)) - _entropy(p).mean(axis=0), 0.0)  # below 0 by rounding alone
+
+        return keras.tree.map_structure(information, self.values)
+
+
+def _entropy(p: np.ndarray) -> np.ndarray:
+    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)
+
+
+def _probabilities(values: np.ndarray, from_logits: bool) -> np.ndarray:
+    values = values.astype("float64")
+    if from_logits:
+        odds = np.exp(values - values.max(axis=-1, keepdims=True))
+        return odds / odds.sum(axis=-1, keepdims=True)
+    if values.min() < 0 or not np.allclose(values.sum(axis=-1), 1.0, atol=1e-2):
+        raise ValueError(
+            "The predictions must be probabilities of classes, which are not negative and sum to 1 along the last "
+            "axis. Pass `from_logits=True` for logits. Received: values from "
+            f"{values.min():.3g} to {values.max():.3g}, of shape {values.shape}"
+        )
+    return values
+
+
+def predict_samples(
+    model: keras.Model, x: Any, samples: int, *, batch_size: int | None = None, seed: int | None = None
+) -> Samples:
+    """Predicts many times with live dropout: Monte Carlo dropout, as an approximate Bayesian model.
+
+    All that lies before the first live noise is computed once, and only the rest runs `samples` times. Noise layers
+    alone are live: BatchNormalization uses its statistics and keeps them, and image augmentation is off. `model` is
+    not changed, its seeds included. (Gal and Ghahramani, 2016, "Dropout as a Bayesian Approximation",
+    arXiv:1506.02142.)
+
+    Args:
+        model: A built functional `keras.Model` with noise that is live in `fit` (as composed with `"keep"`, or in the
+            head) or always (`"always"`).
+        x: Inputs as `model.predict` takes them: arrays or tensors of shape (examples, ...), alone, in a list or in a
+            dict, or a dataset of batches.
+        samples: How many predictions to make for each example.
+        batch_size: Examples that are computed at once, 32 if None; for arrays.
+        seed: With the same seed, model, inputs and batch size, the samples are the same. Drawn at random if None.
+
+    Returns:
+        `Samples`: all predictions, with mean, standard deviation and measures of uncertainty.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If nothing in `model` is live, or `samples` is not a positive integer.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_graft import predict_samples
+    >>> model = keras.Sequential(
+    ...     [keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dropout(0.5), keras.layers.Dense(3, "softmax")]
+    ... )
+    >>> found = predict_samples(model, np.ones((4, 8), "float32"), samples=20, seed=0)
+    >>> found.values.shape, found.mean.shape, found.predictive_entropy().shape
+    ((20, 4, 3), (4, 3), (4,))
+    """
+    check_model(model, "model")
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
+        raise ValueError(f"`samples` must be an integer of 1 or more. Received: samples={samples!r}")
+    found = make_cut(model, ends_noiselessness(model))
+    try:
+        if not found.in_the_way:
+            raise ValueError(
+                f"Nothing in model '{model.name}' is live, so all samples would be the same. Compose it with "
+                f'dropout="keep" or "always", or put dropout into the head. Received: model={model!r}'
+            )
+        sampler = _with_live_noise(found.rest)
+        _set_seeds(sampler, seed)
+        source = source_of(x, None, None, steps=None, batch_size=batch_size or 32, name="x")
+        return Samples(_sampled(found.features, sampler, source, samples))
+    finally:
+        forget(model, found)
+
+
+def _with_live_noise(rest: keras.Model) -> keras.Model:
+    """A copy of a model whose noise layers run in training mode, and all others in inference mode."""
+    live = decider("always", "off", copy=True, frozen=True)
+
+    def decide(layer: Any, path: str) -> Decision:
+        locked = type(layer) is ModeLock and layer.training is not None  # it was locked on purpose
+        return Decision() if locked else live(layer, path)
+
+    with _keras.nothing_left_behind([rest], always=True):
+        return rebuild(rest, decide, frozen=True)
+
+
+def _set_seeds(model: keras.Model, seed: int | None) -> None:
+    states = list({id(state): state for state in _keras.seed_states(model)}.values())
+    for state, sequence in zip(states, np.random.SeedSequence(seed).spawn(len(states))):
+        state.assign(sequence.generate_state(2).astype(state.dtype))
+
+
+def _sampled(features: keras.Model, sampler: keras.Model, source: Any, samples: int) -> Any:
+    ahead = tf.function(lambda batch: features(batch, training=False), reduce_retracing=True)
+    live = tf.function(lambda batch: sampler(batch, training=False), reduce_retracing=True)
+    parts = []
+    for batch, _ in source.batches():
+        computed = ahead(keras.tree.map_structure(tf.convert_to_tensor, batch))
+        drawn = [numbers(live(computed)) for _ in range(samples)]
+        parts.append(keras.tree.map_structure(lambda *values: np.stack(values), *drawn))
+    return keras.tree.map_structure(lambda *values: np.concatenate(values, axis=1), *parts)

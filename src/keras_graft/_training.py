@@ -1,0 +1,280 @@
+"""`fit_head`: what `fit` does, with the frozen part computed once.
+
+It puts the cut, the features and Keras's own `fit` together. It must not know how features are kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import warnings
+from typing import Any, Literal
+
+import keras
+
+from . import _keras
+from ._audit import rows_by_layer
+from ._data import Source, part_of, rows_of_arrays, source_of
+from ._feed import StoredBatches, even, fed_with_features, in_place_of_inputs
+from ._features import Features, features_in_folder, features_in_memory
+from ._policy import check_model, check_option
+from ._split import Split, bytes_of, ends_determinism, forget, make_cut
+
+__all__ = ["fit_head"]
+
+_DROPOUT = ("as composed", "off")
+
+
+def fit_head(
+    model: keras.Model,
+    x: Any = None,
+    y: Any = None,
+    *,
+    cache: Literal["memory"] | str | os.PathLike[str] = "memory",
+    dropout: Literal["as composed", "off"] = "as composed",
+    batch_size: int | None = None,
+    epochs: int = 1,
+    verbose: Any = "auto",
+    callbacks: Any = None,
+    validation_split: float = 0.0,
+    validation_data: Any = None,
+    shuffle: bool | None = None,
+    class_weight: Any = None,
+    sample_weight: Any = None,
+    initial_epoch: int = 0,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
+    validation_batch_size: int | None = None,
+    validation_freq: Any = 1,
+) -> keras.callbacks.History:
+    """Trains a model as `model.fit` does, and computes its frozen part only once.
+
+    What is frozen and deterministic gives the same features in every epoch, and `fit` computes them again each
+    time. This cuts the model at its frontier (see `split`), runs the part before it once over the data, and hands the
+    features to `model.fit`, which trains what is behind: **the model itself is trained**. Losses, metrics,
+    optimizer, callbacks and history are those of `model`; callbacks see `model`, so a ModelCheckpoint saves all of
+    it, and they may call `model.evaluate` on raw inputs.
+
+    Where it does not pay (nothing can be computed ahead, or little, and the features are larger than the inputs) a
+    warning says so, with the layers in the way, and the model is trained by plain `fit`.
+
+    Random augmentation in the data pipeline (in a `map` of a dataset, say) is seen once: **every epoch gets the
+    examples of the first pass**. Use `fit`, or augment in several passes over the data, where that is not wanted.
+    The order of a dataset is that of the first pass too, unless `shuffle=True`.
+
+    Args:
+        model: A compiled functional `keras.Model`, from `freeze_and_merge` or any other. It is trained.
+        x: Inputs: arrays or tensors of shape (examples, ...), alone, in a list or in a dict; or a `tf.data.Dataset`
+            of batches, a `keras.utils.PyDataset` or a generator of batches.
+        y: Targets, for arrays.
+        cache: Where features are kept: `"memory"`, or the path of a folder, for features larger than memory and
+            for those that shall be used again. What a folder holds is used where the data and the frozen part are
+            the same, bit for bit, and computed otherwise; a run that was killed goes on where it stopped.
+        dropout: `"as composed"`, or `"off"`: dropout in frozen layers does not drop while the head is trained, so
+            that a model composed with `"keep"` trains on inference features, and drops again in `fit`.
+        batch_size: Examples per step, 32 if None; for arrays.
+        epochs: The epoch to stop at.
+        verbose: `"auto"`, 0, 1 or 2, as in `fit`.
+        callbacks: Callbacks of Keras.
+        validation_split: The share of arrays, from their end, to validate on.
+        validation_data: `(x, y)`, `(x, y, weights)` or a dataset to validate on.
+        shuffle: Whether examples are shuffled before each epoch. By default those of arrays are, as in `fit`, and
+            those of a dataset come in the order of its first pass. With a folder they are shuffled within large
+            portions, which come in random order.
+        class_weight: Weights of classes in the loss.
+        sample_weight: Weights of the examples of arrays.
+        initial_epoch: The epoch to begin at.
+        steps_per_epoch: Batches per epoch. An endless dataset needs it: so many batches are the data then.
+        validation_steps: Likewise for validation data.
+        validation_batch_size: Examples per validation step; `batch_size` if None.
+        validation_freq: How often to validate, as in `fit`.
+
+    Returns:
+        The `keras.callbacks.History` of `fit`.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or the data are of the wrong kind.
+        ValueError: If `model` is not compiled, has no graph to cut, or arguments do not go together.
+        FeatureStoreError: (an `OSError`) If the folder cannot be written.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_graft import fit_head, freeze_and_merge
+    >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dropout(0.5)])
+    >>> model = freeze_and_merge([base], head=1, dropout="keep", loss="mse")
+    >>> x, y = np.random.default_rng(0).normal(size=(2, 64, 8)).astype("float32")
+    >>> history = fit_head(model, x, y[:, :1], epochs=3, verbose=0)
+    >>> len(history.history["loss"])
+    3
+    """
+    _check(model, dropout)
+    arguments = {
+        "epochs": epochs,
+        "verbose": verbose,
+        "callbacks": callbacks,
+        "class_weight": class_weight,
+        "initial_epoch": initial_epoch,
+        "validation_freq": validation_freq,
+        "steps_per_epoch": steps_per_epoch,
+        "validation_steps": validation_steps,
+    }
+    found = make_cut(model, ends_determinism(model, noise_off=dropout == "off"))
+    try:
+        cause = _why_not_ahead(model, found)
+        if dropout == "off":
+            _check_silent(model, found, cause)
+        if cause:
+            warnings.warn(f"`fit_head` trains model '{model.name}' as `fit` does: {cause}", stacklevel=2)
+            return model.fit(
+                x,
+                y,
+                batch_size=batch_size,
+                validation_split=validation_split,
+                validation_data=validation_data,
+                shuffle=True if shuffle is None else shuffle,
+                sample_weight=sample_weight,
+                validation_batch_size=validation_batch_size,
+                **arguments,
+            )
+        wish = _Wish(found, cache, verbose)
+        train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
+        arguments.update(wish.training(train, batch_size, steps_per_epoch, shuffle))
+        if validation is not None:
+            size = validation_batch_size or batch_size
+            arguments.update(wish.validation(validation, size, validation_steps))
+        with fed_with_features(model, found.rest):
+            return model.fit(**arguments)
+    finally:
+        forget(model, found)
+
+
+def _check(model: Any, dropout: Any) -> None:
+    check_model(model, "model")
+    check_option("dropout", dropout, _DROPOUT)
+    if not model.compiled:
+        raise ValueError(f"`model` must be compiled: call `model.compile(loss=...)` first. Received: model={model!r}")
+
+
+def _why_not_ahead(model: keras.Model, found: Split) -> str:
+    """Why a model is better trained as it is; empty where its frozen part should be computed once."""
+    way = "; ".join(f"'{path}': {why}" for path, why in list(found.in_the_way.items())[:5])
+    own = [name for name in _STEPS if getattr(type(model), name) is not getattr(keras.Model, name)]
+    if own:
+        return f"its class overrides {own}, which would get features in place of its inputs."
+    if all(_keras.tensor_history(tensor)[0].name.endswith(".as_it_is") for tensor in found.features.outputs):
+        return f"nothing in it can be computed ahead. In the way: {way}."
+    size, raw = found.bytes_per_example, bytes_of(model.inputs)
+    if size is None or raw is None or size <= raw or (found.share or 0.0) >= _WORTH_IT:
+        return ""
+    return (
+        f"{found.share or 0.0:.0%} of its multiplications can be computed ahead, and the features of an example would "
+        f"take {size:,} bytes, its inputs {raw:,}. In the way: {way}."
+    )
+
+
+# Methods of a model that get its inputs.
+_STEPS = ("train_step", "test_step", "compute_loss", "compute_metrics")
+
+# The share of the multiplications from which on features may be larger than the inputs.
+_WORTH_IT = 0.5
+
+
+def _check_silent(model: keras.Model, found: Split, cause: str) -> None:
+    """Raises where dropout in a frozen part would stay live although it shall be off."""
+    behind = {id(part) for part in _keras.walk(found.rest)}
+    rows = rows_by_layer(model)
+    live = [row.path for key, row in rows.items() if key in behind and row.frozen and row.live and not row.holds]
+    if live or cause:
+        way = "; ".join(f"'{path}': {why}" for path, why in found.in_the_way.items())
+        raise ValueError(
+            f"With dropout=\"off\" the frozen layers {live} of model '{model.name}' would have to run in inference mode, "
+            f"and only what can be computed ahead does. In the way: {way}. {cause} Compose the model with "
+            'dropout="off" instead.'
+        )
+
+
+def _split_off(train: tuple[Any, Any, Any], share: float, validation: Any) -> tuple[tuple[Any, Any, Any], Any]:
+    """The data to train on, and those to validate on, each as inputs, targets and weights."""
+    if validation is not None:
+        if isinstance(validation, (tuple, list)):
+            return train, (*keras.utils.unpack_x_y_sample_weight(tuple(validation)),)
+        return train, (validation, None, None)
+    if not share:
+        return train, None
+    rows = rows_of_arrays(*train, name="x")
+    at = math.floor(rows * (1.0 - share))
+    if not 0 < at < rows:
+        raise ValueError(
+            f"`validation_split` must leave examples to train and to validate on. Received: validation_split={share} "
+            f"for {rows} examples"
+        )
+    return part_of(train, 0, at), part_of(train, at, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Wish:
+    """Turns data into what `fit` gets: features and targets."""
+
+    found: Split
+    cache: Any
+    verbose: Any
+
+    def training(self, data: Any, batch_size: int | None, steps: int | None, shuffle: bool | None) -> dict[str, Any]:
+        source = self._source(data, steps, "x")
+        features = self._features(source, "train")
+        shuffled = not source.holds_targets if shuffle is None else bool(shuffle)
+        if source.holds_targets:
+            steps = None  # it holds exactly so many
+        size = batch_size or (math.ceil(features.rows / steps) if steps else 32)
+        fed = self._fed(features, source, size, shuffled)
+        return {"shuffle": shuffled and "y" in fed, "steps_per_epoch": steps, **fed}
+
+    def validation(self, data: Any, batch_size: int | None, steps: int | None) -> dict[str, Any]:
+        source = self._source(data, steps, "validation_data")
+        features = self._features(source, "validation")
+        fed = self._fed(features, source, batch_size or 32, shuffled=False)
+        if "y" not in fed:
+            return {"validation_data": fed["x"]}
+        return {
+            "validation_data": (fed["x"], fed["y"], fed["sample_weight"]),
+            "validation_batch_size": fed["batch_size"],
+            "validation_steps": None if source.holds_targets else steps,
+        }
+
+    def _source(self, data: Any, steps: int | None, name: str) -> Source:
+        fixed = self.found.features.inputs[0].shape[0]
+        return source_of(*data, steps=steps, batch_size=fixed or _BATCH, name=name)
+
+    def _features(self, source: Source, part: str) -> Features:
+        verbose = 1 if self.verbose == "auto" else int(self.verbose)
+        bar = keras.utils.Progbar(source.count, verbose=verbose, unit_name="batch") if verbose else None
+        if bar is not None:
+            keras.utils.io_utils.print_msg(f"Computing the frozen part ({part})")
+
+        def progress(done: int) -> None:
+            if bar is not None:
+                bar.update(done, finalize=done == source.count)
+
+        if isinstance(self.cache, str) and self.cache == "memory":
+            return features_in_memory(self.found.features, source, progress)
+        return features_in_folder(self.found.features, source, progress, self.cache, part)
+
+    def _fed(self, features: Features, source: Source, batch_size: int, shuffled: bool) -> dict[str, Any]:
+        """The arguments of `fit` for some data: arrays where they are in memory and in even batches."""
+        sizes = even(features.rows, batch_size)
+        if source.holds_targets and not shuffled:
+            sizes = features.batch_sizes
+        elif source.holds_targets:
+            sizes = even(features.rows, features.batch_sizes[0])
+        if len(features.shards) > 1 or sizes != even(features.rows, sizes[0]) or self.cache != "memory":
+            return {"x": StoredBatches(features, source.targets, sizes, shuffled)}
+        tensors, targets = features.shards[0][1]()
+        y, weights = (*targets, None, None)[:2] if source.holds_targets else source.targets
+        inputs = in_place_of_inputs(features.keys, tensors)
+        return {"x": inputs, "y": y, "sample_weight": weights, "batch_size": sizes[0]}
+
+
+# How many examples the frozen part gets at once, where it is free to choose.
+_BATCH = 64
