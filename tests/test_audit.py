@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
-from guarantees import POLICIES
+from guarantees import POLICIES, made
 from keras import layers
 from zoo import ZOO
 
@@ -40,28 +40,6 @@ def row_of(layer: keras.layers.Layer, *, frozen: bool = False, training: bool | 
 # ---------------------------------------------------------------------------------------------------------
 # What is said is what is seen
 # ---------------------------------------------------------------------------------------------------------
-
-
-def by_hand(base: keras.Model, case: zoo.Case) -> keras.Model:
-    """The official recipe: `base` frozen and called with `training=False`, under a head with dropout."""
-    base.trainable = False
-    inputs = keras.tree.map_structure(_keras.new_input, _keras.symbolic_inputs(base))
-    outputs = base(inputs, training=False)
-    features = outputs[case.output] if isinstance(outputs, dict) else keras.tree.flatten(outputs)[0]
-    x = layers.Dropout(0.5, name="head_dropout")(layers.Flatten()(features))
-    return keras.Model(inputs, layers.Dense(2)(layers.BatchNormalization(name="head_bn")(x)))
-
-
-def made(case: zoo.Case, variant: str) -> tuple[keras.Model, Any]:
-    """A model with a batch for it."""
-    data = case.data(case.batch or 8)
-    if variant in POLICIES:
-        merged = guarantees.compose(case, guarantees.originals(case, ["fresh"]), variant)
-        return merged, keras.tree.flatten(data)
-    base = case.make()
-    if variant == "by hand":
-        return by_hand(base, case), data
-    return (guarantees.frozen(base) if variant == "frozen" else base), data
 
 
 def disagreements(found: Audit) -> Iterator[str]:

@@ -20,7 +20,7 @@ import pathlib
 import shutil
 import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -30,7 +30,7 @@ import tensorflow as tf
 from . import _keras
 from ._data import Source, numbers
 
-__all__ = ["Features", "FeatureStoreError", "features_in_folder", "features_in_memory", "keys_of"]
+__all__ = ["FeatureStoreError", "Features", "features_in_folder", "features_in_memory", "keys_of"]
 
 # How many bytes of features, or of the data that they are computed from, make a shard.
 SHARD_BYTES = 64 * 2**20
@@ -55,7 +55,7 @@ class Features:
     """
 
     keys: list[str]
-    shards: list[tuple[int, Callable[[], Any]]]
+    shards: Sequence[tuple[int, Callable[[], Any]]]
     batch_sizes: list[int]
 
     @property
@@ -320,7 +320,7 @@ def _fingerprint_of_data(chunk: Any) -> str:
     for array in _arrays(chunk):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         text = array.dtype.kind in "OUS"
-        digest.update(repr(array.tolist()).encode() if text else array.reshape(-1).view(np.uint8))
+        digest.update(repr(array.tolist()).encode() if text else array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -369,7 +369,7 @@ def _digest_operation(digest: Any, operation: Any, known: dict[int, int]) -> Non
     for variable in getattr(operation, "weights", ()):
         value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value))
         digest.update(f"{value.dtype.name}{value.shape}".encode())
-        digest.update(value.reshape(-1).view(np.uint8))
+        digest.update(value.reshape(-1).view(np.uint8).data)
 
 
 def _without_names(config: Any) -> Any:

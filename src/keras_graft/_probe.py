@@ -157,28 +157,39 @@ def multiplications(model: Any) -> int | None:
 
 
 def _products_in(graph: Any) -> int:
-    return sum(_products(operation) for operation in graph.get_operations())
+    """The multiplications of all operations that the outputs of a graph hang on."""
+    reached: dict[int, Any] = {}
+    waiting = [tensor.op for tensor in graph.outputs]
+    while waiting:
+        operation = waiting.pop()
+        if id(operation) not in reached:
+            reached[id(operation)] = operation
+            waiting += [tensor.op for tensor in operation.inputs] + operation.control_inputs
+    return sum(map(_products, reached.values()))
 
 
 def _products(operation: Any) -> int:
     """The multiplications of one operation of TensorFlow, and of the functions that it calls."""
     kind = operation.type
     if kind in ("While", "StatelessWhile"):
-        limit = tf.get_static_value(operation.inputs[1])
-        return _products_in(_function(operation, "body")) * int(1 if limit is None else limit)
+        return _products_in(_function(operation, "body")) * _rounds(_function(operation, "cond"))
     if kind in ("PartitionedCall", "StatefulPartitionedCall"):
         return _products_in(_function(operation, "f"))
     if kind == "Einsum":
-        labels = operation.get_attr("equation").decode().partition("->")[0].split(",")
-        sizes = {
-            label: size for axes, tensor in zip(labels, operation.inputs) for label, size in zip(axes, tensor.shape)
-        }
+        axes = operation.get_attr("equation").decode().partition("->")[0].split(",")
+        sizes = {axis: size for names, tensor in zip(axes, operation.inputs) for axis, size in zip(names, tensor.shape)}
         return math.prod(size or 1 for size in sizes.values())
     if kind not in _CONTRACTED:
         return 0
     index, contracted = _CONTRACTED[kind]
     tensor = operation.outputs[0] if index is None else operation.inputs[index]
     return (tensor.shape.num_elements() or 0) * (contracted(operation) or 0)
+
+
+def _rounds(condition: Any) -> int:
+    """How often a loop runs, as far as its condition compares with a number."""
+    bounds = [tf.get_static_value(op.inputs[1]) for op in condition.get_operations() if op.type == "Less"]
+    return max((int(bound) for bound in bounds if bound is not None), default=1)
 
 
 def _function(operation: Any, attribute: str) -> Any:

@@ -71,8 +71,10 @@ class Split:
 
     @functools.cached_property
     def share(self) -> float | None:
-        """The share of the multiplications of the model that lies before the frontier: those of matrix products and
-        convolutions, counted for one example; None where an axis is open."""
+        """The share of the multiplications of the model that lies before the frontier; None where an axis is open.
+
+        Those of matrix products and convolutions, counted for one example.
+        """
         ahead, behind = _probe.multiplications(self.features), _probe.multiplications(self.rest)
         if ahead is None or behind is None:
             return None
@@ -236,7 +238,7 @@ def _level(graph: Any, given: set[int], why: Obstacle) -> _Level:
             below = _level(inner, {id(own) for outer, own in pairs if level.is_ahead(outer)}, why)
             ahead = [outer for outer, own in zip(node.outputs, inner.outputs) if below.is_ahead(own)]
             computed = below.ahead - {id(tensor) for tensor in inner.inputs}
-            if len(ahead) < len(node.outputs) and computed:
+            if len(ahead) < len(node.outputs) and (computed or below.partial):
                 level.partial[id(node)] = below
             level.ahead.update(map(id, ahead))
         elif all(map(level.is_ahead, node.input_tensors)) and not why(node.operation):
@@ -539,14 +541,19 @@ def _like(model: Any, part: keras.Model) -> keras.Model:
 def _masks(model: keras.Model, level: _Level) -> _MaskOf:
     """Makes what is emitted for the masks of tensors that cross the frontier."""
     masks: dict[str, Any] = {}
-    if any(map(_may_mask, _keras.walk(model))):
-        features, _ = _cut_features(model, level, lambda path, new: [_Witness(path, masks)(new)])
-        _probe.trace(lambda inputs: features(inputs, training=False), _keras.input_structure(features))
-        _keras.forget_calls(features)
+
+    def witness(path: str, tensor: Any) -> list[Any]:
+        def note(mask: Any) -> None:
+            masks[path] = keras.KerasTensor(mask.shape, dtype="bool")
+
+        return [_Witness(note)(tensor)]
 
     def emit(path: str, tensor: Any) -> list[Any]:
         return _keras.connect(MaskOf(name=f"{path}.mask"), (tensor,), {}, [masks[path]]) if path in masks else []
 
+    if any(map(_may_mask, _keras.walk(model))):
+        features, _ = _cut_features(model, level, witness)
+        _probe.trace(lambda inputs: features(inputs, training=False), _keras.input_structure(features))
     return emit
 
 
@@ -571,7 +578,7 @@ class WithMask(keras.layers.Layer):
         return inputs[1]
 
     def compute_output_spec(self, inputs: Any) -> Any:
-        return inputs[0]
+        return keras.KerasTensor(inputs[0].shape, dtype=inputs[0].dtype)
 
 
 @keras.saving.register_keras_serializable(package="keras_graft")
@@ -590,16 +597,16 @@ class MaskOf(keras.layers.Layer):
 
 
 class _Witness(keras.layers.Layer):
-    """Enters into `seen` the mask that its input comes with."""
+    """Hands the mask that its input comes with to `note`."""
 
-    def __init__(self, path: str, seen: dict[str, Any]) -> None:
+    def __init__(self, note: Callable[[Any], None]) -> None:
         super().__init__()
-        self.crossing, self.seen = path, (seen,)  # in a tuple, which Keras does not track
+        self.note = note
         _keras.take_inputs_as_they_are(self)
 
     def call(self, inputs: Any, mask: Any = None) -> Any:
         if mask is not None:
-            self.seen[0][self.crossing] = keras.KerasTensor(mask.shape, dtype="bool")
+            self.note(mask)
         return inputs
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
 import warnings
 from typing import Any, Literal
 
@@ -16,8 +17,8 @@ import keras
 from . import _keras
 from ._audit import rows_by_layer
 from ._data import Source, part_of, rows_of_arrays, source_of
-from ._feed import StoredBatches, even, fed_with_features, in_place_of_inputs
 from ._features import Features, features_in_folder, features_in_memory
+from ._feed import StoredBatches, even, fed_with_features, in_place_of_inputs
 from ._policy import check_model, check_option
 from ._split import Split, bytes_of, ends_determinism, forget, make_cut
 
@@ -26,7 +27,7 @@ __all__ = ["fit_head"]
 _DROPOUT = ("as composed", "off")
 
 
-def fit_head(
+def fit_head(  # noqa: PLR0913  the arguments of `fit`
     model: keras.Model,
     x: Any = None,
     y: Any = None,
@@ -189,8 +190,8 @@ def _check_silent(model: keras.Model, found: Split, cause: str) -> None:
     if live or cause:
         way = "; ".join(f"'{path}': {why}" for path, why in found.in_the_way.items())
         raise ValueError(
-            f"With dropout=\"off\" the frozen layers {live} of model '{model.name}' would have to run in inference mode, "
-            f"and only what can be computed ahead does. In the way: {way}. {cause} Compose the model with "
+            f"With dropout=\"off\" the frozen layers {live} of model '{model.name}' would have to run in inference "
+            f"mode, and only what can be computed ahead does. In the way: {way}. {cause} Compose the model with "
             'dropout="off" instead.'
         )
 
@@ -251,7 +252,7 @@ class _Wish:
         verbose = 1 if self.verbose == "auto" else int(self.verbose)
         bar = keras.utils.Progbar(source.count, verbose=verbose, unit_name="batch") if verbose else None
         if bar is not None:
-            keras.utils.io_utils.print_msg(f"Computing the frozen part ({part})")
+            sys.stdout.write(f"Computing the frozen part ({part})\n")
 
         def progress(done: int) -> None:
             if bar is not None:

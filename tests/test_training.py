@@ -1,0 +1,473 @@
+"""`fit_head`: what `fit` does, to the bit where the data come in the same batches, and no more than once."""
+
+from __future__ import annotations
+
+import pathlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import zoo
+from guarantees import array
+from helpers import dense_base
+from keras import layers
+
+from keras_graft import _keras, fit_head, freeze_and_merge
+
+X = zoo.vectors(100, 8)
+Y = (X.sum(axis=1) > 0).astype("int64")
+WEIGHTS = zoo.RNG(5).uniform(size=100).astype("float32")
+CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+# What Keras says of a model under test, where it is about to be trained live.
+LIVE = "ignore:`fit_head` trains model:UserWarning"
+
+
+def base(name: str = "base") -> keras.Sequential:
+    return zoo.sequential(
+        keras.Input((8,), name="vector"),
+        layers.Dense(16, activation="tanh", name="hidden"),
+        layers.BatchNormalization(name="norm"),
+        layers.Dense(6, name="late"),
+        layers.Dropout(0.5, name="drop"),
+        layers.Dense(6, name="top"),
+        name=name,
+    )
+
+
+def model(dropout: Any = "off", head: Any = None, **options: Any) -> keras.Model:
+    """A merged model whose weights are the same each time."""
+    keras.utils.set_random_seed(3)
+    head = head or [
+        layers.Dense(5, activation="relu"),
+        layers.BatchNormalization(),
+        layers.Dropout(0.3),
+        layers.Dense(2),
+    ]
+    options = {"loss": CROSSENTROPY, "metrics": ["accuracy"], **options}
+    return freeze_and_merge({"a": base("a"), "b": base("b")}, head, dropout=dropout, **options)
+
+
+def trained(train: Callable[..., Any], made: keras.Model, *data: Any, **options: Any) -> dict[str, list[float]]:
+    keras.utils.set_random_seed(7)
+    history = train(made, *data, **{"epochs": 3, "verbose": 0, **options})
+    assert history is made.history
+    return history.history
+
+
+def plain_fit(made: keras.Model, *data: Any, **options: Any) -> Any:
+    return made.fit(*data, **options)
+
+
+def values(variables: Any) -> list[np.ndarray]:
+    return [array(variable) for variable in variables]
+
+
+def assert_same_training(make: Callable[[], keras.Model], data: Callable[[], tuple[Any, ...]], **options: Any) -> None:
+    """`fit_head` ends where `fit` does: history, weights, statistics, seeds and optimizer."""
+    one, other = make(), make()
+    expected = trained(plain_fit, one, *data(), **options)
+    actual = trained(fit_head, other, *data(), **options)
+    assert actual.keys() == expected.keys()
+    for name, series in expected.items():
+        np.testing.assert_allclose(actual[name], series, rtol=2e-5, atol=1e-6, err_msg=name)
+    pairs = list(zip(one.variables + one.optimizer.variables, other.variables + other.optimizer.variables))
+    assert pairs
+    for own, theirs in pairs:
+        np.testing.assert_allclose(array(theirs), array(own), rtol=1e-4, atol=1e-5, err_msg=own.path)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The same as `fit`
+# ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dropout", ["off", "keep"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batch_size": 16},
+        {"shuffle": False},
+        {"validation_split": 0.25},
+        {"validation_data": (X[:30], Y[:30])},
+        {"validation_data": (X[:30], Y[:30], WEIGHTS[:30]), "validation_batch_size": 7, "validation_freq": 2},
+        {"class_weight": {0: 1.0, 1: 3.0}},
+        {"sample_weight": WEIGHTS},
+        {"steps_per_epoch": 2},
+        {"initial_epoch": 1},
+    ],
+    ids=lambda options: " ".join(options) or "defaults",
+)
+def test_arrays_train_as_in_fit(options: dict[str, Any], dropout: str) -> None:
+    assert_same_training(lambda: model(dropout), lambda: (X, Y), **options)
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, index: int) -> Any:
+        return X[index * 15 : index * 15 + 15], Y[index * 15 : index * 15 + 15]
+
+
+def uneven() -> Iterator[Any]:
+    while True:
+        yield from ((X[start:stop], Y[start:stop]) for start, stop in ((0, 10), (10, 40), (40, 45)))
+
+
+STREAMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "dataset": (lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(16), {}),
+    "weighted dataset": (lambda: tf.data.Dataset.from_tensor_slices((X, Y, WEIGHTS)).batch(16), {}),
+    "dataset of unknown length": (
+        lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(9).filter(lambda *_: True),
+        {},
+    ),
+    "PyDataset": (Batches, {}),
+    "endless dataset": (
+        lambda: tf.data.Dataset.from_tensor_slices((X[:64], Y[:64])).batch(16).repeat(),
+        {"steps_per_epoch": 4},
+    ),
+    "uneven generator": (uneven, {"steps_per_epoch": 3}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")  # where Keras knows no length
+@pytest.mark.parametrize("kind", STREAMS)
+def test_batches_train_as_in_fit(kind: str) -> None:
+    make, options = STREAMS[kind]
+    assert_same_training(model, lambda: (make(),), shuffle=False, **options)
+
+
+def test_validation_batches_count_as_in_fit() -> None:
+    def data() -> Any:
+        return tf.data.Dataset.from_tensor_slices((X[:50], Y[:50])).batch(20)
+
+    assert_same_training(model, lambda: (X, Y), validation_data=data())
+    assert_same_training(model, lambda: (X, Y), validation_data=data().repeat(), validation_steps=2)
+
+
+@pytest.mark.parametrize("structure", ["list", "dict"])
+def test_structured_inputs_train_as_in_fit(structure: str) -> None:
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        return freeze_and_merge({"a": base("a"), "b": base("b")}, 2, inputs="separate", loss=CROSSENTROPY)
+
+    names = ["a_input", "b_input"]
+    arrays = [X, zoo.vectors(100, 8, seed=4)]
+    data = arrays if structure == "list" else dict(zip(names, arrays))
+    if structure == "dict":
+        merged = make
+        inputs = {name: keras.Input((8,), name=name) for name in names}
+
+        def make() -> keras.Model:
+            inner = merged()
+            outer = keras.Model(inputs, inner(list(inputs.values())))
+            outer.compile("rmsprop", CROSSENTROPY)
+            return outer
+
+    assert_same_training(make, lambda: (data, Y))
+
+
+def test_a_plain_model_of_keras_trains_as_in_fit() -> None:
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        frozen = base()
+        frozen.trainable = False
+        plain = keras.Sequential([keras.Input((8,)), frozen, layers.Dropout(0.2), layers.Dense(2)])
+        plain.compile("adam", CROSSENTROPY)
+        return plain
+
+    assert_same_training(make, lambda: (X, Y))
+
+
+def test_several_outputs_train_as_in_fit() -> None:
+    loss = {"kind": CROSSENTROPY, "size": "mse"}
+    targets = {"kind": Y, "size": X[:, :1]}
+
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        head = {"kind": layers.Dense(2, name="kind"), "size": layers.Dense(1, name="size")}
+        return model(head=head, loss=loss, loss_weights={"kind": 1.0, "size": 0.3}, metrics={"kind": ["accuracy"]})
+
+    assert_same_training(make, lambda: (X, targets), validation_split=0.2)
+
+
+OPTIMIZERS = [
+    name
+    for name, found in vars(keras.optimizers).items()
+    if isinstance(found, type)
+    and issubclass(found, keras.optimizers.Optimizer)
+    and name not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")
+]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_trains_as_in_fit(name: str) -> None:
+    assert_same_training(lambda: model(optimizer=getattr(keras.optimizers, name)(1e-2)), lambda: (X, Y), epochs=2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"jit_compile": True},
+        {"jit_compile": False},
+        {"run_eagerly": True},
+        {"steps_per_execution": 3},
+        {"optimizer": keras.optimizers.SGD, "weighted_metrics": ["accuracy"]},
+    ],
+    ids=" ".join,
+)
+def test_every_way_to_compile_trains_as_in_fit(options: dict[str, Any]) -> None:
+    def make() -> keras.Model:
+        built = {key: value() if isinstance(value, type) else value for key, value in options.items()}
+        return model("keep", **built)
+
+    assert_same_training(make, lambda: (X, Y), epochs=2)
+
+
+def test_mixed_precision_trains_as_in_fit() -> None:
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        one, other = model(), model()
+        expected, actual = trained(plain_fit, one, X, Y), trained(fit_head, other, X, Y)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    np.testing.assert_allclose(actual["loss"], expected["loss"], rtol=2e-2)
+
+
+def test_masks_train_as_in_fit() -> None:
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        x = keras.Input((5,), dtype="int32")
+        frozen = zoo.functional(x, layers.Embedding(10, 6, mask_zero=True)(x))
+        frozen.trainable = False
+        plain = keras.Sequential([keras.Input((5,), dtype="int32"), frozen, layers.LSTM(3), layers.Dense(1)])
+        plain.compile("adam", "mse")
+        return plain
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", LIVE.split(":", 1)[1].removesuffix(":UserWarning"))
+        assert_same_training(make, lambda: (zoo.tokens(60), X[:60, :1]))
+
+
+def test_live_dropout_is_drawn_anew_in_every_epoch() -> None:
+    made = model("keep", head=[layers.Dense(2)], optimizer=keras.optimizers.SGD(0.0))
+    losses = fit_head(made, X, Y, epochs=6, verbose=0).history["loss"]
+    assert len(set(losses)) == 6
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The frozen part is computed once
+# ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_frozen_part_runs_once_over_the_data() -> None:
+    read = []
+
+    class Counting(Batches):
+        def __getitem__(self, index: int) -> Any:
+            read.append(index)
+            return super().__getitem__(index)
+
+    fit_head(model(), Counting(), epochs=5, verbose=0)
+    assert read == list(range(7))
+
+
+def test_the_branches_are_bit_identical_afterwards() -> None:
+    made = model("keep")
+    before = values(v for name in "ab" for v in made.get_layer(name).weights)
+    head = values(made.trainable_variables)
+    fit_head(made, X, Y, epochs=2, verbose=0)
+    for was, now in zip(before, values(v for name in "ab" for v in made.get_layer(name).weights)):
+        np.testing.assert_array_equal(was, now)
+    assert not all(map(np.array_equal, head, values(made.trainable_variables)))
+
+
+def test_dropout_off_trains_on_inference_features() -> None:
+    one, other = model("off"), model("keep")
+    expected = trained(plain_fit, one, X, Y)
+    actual = trained(fit_head, other, X, Y, dropout="off")
+    np.testing.assert_allclose(actual["loss"], expected["loss"], rtol=1e-5)
+    live, again = (array(other.get_layer("a")(X, training=True)) for _ in range(2))
+    assert not np.array_equal(live, again)  # it drops again
+
+
+def test_dropout_off_is_refused_where_it_would_stay_live() -> None:
+    x = keras.Input((6, 6, 3))
+    flipped = layers.Flatten()(layers.RandomFlip(name="flip")(x))
+    frozen = keras.Model(x, layers.Dropout(0.5, name="drop")(layers.Dense(2)(flipped)))
+    made = freeze_and_merge([frozen], 1, dropout="keep", loss="mse")
+    data = np.ones((4, 6, 6, 3), "float32"), np.ones((4, 1))
+    with pytest.raises(ValueError, match=r"drop'.* inference mode.*flip'.*dropout=\"off\""):
+        fit_head(made, *data, dropout="off")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The model that is trained is the model
+# ---------------------------------------------------------------------------------------------------------
+
+
+def test_training_goes_on_with_fit_as_if_nothing_had_happened(tmp_path: pathlib.Path) -> None:
+    one, other = model("keep"), model("keep")
+    trained(plain_fit, one, X, Y, epochs=2)
+    trained(fit_head, other, X, Y, epochs=2)
+    other.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    paths = [variable.path for variable in other.optimizer.variables]
+    slots = dict(zip(paths, values(other.optimizer.variables)))
+    for variable in loaded.optimizer.variables:
+        np.testing.assert_array_equal(array(variable), slots[variable.path])
+    for made in (one, other):
+        keras.utils.set_random_seed(11)
+        made.fit(X, Y, epochs=2, verbose=0)
+    for own, theirs in zip(one.variables + one.optimizer.variables, other.variables + other.optimizer.variables):
+        np.testing.assert_allclose(array(theirs), array(own), rtol=1e-4, atol=1e-6, err_msg=own.path)
+
+
+def test_a_checkpoint_holds_the_whole_model(tmp_path: pathlib.Path) -> None:
+    made = model()
+    path = str(tmp_path / "best.keras")
+    fit_head(made, X, Y, epochs=2, verbose=0, callbacks=[keras.callbacks.ModelCheckpoint(path)])
+    np.testing.assert_array_equal(array(keras.models.load_model(path)(X)), array(made(X)))
+
+
+def test_early_stopping_stops_and_restores() -> None:
+    made = model()
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=1, min_delta=100.0, restore_best_weights=True)
+    history = fit_head(made, X, Y, epochs=20, verbose=0, validation_split=0.2, callbacks=[stop])
+    assert stop.stopped_epoch > 0
+    assert len(history.history["loss"]) < 20
+
+
+def test_a_backup_resumes_at_the_epoch_where_training_stopped(tmp_path: pathlib.Path) -> None:
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if epoch == 2:
+                raise InterruptedError
+
+    def backup() -> Any:
+        return keras.callbacks.BackupAndRestore(str(tmp_path / "backup"), delete_checkpoint=False)
+
+    with pytest.raises(InterruptedError):
+        fit_head(model(), X, Y, epochs=5, verbose=0, callbacks=[backup(), Stop()])
+    resumed = fit_head(model(), X, Y, epochs=5, verbose=0, callbacks=[backup()])
+    assert resumed.epoch == [2, 3, 4]
+
+
+def test_callbacks_see_the_model_and_may_call_it_on_raw_inputs() -> None:
+    made = model()
+    seen = []
+
+    class Looks(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            assert self.model is made
+            losses = self.model.evaluate(X, Y, verbose=0)
+            predicted = self.model.predict(X, verbose=0)
+            seen.append((losses[0], logs["val_loss"], np.abs(predicted - array(self.model(X))).max()))
+
+    fit_head(made, X, Y, epochs=2, verbose=0, validation_data=(X, Y), callbacks=[Looks()])
+    for loss, validated, difference in seen:
+        assert loss == pytest.approx(validated, rel=1e-5)
+        assert difference < 1e-5
+
+
+def test_nothing_of_the_detour_is_left_in_the_model() -> None:
+    made = model("keep")
+    made.fit(X, Y, verbose=0)
+    parts = list(_keras.walk(made))
+    attributes = set(vars(made))
+    nodes = [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
+    function = made.train_function
+    for _ in range(2):
+        fit_head(made, X, Y, verbose=0)
+    assert set(vars(made)) == attributes
+    assert made.train_function is function
+    assert [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts] == nodes
+
+
+def test_a_run_that_fails_leaves_the_model_as_it_was() -> None:
+    made = model()
+
+    class Fails(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        fit_head(made, X, Y, verbose=0, callbacks=[Fails()])
+    assert "call" not in vars(made)
+    made.fit(X, Y, verbose=0)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Where it does not pay, and what is refused
+# ---------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_to_compute_ahead_is_said_and_trained_live() -> None:
+    made = keras.Sequential([keras.Input((6, 6, 3)), layers.RandomFlip(name="flip"), layers.Flatten(), layers.Dense(1)])
+    made.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match=r"as `fit` does: nothing in it can be computed ahead.*'flip'"):
+        history = fit_head(made, np.ones((8, 6, 6, 3), "float32"), np.ones((8, 1)), epochs=2, verbose=0)
+    assert len(history.history["loss"]) == 2
+
+
+def test_features_larger_than_the_inputs_are_said_and_trained_live() -> None:
+    wide = [layers.Dense(32), layers.Dropout(0.1, name="early"), layers.Dense(64), layers.Dense(4)]
+    frozen = zoo.sequential(keras.Input((8,)), *wide)
+    made = freeze_and_merge([frozen], 1, dropout="keep", loss="mse")
+    with pytest.warns(UserWarning, match=r"10% of its multiplications.*128 bytes, its inputs 32.*early'"):
+        fit_head(made, X, X[:, :1], verbose=0)
+
+
+def test_a_model_with_a_step_of_its_own_is_trained_live() -> None:
+    class Own(keras.Model):
+        def train_step(self, data: Any) -> Any:
+            return super().train_step(data)
+
+    frozen = dense_base(inputs=8)
+    frozen.trainable = False
+    x = keras.Input((8,))
+    made = Own(x, layers.Dense(1)(frozen(x)))
+    made.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match=r"overrides \['train_step'\]"):
+        fit_head(made, X, X[:, :1], verbose=0)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"x": X, "y": Y[:7]}, ValueError, r"equally many examples.*ndarray\[100, 8\].*ndarray\[7\]"),
+        ({"x": "images"}, TypeError, "`x` must be arrays or tensors"),
+        ({"x": X[:0], "y": Y[:0]}, ValueError, "no examples"),
+        ({"x": STREAMS["dataset"][0](), "y": Y}, ValueError, "must come with its batches"),
+        ({"x": STREAMS["endless dataset"][0]()}, ValueError, "endless.*`steps_per_epoch`"),
+        ({"x": X, "y": Y, "dropout": "none"}, ValueError, '`dropout` must be one of "as composed", "off"'),
+        ({"x": X, "y": Y, "validation_split": 0.999}, ValueError, "must leave examples"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    made = model()
+    before = values(made.variables)
+    with pytest.raises(error, match=message):
+        fit_head(made, verbose=0, **arguments)
+    for was, now in zip(before, values(made.variables)):
+        np.testing.assert_array_equal(was, now)
+
+
+def test_a_model_that_is_not_compiled_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be compiled.*model\.compile"):
+        fit_head(dense_base(), X, Y)
+
+
+@pytest.mark.parametrize("verbose", [1, 2, "auto"])
+def test_what_is_computed_is_shown(verbose: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    fit_head(model(), X, Y, verbose=verbose, validation_split=0.2)
+    shown = capsys.readouterr().out
+    assert "Computing the frozen part (train)" in shown
+    assert "Computing the frozen part (validation)" in shown
+    assert "loss" in shown
