@@ -18,7 +18,7 @@ from zoo import ZOO
 
 from keras_graft import Branch, ModeLock, _keras, audit, freeze_and_merge, split
 
-VARIANTS = ("frozen", "by hand", "keep", "always")
+VARIANTS = ("by hand", "keep", "always")
 OBEYS = _keras.obeys_stored_modes()  # from Keras 3.16 on
 
 

@@ -125,7 +125,7 @@ STREAMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "weighted dataset": (lambda: tf.data.Dataset.from_tensor_slices((X, Y, WEIGHTS)).batch(16), {}),
     "dataset of unknown length": (
         lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(9).filter(lambda *_: True),
-        {},
+        {"epochs": 1},
     ),
     "PyDataset": (Batches, {}),
     "endless dataset": (

@@ -116,7 +116,7 @@ def split(model: keras.Model) -> Split:
     >>> features.output_shape
     (None, 16)
     >>> split(model).in_the_way
-    {'base/drop': 'drops 50%: `trainable=False` does not stop Dropout', 'head': 'it trains'}
+    {'base/drop': 'drops 50%: `trainable=False` does not stop Dropout'}
     >>> x = np.ones((2, 8), "float32")
     >>> bool(np.allclose(rest(features(x)), model(x)))
     True

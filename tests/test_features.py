@@ -1,0 +1,278 @@
+"""Features in a folder: never wrong ones, and never computed twice."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import zoo
+from guarantees import array
+from keras import layers
+
+from keras_graft import _features, fit_head, freeze_and_merge
+from keras_graft._data import source_of
+from keras_graft._features import FeatureStoreError, features_in_folder, features_in_memory, fingerprint_of
+
+X = zoo.vectors(100, 8)
+Y = X[:, :1]
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_features, "SHARD_BYTES", 600)  # 20 examples, in batches of 10
+
+
+def frozen_part(scale: float = 1.0) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    x = keras.Input((8,))
+    wide = layers.Dense(6, activation="tanh")(x)
+    model = keras.Model(x, {"one": wide, "two": layers.Rescaling(scale)(wide)})
+    model.trainable = False
+    return model
+
+
+def filled(folder: pathlib.Path, x: Any = X, model: keras.Model | None = None) -> tuple[list[np.ndarray], list[int]]:
+    """The features in the folder, and the batches that were computed for them."""
+    computed: list[int] = []
+    model = model or frozen_part()
+    call = _features._Computer.__call__
+    try:
+        _features._Computer.__call__ = lambda self, batch: computed.append(len(batch)) or call(self, batch)  # type: ignore
+        source = source_of(x, None, None, steps=None, batch_size=10, name="x")
+        found = features_in_folder(model, source, lambda done: None, folder, "train")
+    finally:
+        _features._Computer.__call__ = call  # type: ignore[method-assign]
+    parts = [read()[0] for _, read in found.shards]
+    return [np.concatenate(column) for column in zip(*parts)], computed
+
+
+def assert_right(features: list[np.ndarray], x: Any = X, model: keras.Model | None = None) -> None:
+    expected = (model or frozen_part())(x)
+    for actual, key in zip(features, ["one", "two"]):
+        np.testing.assert_allclose(actual, array(expected[key]), rtol=1e-5, atol=1e-6)
+
+
+def shards_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path.parent for path in folder.glob("*/*/shard.json"))
+
+
+def test_a_second_run_computes_nothing(tmp_path: pathlib.Path) -> None:
+    first, computed = filled(tmp_path)
+    assert len(computed) == 10
+    again, computed = filled(tmp_path)
+    assert computed == []
+    for one, other in zip(first, again):
+        np.testing.assert_array_equal(one, other)
+    assert_right(again)
+
+
+def test_what_lies_in_the_folder_is_readable_with_numpy_alone(tmp_path: pathlib.Path) -> None:
+    filled(tmp_path)
+    (home,) = tmp_path.iterdir()
+    manifest = json.loads((home / "manifest.json").read_text())
+    listed = json.loads((home / "train.json").read_text())
+    one = next(feature for feature in manifest["features"] if feature["name"] == "one")
+    parts = [np.load(home / shard["folder"] / one["file"], allow_pickle=False) for shard in listed["shards"]]
+    assert sum(map(len, parts)) == listed["rows"] == 100
+    np.testing.assert_allclose(np.concatenate(parts), array(frozen_part()(X)["one"]), rtol=1e-5, atol=1e-6)
+
+
+def test_a_killed_run_goes_on_at_its_last_whole_shard(tmp_path: pathlib.Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    def halfway() -> Iterator[Any]:
+        for start in range(0, 100, 10):
+            if start == 50:
+                raise Killed
+            yield X[start : start + 10], ()
+
+    whole = source_of(X, None, None, steps=None, batch_size=10, name="x")
+    with pytest.raises(Killed):
+        source = _features.Source(halfway, None, (None, None), 100)
+        features_in_folder(frozen_part(), source, lambda done: None, tmp_path, "train")
+    kept = len(shards_in(tmp_path))
+    assert 0 < kept < whole.count  # type: ignore[operator]
+    features, computed = filled(tmp_path)
+    assert len(computed) == 10 - 2 * kept
+    assert_right(features)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "removed", "json"])
+def test_a_damaged_shard_is_computed_again(tmp_path: pathlib.Path, damage: str) -> None:
+    filled(tmp_path)
+    shard = shards_in(tmp_path)[1]
+    path = shard / ("shard.json" if damage == "json" else "feature-0.npy")
+    content = path.read_bytes()
+    if damage == "removed":
+        path.unlink()
+    else:
+        path.write_bytes({"truncated": content[:-9], "altered": content[:-1] + b"\x7f", "json": b"{}"}[damage])
+    features, computed = filled(tmp_path)
+    assert len(computed) == 2
+    assert_right(features)
+
+
+def test_data_that_changed_are_computed_and_the_old_features_are_kept(tmp_path: pathlib.Path) -> None:
+    filled(tmp_path)
+    changed = X.copy()
+    changed[33, 2] += 1
+    features, computed = filled(tmp_path, changed)
+    assert len(computed) == 2
+    assert_right(features, changed)
+    _, computed = filled(tmp_path)
+    assert computed == []
+
+
+def test_weights_that_changed_are_noticed(tmp_path: pathlib.Path) -> None:
+    filled(tmp_path)
+    other = frozen_part()
+    kernel = other.layers[1].kernel
+    kernel.assign(kernel + 1e-6)
+    features, computed = filled(tmp_path, model=other)
+    assert len(computed) == 10
+    assert_right(features, model=other)
+
+
+def test_a_graph_that_changed_is_noticed(tmp_path: pathlib.Path) -> None:
+    filled(tmp_path)
+    features, computed = filled(tmp_path, model=frozen_part(scale=2.0))
+    assert len(computed) == 10
+    assert_right(features, model=frozen_part(scale=2.0))
+
+
+def test_names_do_not_matter() -> None:
+    assert fingerprint_of(frozen_part()) == fingerprint_of(frozen_part())
+    assert frozen_part().layers[1].name != frozen_part().layers[1].name
+
+
+@pytest.mark.parametrize("number, name", [(errno.ENOSPC, "No space left"), (errno.EROFS, "Read-only")])
+def test_a_disk_that_cannot_be_written_is_a_clear_error(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, number: int, name: str
+) -> None:
+    save = np.save
+    left = [3]
+
+    def failing(*args: Any, **kwargs: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise OSError(number, os.strerror(number))
+        save(*args, **kwargs)
+
+    monkeypatch.setattr(np, "save", failing)
+    with pytest.raises(FeatureStoreError, match=rf"cannot be kept in the folder.*{name}.*used in the next run"):
+        filled(tmp_path)
+    monkeypatch.undo()
+    assert not list(tmp_path.glob("*/.*"))  # nothing half written is left
+    monkeypatch.setattr(_features, "SHARD_BYTES", 600)
+    features, computed = filled(tmp_path)
+    assert len(computed) == 8
+    assert_right(features)
+
+
+def test_a_path_that_is_a_file_is_a_clear_error(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FeatureStoreError, match="Choose the path of a folder"):
+        filled(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def _fill_in_another_process(folder: str) -> None:
+    _features.SHARD_BYTES = 600
+    filled(pathlib.Path(folder))
+
+
+def test_two_processes_may_fill_one_folder(tmp_path: pathlib.Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_fill_in_another_process, args=(str(tmp_path),)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    features, computed = filled(tmp_path)
+    assert computed == []
+    assert_right(features)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16", "float32"])
+def test_features_of_every_dtype_come_back(tmp_path: pathlib.Path, dtype: str) -> None:
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(6, dtype=dtype)])
+    source = source_of(X, None, None, steps=None, batch_size=10, name="x")
+    stored = features_in_folder(model, source, lambda done: None, tmp_path, "train")
+    ((_, whole),) = features_in_memory(model, source, lambda done: None).shards
+    parts = [read()[0][0] for _, read in stored.shards]
+    assert parts[0].dtype == whole()[0][0].dtype
+    np.testing.assert_array_equal(np.concatenate(parts).astype("float32"), whole()[0][0].astype("float32"))
+
+
+def merged(units: int = 1) -> keras.Model:
+    keras.utils.set_random_seed(3)
+    base = zoo.sequential(keras.Input((8,)), layers.Dense(6, activation="tanh"))
+    return freeze_and_merge([base], units, loss="mse")
+
+
+def test_training_from_a_folder_is_training_from_memory(tmp_path: pathlib.Path) -> None:
+    one, other = merged(), merged()
+    for model, cache in ((one, "memory"), (other, tmp_path)):
+        options: Any = {"shuffle": False, "epochs": 3, "verbose": 0, "validation_split": 0.25, "batch_size": 7}
+        history = fit_head(model, X, Y, cache=cache, **options)
+    assert history.history.keys() == one.history.history.keys()
+    for name, series in one.history.history.items():
+        np.testing.assert_allclose(history.history[name], series, rtol=1e-5)
+
+
+def test_targets_of_a_dataset_are_kept_with_its_features(tmp_path: pathlib.Path) -> None:
+    data = tf.data.Dataset.from_tensor_slices((X, {"head": Y})).batch(9)
+    targets = {name: np.asarray(Y) for name in ("head",)}
+    base = zoo.sequential(keras.Input((8,)), layers.Dense(6))
+    model = freeze_and_merge([base], {"head": layers.Dense(1)}, loss={"head": "mse"})
+    expected = model.evaluate(X, targets, verbose=0, return_dict=True)["loss"]
+    model.optimizer.learning_rate = 0.0
+    for shuffle in (False, True):
+        history = fit_head(model, data, cache=tmp_path, epochs=2, verbose=0, shuffle=shuffle)
+        np.testing.assert_allclose(history.history["loss"], expected, rtol=1e-4)
+
+
+def test_each_epoch_holds_each_example_once_in_an_order_of_its_own(tmp_path: pathlib.Path) -> None:
+    seen: list[list[float]] = [[]]
+
+    class Watching(keras.losses.Loss):
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            seen[-1].extend(np.asarray(y_true).ravel().tolist())
+            return keras.ops.square(y_true - y_pred)
+
+    model = merged()
+    model.compile("sgd", Watching(), run_eagerly=True)
+    numbers = np.arange(100, dtype="float32")[:, None]
+    following = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append([]))
+    fit_head(model, X, numbers, cache=tmp_path, epochs=3, verbose=0, callbacks=[following])
+    epochs = [epoch[-100:] for epoch in seen[:3]]
+    assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != sorted(epochs[2])
+
+
+def test_several_heads_train_on_features_that_are_computed_once(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+    call = _features._Computer.__call__
+
+    def counting(self: Any, batch: Any) -> Any:
+        computed.append(len(batch))
+        return call(self, batch)
+
+    monkeypatch.setattr(_features._Computer, "__call__", counting)
+    for units in (1, 2, 3):
+        fit_head(merged(units), X, np.ones((100, units)), cache=tmp_path, verbose=0)
+    assert sum(computed) == 100

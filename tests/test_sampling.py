@@ -1,0 +1,123 @@
+"""`predict_samples`: the samples of Monte Carlo dropout, without computing the rest again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import guarantees
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import zoo
+from guarantees import array
+from helpers import dense_base
+from keras import layers
+
+from keras_graft import Samples, freeze_and_merge, predict_samples, with_dropout
+
+X = zoo.vectors(6, 3)
+
+
+def merged(dropout: Any = "keep", head: Any = None) -> keras.Model:
+    return freeze_and_merge({"a": dense_base(), "b": dense_base()}, head or 2, dropout=dropout, loss="mse")
+
+
+@pytest.mark.parametrize("dropout", ["keep", "always"])
+def test_samples_come_from_the_distribution_of_live_dropout(dropout: str) -> None:
+    model = merged(dropout)
+    found = predict_samples(model, X, 800, seed=1)
+    live = with_dropout(model, "always")
+    naive = np.stack([array(live(X)) for _ in range(800)])
+    error = naive.std(axis=0) / np.sqrt(800)
+    assert found.values.shape == (800, 6, 2)
+    assert (np.abs(found.mean - naive.mean(axis=0)) < 7 * error).all()
+    np.testing.assert_allclose(found.std, naive.std(axis=0), rtol=0.2)
+
+
+def test_samples_repeat_by_their_seed() -> None:
+    model = merged()
+    one, again, other = (predict_samples(model, X, 5, seed=seed).values for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert len({sample.tobytes() for sample in one}) == 5
+
+
+def test_the_model_is_as_it_was() -> None:
+    model = merged()
+    before, weights = guarantees.snapshot(model), [array(v) for v in model.variables]
+    predict_samples(model, X, 5)
+    np.testing.assert_equal(guarantees.snapshot(model), before)
+    for was, now in zip(weights, model.variables):
+        np.testing.assert_array_equal(was, array(now))
+
+
+def test_batch_normalisation_keeps_its_statistics_and_uses_them() -> None:
+    model = merged(head=[layers.BatchNormalization(name="norm"), layers.Dense(2)])
+    model.get_layer("norm").moving_mean.assign(model.get_layer("norm").moving_mean + 3.0)
+    together = predict_samples(model, X, 400, seed=0).mean
+    alone = np.concatenate([predict_samples(model, X[i : i + 1], 400, seed=i).mean for i in range(6)])
+    np.testing.assert_allclose(together, alone, atol=0.5)
+    np.testing.assert_array_equal(array(model.get_layer("norm").moving_mean), np.full(8, 3.0))
+
+
+def test_augmentation_is_off_while_sampling() -> None:
+    model = keras.Sequential(
+        [keras.Input((4, 4, 1)), layers.RandomFlip(), layers.Flatten(), layers.Dense(3), layers.GaussianNoise(1e-6)]
+    )
+    images = zoo.RNG(0).uniform(size=(5, 4, 4, 1)).astype("float32")
+    found = predict_samples(model, images, 10, seed=0)
+    np.testing.assert_allclose(found.mean, array(model(images, training=False)), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "attention", "nested", "several_outputs", "masked"])
+def test_every_kind_of_noise_is_sampled(kind: str) -> None:
+    case = zoo.ZOO[kind]
+    found = predict_samples(case.make(), case.data(4), 6, seed=0)
+    stds = keras.tree.flatten(found.std)
+    assert max(std.max() for std in stds) > 0
+
+
+def test_a_locked_branch_stays_silent() -> None:
+    base = dense_base()
+    model = merged("off", head=[layers.Dropout(0.5), layers.Dense(2)])
+    found = predict_samples(model, X, 50, seed=0)
+    assert found.std.max() > 0
+    again = with_dropout(base, "off")
+    np.testing.assert_array_equal(array(again(X, training=True)), array(again(X)))
+
+
+def test_datasets_and_batches_are_put_together() -> None:
+    model = merged()
+    whole = predict_samples(model, X, 3, seed=0, batch_size=4).values
+    batches = predict_samples(model, tf.data.Dataset.from_tensor_slices(X).batch(4), 3, seed=0).values
+    np.testing.assert_array_equal(whole, batches)
+
+
+def test_measures_of_uncertainty() -> None:
+    certain = np.array([[1.0, 0.0]] * 4)[:, None]
+    torn = np.array([[1.0, 0.0], [0.0, 1.0]] * 2)[:, None]
+    noisy = np.full((4, 1, 2), 0.5)
+    for values, entropy, information in ((certain, 0, 0), (torn, np.log(2), np.log(2)), (noisy, np.log(2), 0)):
+        found = Samples(values)
+        np.testing.assert_allclose(found.predictive_entropy(), [entropy], atol=1e-12)
+        np.testing.assert_allclose(found.mutual_information(), [information], atol=1e-12)
+    logits = Samples(np.log(np.array([[[0.9, 0.1]], [[0.6, 0.4]]])))
+    same = Samples(np.array([[[0.9, 0.1]], [[0.6, 0.4]]]))
+    np.testing.assert_allclose(logits.mutual_information(from_logits=True), same.mutual_information())
+
+
+def test_logits_are_not_taken_for_probabilities() -> None:
+    with pytest.raises(ValueError, match="from_logits=True"):
+        Samples(np.array([[[3.0, -1.0]]])).predictive_entropy()
+
+
+def test_a_model_without_live_noise_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Nothing in model .* is live"):
+        predict_samples(merged("off"), X, 5)
+
+
+@pytest.mark.parametrize("samples", [0, -1, 2.5, True])
+def test_a_number_of_samples_that_is_none_is_refused(samples: Any) -> None:
+    with pytest.raises(ValueError, match="`samples` must be an integer"):
+        predict_samples(merged(), X, samples)
