@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 import zoo
 from guarantees import array
-from helpers import dense_base
+from helpers import KERAS_3_12, dense_base
 from keras import layers
 
 from keras_graft import _keras, fit_head, freeze_and_merge
@@ -208,6 +208,8 @@ OPTIMIZERS = [
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_trains_as_in_fit(name: str) -> None:
+    if name == "Muon" and KERAS_3_12:
+        pytest.skip("Keras 3.12 cannot train these variables with it")
     assert_same_training(lambda: model(optimizer=getattr(keras.optimizers, name)(1e-2)), lambda: (X, Y), epochs=2)
 
 
