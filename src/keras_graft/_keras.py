@@ -581,7 +581,13 @@ def call_replaced(model: Any, call: Callable[..., Any]) -> Iterator[None]:
 
     They are traced with the call that the model has then, and Keras keeps them (all).
     """
-    ours = {"call": call, "_manual_input_spec": None, "train_function": None, "test_function": None}
+    ours = {
+        "call": call,
+        "_manual_input_spec": None,
+        "_convert_input_args": False,  # a Sequential model casts to the dtype of its input
+        "train_function": None,
+        "test_function": None,
+    }
     attributes = vars(model)
     before = {name: attributes[name] for name in ours if name in attributes}
     attributes.update(ours)

@@ -17,7 +17,7 @@ from ._data import numbers, source_of
 from ._mode_lock import ModeLock
 from ._policy import check_model, decider
 from ._rebuild import Decision, rebuild
-from ._split import ends_noiselessness, forget, make_cut
+from ._split import KEEPS_STATE, ends_noiselessness, forget, make_cut
 
 __all__ = ["Samples", "predict_samples"]
 
@@ -155,7 +155,7 @@ def predict_samples(
         raise ValueError(f"`samples` must be an integer of 1 or more. Received: samples={samples!r}")
     found = make_cut(model, ends_noiselessness(model))
     try:
-        if not found.in_the_way:
+        if not set(found.in_the_way.values()) - {KEEPS_STATE}:
             raise ValueError(
                 f"Nothing in model '{model.name}' is live, so all samples would be the same. Compose it with "
                 f'dropout="keep" or "always", or put dropout into the head. Received: model={model!r}'

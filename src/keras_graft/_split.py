@@ -21,6 +21,7 @@ from ._modes import follow
 from ._policy import check_model
 
 __all__ = [
+    "KEEPS_STATE",
     "MaskOf",
     "Split",
     "WithMask",
@@ -31,6 +32,8 @@ __all__ = [
     "make_cut",
     "split",
 ]
+
+KEEPS_STATE = "it keeps a state from batch to batch"
 
 # Tells why an operation of a graph cannot be computed ahead; empty where it can.
 Obstacle = Callable[[Any], str]
@@ -145,7 +148,7 @@ def ends_determinism(model: keras.Model, *, noise_off: bool = False) -> Obstacle
             if row is not None and (row.trainable or row.changes):
                 return "it trains" if row.trainable else f"{row.fit}: {row.reason}"
             if getattr(part, "stateful", False):
-                return "it keeps a state from batch to batch"
+                return KEEPS_STATE
             if getattr(part, "activity_regularizer", None) is not None:
                 return "it adds an activity loss"
             if row is not None and _is_live(row, noise_off):
@@ -170,7 +173,7 @@ def ends_noiselessness(model: keras.Model) -> Obstacle:
             if row is not None and (row.predict or (row.fit and row.behaviour in _NOISY)):
                 return f"{row.fit or row.predict}: {row.reason}"
             if getattr(part, "stateful", False):
-                return "it keeps a state from batch to batch"
+                return KEEPS_STATE
         return ""
 
     return why

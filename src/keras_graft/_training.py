@@ -167,7 +167,7 @@ def _why_not_ahead(model: keras.Model, found: Split) -> str:
     if all(_keras.tensor_history(tensor)[0].name.endswith(".as_it_is") for tensor in found.features.outputs):
         return f"nothing in it can be computed ahead. In the way: {way}."
     size, raw = found.bytes_per_example, bytes_of(model.inputs)
-    if size is None or raw is None or size <= raw or (found.share or 0.0) >= _WORTH_IT:
+    if size is None or raw is None or size <= max(raw, _SMALL) or (found.share or 0.0) >= _WORTH_IT:
         return ""
     return (
         f"{found.share or 0.0:.0%} of its multiplications can be computed ahead, and the features of an example would "
@@ -180,6 +180,9 @@ _STEPS = ("train_step", "test_step", "compute_loss", "compute_metrics")
 
 # The share of the multiplications from which on features may be larger than the inputs.
 _WORTH_IT = 0.5
+
+# How many bytes of features of an example are kept in any case.
+_SMALL = 4096
 
 
 def _check_silent(model: keras.Model, found: Split, cause: str) -> None:

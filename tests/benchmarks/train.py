@@ -1,0 +1,239 @@
+"""What computing the frozen part once is worth: `fit_head` and `predict_samples` against plain Keras.
+
+python tests/benchmarks/train.py [--images 1024] [--epochs 50] [--fit-epochs 50] [--chart train.png]
+
+Both sides run in this one call, on random images: what they show does not matter for time. With fewer `--fit-epochs`
+than `--epochs`, the time of `fit` is that of its first epoch and of the others, of which the fewer are measured. Peak
+memory is measured in processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+import keras_graft as kg
+from keras_graft import _features, _feed
+
+PIXELS = 96
+CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def base(name: str) -> keras.Model:
+    return getattr(keras.applications, name)(
+        input_shape=(PIXELS, PIXELS, 3), include_top=False, weights=None, pooling="avg"
+    )
+
+
+def merged(names: list[str], head: Any = 10, dropout: str = "off") -> keras.Model:
+    bases = {f"branch_{number}": base(name) for number, name in enumerate(names)}
+    return kg.freeze_and_merge(bases, head, dropout=dropout, optimizer="adam", loss=CROSSENTROPY)
+
+
+def data(images: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.random((images, PIXELS, PIXELS, 3), "float32"), rng.integers(0, 10, images)
+
+
+def training(images: int, epochs: int, fit_epochs: int) -> list[list[str]]:
+    """Training a head on two branches: `fit`, `fit_head`, and what people do by hand."""
+    x, y = data(images)
+    names = ["MobileNetV2", "EfficientNetB0"]
+    head = kg.split(merged(names)).rest
+
+    def by_hand(compute: Callable[[keras.Model], np.ndarray]) -> float:
+        model = merged(names)
+
+        def run() -> None:
+            found = kg.split(model)
+            features = compute(found.features)
+            plain = keras.Sequential([keras.Input(head.input_shape[1:]), layers.Dense(10)])
+            plain.compile("adam", CROSSENTROPY)
+            plain.fit(features, y, epochs=epochs, verbose=0)
+
+        return seconds(run)
+
+    def bare(features: keras.Model) -> np.ndarray:
+        call = tf.function(lambda batch: features(batch, training=False), reduce_retracing=True)
+        return np.concatenate([call(tf.constant(x[i : i + 64])).numpy() for i in range(0, images, 64)])
+
+    model = merged(names)
+    ours = seconds(lambda: kg.fit_head(model, x, y, epochs=epochs, verbose=0))
+    floor = by_hand(bare)
+    predict = by_hand(lambda features: features.predict(x, verbose=0))
+    model = merged(names)
+    first = seconds(lambda: model.fit(x, y, verbose=0))
+    others = seconds(lambda: model.fit(x, y, epochs=fit_epochs - 1, verbose=0)) / (fit_epochs - 1)
+    fit = first + others * (epochs - 1)
+    return [
+        [f"`fit`, {epochs} epochs ({fit_epochs} measured)", f"{fit:.1f} s", f"{fit / ours:.1f} times `fit_head`", "35"],
+        ["`predict`, and a plain head on the features", f"{predict:.1f} s", f"{predict / ours:.2f}", ""],
+        ["`fit_head`", f"{ours:.1f} s", "1", ""],
+        [
+            "floor: a bare pass, a plain head on arrays",
+            f"{floor:.1f} s",
+            f"`fit_head` is {ours / floor:.2f} of it",
+            "1.1",
+        ],
+    ]
+
+
+def extraction(images: int) -> list[list[str]]:
+    """Features per second against `features.predict` at its best batch size."""
+    x, y = data(images)
+    model = merged(["MobileNetV2", "EfficientNetB0"])
+    features = kg.split(model).features
+    source = kg._data.source_of(x, y, None, steps=None, batch_size=64, name="x")
+    computer = _features._Computer(features)
+    computer(x[:64])
+    sizes = (32, 64, 128, 256)
+    features.predict(x[:256], batch_size=256, verbose=0)
+    predicts = {}
+    ours = []
+    for _ in range(2):
+        ours.append(seconds(lambda: [computer(batch) for batch, _ in source.batches()]))
+        for size in sizes:
+            took = seconds(lambda: features.predict(x, batch_size=size, verbose=0))  # noqa: B023  called at once
+            predicts[size] = min(took, predicts.get(size, took))
+    best = min(predicts, key=predicts.__getitem__)
+    ratio = predicts[best] / min(ours)
+    return [
+        [f"features per second, `predict` at batch size {best}", f"{images / min(ours):.0f}", f"{ratio:.2f}", "1.25"]
+    ]
+
+
+def disk(examples: int, width: int) -> list[list[str]]:
+    """An epoch on the disk store, four times larger than the memory allowed, against one in memory."""
+    _feed.PORTION_BYTES = examples * width * 4 // 8  # two portions are in memory: a quarter
+    _features.SHARD_BYTES = _feed.PORTION_BYTES // 4
+    x = np.random.default_rng(0).random((examples, 8), "float32")
+    y = np.zeros(examples, "int64")
+    times = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for cache in ("memory", folder):
+            wide = keras.Sequential([keras.Input((8,)), layers.Dense(64), layers.Dense(width)])
+            model = kg.freeze_and_merge([wide], 10, loss=CROSSENTROPY)
+            ends: list[float] = []
+            note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: ends.append(time.perf_counter()))  # noqa: B023
+            kg.fit_head(model, x, y, cache=cache, epochs=4, verbose=0, callbacks=[note])
+            times["memory" if cache == "memory" else "disk"] = min(np.diff(ends))
+    ratio = times["disk"] / times["memory"]
+    return [
+        [f"an epoch on disk, {examples * width * 4 / 2**20:.0f} MiB", f"{times['disk']:.2f} s", f"{ratio:.2f}", "1.5"]
+    ]
+
+
+def sampling(images: int) -> list[list[str]]:
+    x, _ = data(images)
+    model = merged(["MobileNetV2", "EfficientNetB0"], head=[layers.Dropout(0.5), layers.Dense(10)])
+    model.predict(x[:64], verbose=0)
+    kg.predict_samples(model, x[:64], 2, seed=0)
+    ours = seconds(lambda: kg.predict_samples(model, x, 30, seed=0))
+    once = seconds(lambda: model.predict(x, verbose=0))
+    return [["`predict_samples`, 30 samples, against one `predict`", f"{ours:.1f} s", f"{ours / once:.2f}", "1.2"]]
+
+
+MEMORY = """
+import resource, sys, numpy as np, keras, tempfile, keras_graft as kg
+from keras import layers
+examples = int(sys.argv[1])
+wide = keras.Sequential([keras.Input((8,)), layers.Dense(64), layers.Dense(2048)])
+model = kg.freeze_and_merge([wide], 1, loss="mse")
+x = np.random.default_rng(0).random((examples, 8), "float32")
+with tempfile.TemporaryDirectory() as folder:
+    kg.fit_head(model, x, x[:, :1], cache=folder, epochs=2, verbose=0, batch_size=256)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def memory() -> list[list[str]]:
+    """Peak memory with a disk store, as the data grow."""
+    peaks = {}
+    for examples in (20_000, 200_000):
+        command = [sys.executable, "-c", MEMORY, str(examples)]
+        peaks[examples] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    small, large = peaks.values()
+    return [
+        [f"peak memory, {n:,} examples ({n * 8192 / 2**20:.0f} MiB)", f"{p} MiB", "", ""] for n, p in peaks.items()
+    ] + [["the larger against the smaller", "", f"{large / small:.2f}", "flat"]]
+
+
+def scaling() -> list[list[str]]:
+    """Time against the number of branches and of images."""
+    rows = []
+    for branches, images in ((1, 1024), (2, 1024), (4, 1024), (8, 1024), (1, 4096), (1, 16384)):
+        x, y = data(images)
+        model = merged(["MobileNetV2"] * branches)
+        took = seconds(lambda: kg.fit_head(model, x, y, epochs=2, verbose=0))  # noqa: B023  called at once
+        rows.append(
+            [
+                f"{branches} branches, {images:,} images",
+                f"{took:.1f} s",
+                f"{took / branches / images * 1000:.2f} ms",
+                "",
+            ]
+        )
+    return rows
+
+
+def chart(rows: list[list[str]], path: pathlib.Path) -> None:
+    from matplotlib import pyplot  # noqa: PLC0415  without a chart it is not needed
+
+    bars = [(row[0].replace("`", ""), float(row[1].split()[0])) for row in rows]
+    figure, axes = pyplot.subplots(figsize=(8, 2.5), layout="constrained")
+    drawn = axes.barh([label for label, _ in bars][::-1], [value for _, value in bars][::-1])
+    axes.bar_label(drawn, fmt=" %.1f s")
+    axes.set_xscale("log")
+    axes.set_xlabel("seconds")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--fit-epochs", type=int, default=50)
+    parser.add_argument(
+        "--only", nargs="*", default=["training", "extraction", "disk", "sampling", "memory", "scaling"]
+    )
+    parser.add_argument("--chart", type=pathlib.Path)
+    options = parser.parse_args()
+    parts: dict[str, Callable[[], list[list[str]]]] = {
+        "training": lambda: training(options.images, options.epochs, options.fit_epochs),
+        "extraction": lambda: extraction(options.images),
+        "disk": lambda: disk(40_000, 2048),
+        "sampling": lambda: sampling(options.images),
+        "memory": memory,
+        "scaling": scaling,
+    }
+    print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {os.cpu_count()} cores")
+    for name in options.only or parts:
+        rows = parts[name]()
+        for row in [["", "measured", "ratio", "goal"], *rows]:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, (52, 10, 30, 6))), flush=True)
+        if name == "training" and options.chart:
+            chart(rows, options.chart)
+
+
+if __name__ == "__main__":
+    main()
