@@ -417,68 +417,63 @@ def _replay_partly_ahead(node: Any, level: _Level, prefix: str, tensors: dict[in
 
 def _cut_rest(model: Any, level: _Level, crossed: _Crossed, pinned: Mapping[int, bool]) -> keras.Model:
     """The model behind the frontier."""
-    entrances = {one.path: _entrance(one) for one in crossed.flat()}
-    tensors: dict[int, Any] = {}
-    _replay_behind(level, crossed, entrances, tensors, pinned)
+    behind = _Behind(level, crossed, {one.path: _entrance(one) for one in crossed.flat()}, {}, pinned)
+    behind.replay()
     outputs = keras.tree.map_structure(
-        lambda tensor: _behind_an_operation(tensors[id(tensor)]), _keras.output_structure(level.graph)
+        lambda tensor: _behind_an_operation(behind.tensors[id(tensor)]), _keras.output_structure(level.graph)
     )
-    inputs = [dataclasses.replace(one, emitted=entrances[one.path]) for one in crossed.flat()]
+    inputs = [dataclasses.replace(one, emitted=behind.entrances[one.path]) for one in crossed.flat()]
     return keras.Model(_structure(inputs), outputs, name=f"{model.name}_rest")
 
 
-def _replay_behind(
-    level: _Level,
-    crossed: _Crossed,
-    entrances: Mapping[str, list[Any]],
-    tensors: dict[int, Any],
-    pinned: Mapping[int, bool],
-) -> None:
-    """Enters into a new graph all calls of a level that are behind the frontier.
+@dataclasses.dataclass(frozen=True)
+class _Behind:
+    """The calls of a level that are behind the frontier, on their way into a new graph.
 
-    Args:
+    Attributes:
         level: The level.
         crossed: What crosses the frontier in it.
         entrances: What stands for that in the new graph, and for its mask, by path.
         tensors: What stands for each tensor of the level in the new graph, by the id of the tensor.
         pinned: See `_pinned_modes`.
     """
-    for one in crossed.own:
-        new, *mask = entrances[one.path]
-        tensors[id(one.tensor)] = WithMask(name=f"{one.path}.with_mask")([new, *mask]) if mask else new
-    for node in level.behind():
-        if id(node) in level.partial:
-            _replay_partly_behind(node, level, crossed.below[id(node)], entrances, tensors, pinned)
-            continue
-        args, kwargs = node.arguments.fill_in(tensors)
-        if id(node.operation) in pinned:
-            kwargs = {**kwargs, "training": pinned[id(node.operation)]}
-        tensors.update(zip(map(id, node.outputs), _keras.connect(node.operation, args, kwargs, node.outputs)))
 
+    level: _Level
+    crossed: _Crossed
+    entrances: Mapping[str, list[Any]]
+    tensors: dict[int, Any]
+    pinned: Mapping[int, bool]
 
-def _replay_partly_behind(
-    node: Any,
-    level: _Level,
-    crossed: _Crossed,
-    entrances: Mapping[str, list[Any]],
-    tensors: dict[int, Any],
-    pinned: Mapping[int, bool],
-) -> None:
-    """Enters the part of a nested model that is behind the frontier, as a model of its own."""
-    inner = level.partial[id(node)]
-    inside_entrances = {one.path: _entrance(one) for one in crossed.flat()}
-    outer = dict(zip(map(id, inner.graph.inputs), _flat_inputs(node)))
-    entering = inner.entering()
-    inside = {id(own): _keras.new_input(own) for own in entering}
-    inputs = [*(tensor for entrance in inside_entrances.values() for tensor in entrance), *inside.values()]
-    given = [tensor for one in crossed.flat() for tensor in entrances[one.path]]
-    given += [tensors[id(outer[id(own)])] for own in entering]
-    _replay_behind(inner, crossed, inside_entrances, inside, pinned)
-    behind = [(theirs, own) for theirs, own in zip(node.outputs, inner.graph.outputs) if not inner.is_ahead(own)]
-    outputs = [_behind_an_operation(inside[id(own)]) for _, own in behind]
-    part = _like(node.operation, keras.Model(inputs, outputs, name=_label(node, level)))
-    results = _keras.connect(part, (given,), {}, [theirs for theirs, _ in behind])
-    tensors.update(zip((id(theirs) for theirs, _ in behind), results))
+    def replay(self) -> None:
+        """Enters the calls."""
+        for one in self.crossed.own:
+            new, *mask = self.entrances[one.path]
+            self.tensors[id(one.tensor)] = WithMask(name=f"{one.path}.with_mask")([new, *mask]) if mask else new
+        for node in self.level.behind():
+            if id(node) in self.level.partial:
+                self._replay_partly(node)
+                continue
+            args, kwargs = node.arguments.fill_in(self.tensors)
+            if id(node.operation) in self.pinned:
+                kwargs = {**kwargs, "training": self.pinned[id(node.operation)]}
+            self.tensors.update(zip(map(id, node.outputs), _keras.connect(node.operation, args, kwargs, node.outputs)))
+
+    def _replay_partly(self, node: Any) -> None:
+        """Enters the part of a nested model that is behind the frontier, as a model of its own."""
+        inner, crossed = self.level.partial[id(node)], self.crossed.below[id(node)]
+        outer = dict(zip(map(id, inner.graph.inputs), _flat_inputs(node)))
+        entering = inner.entering()
+        entrances = {one.path: _entrance(one) for one in crossed.flat()}
+        inside = {id(own): _keras.new_input(own) for own in entering}
+        inputs = [*(tensor for entrance in entrances.values() for tensor in entrance), *inside.values()]
+        given = [tensor for one in crossed.flat() for tensor in self.entrances[one.path]]
+        given += [self.tensors[id(outer[id(own)])] for own in entering]
+        _Behind(inner, crossed, entrances, inside, self.pinned).replay()
+        behind = [(theirs, own) for theirs, own in zip(node.outputs, inner.graph.outputs) if not inner.is_ahead(own)]
+        outputs = [_behind_an_operation(inside[id(own)]) for _, own in behind]
+        part = _like(node.operation, keras.Model(inputs, outputs, name=_label(node, self.level)))
+        results = _keras.connect(part, (given,), {}, [theirs for theirs, _ in behind])
+        self.tensors.update(zip((id(theirs) for theirs, _ in behind), results))
 
 
 def bytes_of(tensors: Any) -> int | None:
