@@ -48,6 +48,12 @@ def model(dropout: Any = "off", head: Any = None, **options: Any) -> keras.Model
     return freeze_and_merge({"a": base("a"), "b": base("b")}, head, dropout=dropout, **options)
 
 
+def silent_model() -> keras.Model:
+    """One whose head draws no random numbers."""
+    keras.utils.set_random_seed(3)
+    return model(head=[layers.Dense(2)])
+
+
 def trained(train: Callable[..., Any], made: keras.Model, *data: Any, **options: Any) -> dict[str, list[float]]:
     keras.utils.set_random_seed(7)
     history = train(made, *data, **{"epochs": 3, "verbose": 0, **options})
@@ -121,7 +127,7 @@ STREAMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "weighted dataset": (lambda: tf.data.Dataset.from_tensor_slices((X, Y, WEIGHTS)).batch(16), {}),
     "dataset of unknown length": (
         lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(9).filter(lambda *_: True),
-        {"epochs": 1},
+        {},
     ),
     "PyDataset": (Batches, {}),
     "endless dataset": (
@@ -136,7 +142,9 @@ STREAMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("kind", STREAMS)
 def test_batches_train_as_in_fit(kind: str) -> None:
     make, options = STREAMS[kind]
-    assert_same_training(model, lambda: (make(),), shuffle=False, **options)
+    # Where Keras knows no length it begins a step too many, which moves the seeds of the head.
+    compose = silent_model if "unknown" in kind else model
+    assert_same_training(compose, lambda: (make(),), shuffle=False, **options)
 
 
 def test_validation_batches_count_as_in_fit() -> None:
