@@ -48,12 +48,6 @@ def model(dropout: Any = "off", head: Any = None, **options: Any) -> keras.Model
     return freeze_and_merge({"a": base("a"), "b": base("b")}, head, dropout=dropout, **options)
 
 
-def silent_model() -> keras.Model:
-    """One whose head draws no random numbers."""
-    keras.utils.set_random_seed(3)
-    return model(head=[layers.Dense(2)])
-
-
 def trained(train: Callable[..., Any], made: keras.Model, *data: Any, **options: Any) -> dict[str, list[float]]:
     keras.utils.set_random_seed(7)
     history = train(made, *data, **{"epochs": 3, "verbose": 0, **options})
@@ -125,10 +119,6 @@ def uneven() -> Iterator[Any]:
 STREAMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "dataset": (lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(16), {}),
     "weighted dataset": (lambda: tf.data.Dataset.from_tensor_slices((X, Y, WEIGHTS)).batch(16), {}),
-    "dataset of unknown length": (
-        lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(9).filter(lambda *_: True),
-        {},
-    ),
     "PyDataset": (Batches, {}),
     "endless dataset": (
         lambda: tf.data.Dataset.from_tensor_slices((X[:64], Y[:64])).batch(16).repeat(),
@@ -138,13 +128,28 @@ STREAMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")  # where Keras knows no length
 @pytest.mark.parametrize("kind", STREAMS)
 def test_batches_train_as_in_fit(kind: str) -> None:
     make, options = STREAMS[kind]
-    # Where Keras knows no length it begins a step too many, which moves the seeds of the head.
-    compose = silent_model if "unknown" in kind else model
-    assert_same_training(compose, lambda: (make(),), shuffle=False, **options)
+    assert_same_training(model, lambda: (make(),), shuffle=False, **options)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+def test_a_dataset_of_unknown_length_trains_as_in_fit() -> None:
+    """In `fit` Keras begins a step too many, which moves seeds and counters, but no weights (3.12 to 3.16)."""
+
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        return model(head=[layers.Dense(2)])
+
+    one, other = make(), make()
+    histories = []
+    for train, made in ((plain_fit, one), (fit_head, other)):
+        data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(9).filter(lambda *_: True)
+        histories.append(trained(train, made, data, shuffle=False))
+    np.testing.assert_allclose(histories[1]["loss"], histories[0]["loss"], rtol=1e-5)
+    for own, theirs in zip(one.trainable_variables, other.trainable_variables):
+        np.testing.assert_allclose(array(theirs), array(own), rtol=1e-4, atol=1e-6)
 
 
 def test_validation_batches_count_as_in_fit() -> None:
