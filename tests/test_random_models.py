@@ -30,6 +30,9 @@ COUNTED = (
     "activity regularizer|frozen parts|rate 0|a stored mode|copy=False|a base frozen|a base loaded"
 ).split("|")
 
+# Those that only a merged model shows.
+SHOWN = ("a lock", "a live head")
+
 # What Keras says of models that are as people write them.
 EXPECTED_WARNINGS = (
     "ignore:Layer '.*was passed an input with a mask attached to it:UserWarning",
@@ -189,6 +192,9 @@ def test_random_models_hold_or_say_why_not(
 
     each()
     record_property("random models", dict(tally))
+    if count >= 100:
+        rare = [feature for feature in SHOWN if tally[feature] < 0.05 * tally["models"]]
+        assert not rare, f"too few of the models have {rare}: {tally}"
 
 
 @pytest.mark.filterwarnings(*EXPECTED_WARNINGS)

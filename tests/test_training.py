@@ -119,6 +119,10 @@ def uneven() -> Iterator[Any]:
 STREAMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "dataset": (lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(16), {}),
     "weighted dataset": (lambda: tf.data.Dataset.from_tensor_slices((X, Y, WEIGHTS)).batch(16), {}),
+    "dataset in several epochs": (
+        lambda: tf.data.Dataset.from_tensor_slices((X[:96], Y[:96])).batch(16),
+        {"steps_per_epoch": 2},
+    ),
     "PyDataset": (Batches, {}),
     "endless dataset": (
         lambda: tf.data.Dataset.from_tensor_slices((X[:64], Y[:64])).batch(16).repeat(),
@@ -396,6 +400,17 @@ def test_nothing_of_the_detour_is_left_in_the_model() -> None:
         fit_head(made, X, Y, verbose=0)
     assert set(vars(made)) == attributes
     assert made.train_function is function
+    assert [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts] == nodes
+
+
+def test_no_calls_are_left_in_a_model_with_masks() -> None:
+    frozen = zoo.sequential(keras.Input((5,), dtype="int32"), layers.Embedding(10, 6, mask_zero=True))
+    frozen.trainable = False
+    made = keras.Sequential([keras.Input((5,), dtype="int32"), frozen, layers.LSTM(3), layers.Dense(1)])
+    made.compile("adam", "mse")
+    parts = list(_keras.walk(made))
+    nodes = [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
+    fit_head(made, zoo.tokens(20), np.ones((20, 1)), verbose=0)
     assert [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts] == nodes
 
 

@@ -68,6 +68,7 @@ class StoredBatches(keras.utils.PyDataset):
         self.features, self.targets, self.shuffled = features, numbers(targets), shuffled
         self.stops = np.cumsum(sizes)
         self.starts = np.cumsum([0, *(rows for rows, _ in features.shards)])
+        self.bytes = [sum(array.nbytes for array in read()[0]) for _, read in features.shards]
         self.random = np.random.default_rng(np.random.randint(2**31))  # as `keras.utils.set_random_seed` says
         self._begin()
 
@@ -101,7 +102,7 @@ class StoredBatches(keras.utils.PyDataset):
                 self.portions.append([])
                 size = 0
             self.portions[-1].append(number)
-            size += sum(array.nbytes for array in self.features.shards[number][1]()[0])
+            size += self.bytes[number]
         rows = [sum(self.features.shards[number][0] for number in portion) for portion in self.portions]
         self.bounds = [0, *map(int, np.cumsum(rows))]
         self.seed = int(self.random.integers(2**31))

@@ -165,7 +165,7 @@ def predict_samples(
         source = source_of(x, None, None, steps=None, batch_size=batch_size or 32, name="x")
         return Samples(_sampled(found.features, sampler, source, samples))
     finally:
-        forget(model, found)
+        forget(model, found.features, found.rest)
 
 
 def _with_live_noise(rest: keras.Model) -> keras.Model:

@@ -1,6 +1,6 @@
 """`split`: a model cut at its frontier, where it stops being frozen and deterministic.
 
-`cut` finds, tensor by tensor and inside nested graphs, what can be computed ahead, and makes two models that share
+`make_cut` finds, tensor by tensor and inside nested graphs, what can be computed ahead, and makes two models that share
 the layers of the original. It must not know what the features are computed for, nor where they are kept.
 """
 
@@ -17,7 +17,7 @@ import keras
 from . import _keras, _probe
 from ._audit import Row, rows_by_layer
 from ._behaviour import Effect
-from ._modes import follow
+from ._modes import Run, follow
 from ._policy import check_model
 
 __all__ = [
@@ -275,7 +275,6 @@ def _once(tensors: list[Any]) -> list[Any]:
 
 def make_cut(model: keras.Model, why: Obstacle) -> Split:
     """Cuts `model` right before all that there is an obstacle for. See `split`."""
-    check_model(model, "model")
     graph = _keras.call_graph(model)
     if graph is None:
         raise ValueError(
@@ -287,32 +286,31 @@ def make_cut(model: keras.Model, why: Obstacle) -> Split:
     with _keras.nothing_left_behind([model]):
         level = _level(graph, {id(tensor) for tensor in graph.inputs}, why)
         features, crossed = _cut_features(model, level, _masks(model, level))
-        rest = _cut_rest(model, level, crossed, _pinned_modes(model))
-        _check_modes(model, rest)
+        runs = (follow(model, True), follow(model, False)) if _keras.obeys_stored_modes() else ()
+        rest = _cut_rest(model, level, crossed, _pinned_modes(runs))
+        _check_modes(model, rest, runs)
     return Split(features, rest, dict(_obstacles(level, why, "")))
 
 
-def forget(model: keras.Model, found: Split) -> None:
-    """Takes the calls of both models of a cut out of the record of the layers that they share with `model`."""
+def forget(model: keras.Model, *made: keras.Model) -> None:
+    """Takes the calls of models that were made from `model` out of the record of the layers that they share with it."""
     theirs = {id(part) for part in _keras.walk(model)}
-    for part in [*_keras.walk(found.features), *_keras.walk(found.rest)]:
+    for part in (part for new in made for part in _keras.walk(new)):
         if id(part) not in theirs and _keras.graph_of(part) is not None:
             _keras.forget_calls(part)
 
 
-def _pinned_modes(model: keras.Model) -> dict[int, bool]:
+def _pinned_modes(runs: tuple[Run, ...]) -> dict[int, bool]:
     """The modes of layers that a mode stored before the frontier silences or wakes (3.16), by the ids of the layers."""
-    if not _keras.obeys_stored_modes():
-        return {}
-    runs = follow(model, True), follow(model, False)
-    modes = {key: {call.training for run in runs for call in run.calls.get(key, ())} for key in runs[0].calls}
+    keys = {key for run in runs for key in run.calls}
+    modes = {key: {call.training for run in runs for call in run.calls.get(key, ())} for key in keys}
     return {key: bool(next(iter(found))) for key, found in modes.items() if found in ({True}, {False})}
 
 
-def _check_modes(model: keras.Model, rest: keras.Model) -> None:
-    """Raises where a layer would run in another mode behind the frontier than in the model."""
-    for training in (True, False):
-        whole, behind = follow(model, training), follow(rest, training)
+def _check_modes(model: keras.Model, rest: keras.Model, runs: tuple[Run, ...]) -> None:
+    """Raises where a layer would run in another mode behind the frontier than in the runs of the model."""
+    for whole in runs:
+        behind = follow(rest, whole.training)
         for part in _keras.walk(rest):
             modes = [{call.training for call in run.of(part)} for run in (whole, behind)]
             if modes[0] and not modes[1] <= modes[0]:
@@ -552,13 +550,14 @@ def _masks(model: keras.Model, level: _Level) -> _MaskOf:
     if any(map(_may_mask, _keras.walk(model))):
         features, _ = _cut_features(model, level, witness)
         _probe.trace(lambda inputs: features(inputs, training=False), _keras.input_structure(features))
+        forget(model, features)
     return emit
 
 
 def _may_mask(layer: Any) -> bool:
     """Whether masks may begin at `layer`."""
-    theirs = type(layer).__module__.startswith("keras.")
-    return not theirs or isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False)
+    known = type(layer).__module__.startswith(("keras.", "keras_graft."))
+    return not known or isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False)
 
 
 @keras.saving.register_keras_serializable(package="keras_graft")

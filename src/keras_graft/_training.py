@@ -148,7 +148,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         with fed_with_features(model, found.rest):
             return model.fit(**arguments)
     finally:
-        forget(model, found)
+        forget(model, found.features, found.rest)
 
 
 def _check(model: Any, dropout: Any) -> None:
@@ -229,7 +229,7 @@ class _Wish:
         source = self._source(data, steps, "x")
         features = self._features(source, "train")
         shuffled = not source.holds_targets if shuffle is None else bool(shuffle)
-        if source.holds_targets:
+        if source.holds_targets and source.count == steps:
             steps = None  # it holds exactly so many
         size = batch_size or (math.ceil(features.rows / steps) if steps else 32)
         fed = self._fed(features, source, size, shuffled)
@@ -244,7 +244,7 @@ class _Wish:
         return {
             "validation_data": (fed["x"], fed["y"], fed["sample_weight"]),
             "validation_batch_size": fed["batch_size"],
-            "validation_steps": None if source.holds_targets else steps,
+            "validation_steps": None if source.holds_targets and source.count == steps else steps,
         }
 
     def _source(self, data: Any, steps: int | None, name: str) -> Source:
