@@ -18,7 +18,6 @@ from zoo import ZOO
 
 from keras_graft import Branch, ModeLock, _keras, audit, freeze_and_merge, split
 
-VARIANTS = ("by hand", "keep", "always")
 OBEYS = _keras.obeys_stored_modes()  # from Keras 3.16 on
 
 
@@ -37,8 +36,7 @@ def keys_of(model: keras.Model) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore:Layer '.*was passed an input with a mask:UserWarning")
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name, variant", zoo.crossed(["by hand", "keep", "always"], quick=["by hand", "keep"]))
 def test_the_rest_of_the_features_is_the_model(name: str, variant: str) -> None:
     case = ZOO[name]
     model, data = made(case, variant)

@@ -82,22 +82,32 @@ def assert_same_training(make: Callable[[], keras.Model], data: Callable[[], tup
 # ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dropout", ["off", "keep"])
+FIT_ARGUMENTS: list[dict[str, Any]] = [
+    {},
+    {"batch_size": 16},
+    {"shuffle": False},
+    {"validation_split": 0.25},
+    {"validation_data": (X[:30], Y[:30])},
+    {"validation_data": (X[:30], Y[:30], WEIGHTS[:30]), "validation_batch_size": 7, "validation_freq": 2},
+    {"class_weight": {0: 1.0, 1: 3.0}},
+    {"sample_weight": WEIGHTS},
+    {"steps_per_epoch": 2},
+    {"initial_epoch": 1},
+]
+
+
+def if_quick(quick: bool) -> Any:
+    """What is not quick to run through is left to the slow tests."""
+    return [] if quick else [pytest.mark.slow]
+
+
 @pytest.mark.parametrize(
-    "options",
+    "options, dropout",
     [
-        {},
-        {"batch_size": 16},
-        {"shuffle": False},
-        {"validation_split": 0.25},
-        {"validation_data": (X[:30], Y[:30])},
-        {"validation_data": (X[:30], Y[:30], WEIGHTS[:30]), "validation_batch_size": 7, "validation_freq": 2},
-        {"class_weight": {0: 1.0, 1: 3.0}},
-        {"sample_weight": WEIGHTS},
-        {"steps_per_epoch": 2},
-        {"initial_epoch": 1},
+        pytest.param(options, dropout, id=f"{' '.join(options) or 'defaults'}-{dropout}", marks=if_quick(quick))
+        for options in FIT_ARGUMENTS
+        for dropout, quick in (("off", True), ("keep", not options))
     ],
-    ids=lambda options: " ".join(options) or "defaults",
 )
 def test_arrays_train_as_in_fit(options: dict[str, Any], dropout: str) -> None:
     assert_same_training(lambda: model(dropout), lambda: (X, Y), **options)
@@ -219,7 +229,9 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=if_quick(name in ("SGD", "Adam", "Lion"))) for name in OPTIMIZERS]
+)
 def test_every_optimizer_trains_as_in_fit(name: str) -> None:
     if name == "Muon" and KERAS_3_12:
         pytest.skip("Keras 3.12 cannot train these variables with it")

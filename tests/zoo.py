@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
 RNG = np.random.default_rng
@@ -643,3 +644,17 @@ else:
 
 if "optional" in layers.InputLayer((1,)).get_config():  # files of Keras 3.12 do not know it
     ZOO["optional"] = Case(make_optional, lambda n: {"given": vectors(n), "extra": None}, plain=False)
+
+# Models that are hard in ways of their own; where all models would take minutes, these stay in the fast tests.
+HARD = {"nested", "attention", "stateful", "custom", "spectral", "augmenting"}
+
+
+def crossed(variants: Sequence[str], *, quick: Collection[str]) -> list[Any]:
+    """Every model in every variant; those that are neither hard nor in a quick variant are left to the slow tests."""
+    return [
+        pytest.param(
+            name, variant, id=f"{name}-{variant}", marks=[] if variant in quick or name in HARD else [pytest.mark.slow]
+        )
+        for name in ZOO
+        for variant in variants
+    ]
