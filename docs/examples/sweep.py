@@ -63,9 +63,9 @@ def make_base():
         [
             keras.Input((8, 8, 1)),
             layers.Conv2D(64, 3, padding="same", activation="relu"),
-            layers.Conv2D(64, 3, padding="same", activation="relu"),
+            layers.Conv2D(96, 3, padding="same", activation="relu"),
             layers.SpatialDropout2D(0.2),
-            layers.Conv2D(64, 3, padding="same", activation="relu"),
+            layers.Conv2D(96, 3, padding="same", activation="relu"),
             layers.MaxPooling2D(),
             layers.Flatten(),
             layers.Dense(64, activation="relu"),
