@@ -20,7 +20,8 @@ from keras import layers
 
 from keras_graft import _features, fit_head, freeze_and_merge
 from keras_graft._data import source_of
-from keras_graft._features import FeatureStoreError, features_in_folder, features_in_memory, fingerprint_of
+from keras_graft._features import FeatureStoreError, features_in_folder, features_in_memory
+from keras_graft._fingerprint import fingerprint_of_model
 
 X = zoo.vectors(100, 8)
 Y = X[:, :1]
@@ -151,7 +152,7 @@ def test_a_graph_that_changed_is_noticed(tmp_path: pathlib.Path) -> None:
 
 
 def test_names_do_not_matter() -> None:
-    assert fingerprint_of(frozen_part()) == fingerprint_of(frozen_part())
+    assert fingerprint_of_model(frozen_part()) == fingerprint_of_model(frozen_part())
     assert frozen_part().layers[1].name != frozen_part().layers[1].name
 
 
@@ -276,3 +277,302 @@ def test_several_heads_train_on_features_that_are_computed_once(
     for units in (1, 2, 3):
         fit_head(merged(units), X, np.ones((100, units)), cache=tmp_path, verbose=0)
     assert sum(computed) == 100
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Never the features of another model, or of other data
+# ---------------------------------------------------------------------------------------------------------
+
+
+def headed(inputs: Any, frozen: Any) -> keras.Model:
+    """A model with a new head that does not learn, so that its loss tells what the head got."""
+    model = keras.Model(inputs, layers.Dense(1, kernel_initializer="ones")(frozen))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    return model
+
+
+def heads_in_order(swapped: bool) -> Any:
+    x = keras.Input((8,))
+    first, second = (layers.Dense(4, name=name, trainable=False)(x) for name in ("one", "two"))
+    tops = [
+        layers.Dense(1, kernel_initializer=keras.initializers.Constant(value))(hidden)
+        for value, hidden in ((1.0, first), (3.0, second))
+    ]
+    model = keras.Model(x, layers.Add()(tops[::-1] if swapped else tops))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    return model, X
+
+
+def by_name(named: bool) -> Any:
+    one, other = keras.Input((8,), name="right"), keras.Input((8,), name="left")
+    data = [X, 3 * X + 1]
+    return headed([one, other], layers.Subtract()([one, other])), {"left": X, "right": 3 * X + 1} if named else data
+
+
+class Either(layers.Layer):
+    def call(self, pair: Any) -> Any:
+        one, other = pair
+        return 2.0 * one if other is None else 5.0 * other
+
+    def compute_output_spec(self, pair: Any) -> Any:
+        return keras.KerasTensor((None, 8))
+
+
+def optional(first: bool) -> Any:
+    one, other = keras.Input((8,), optional=True), keras.Input((8,), optional=True)
+    return headed([one, other], Either()([one, other])), [X, None] if first else [None, X]
+
+
+def of_dtype(whole: bool) -> Any:
+    x = keras.Input((8,), dtype="int32" if whole else "float32")
+    return headed(x, layers.Rescaling(2.0)(x)), 5 * X
+
+
+WIDE = np.ones((100, 2000), "float32")
+
+
+def with_a_table(other: bool) -> Any:
+    table = np.zeros(2000, "float32")
+    table[500:1500] = other
+    x = keras.Input((2000,))
+    return headed(x, layers.Dense(4, trainable=False)(keras.ops.add(x, table))), WIDE
+
+
+def with_a_table_in_a_closure(other: bool) -> Any:
+    table = np.zeros(2000, "float32")
+    table[500:1500] = 0.001 * other
+    x = keras.Input((2000,))
+    return headed(x, layers.Lambda(lambda v: v * table, output_shape=(2000,))(x)), WIDE
+
+
+def with_a_function(other: bool) -> Any:
+    if other:
+
+        def scale(v: Any) -> Any:
+            return v * 2
+    else:
+
+        def scale(v: Any) -> Any:
+            return v * 3
+
+    x = keras.Input((8,))
+    return headed(x, layers.Lambda(scale)(x)), X
+
+
+def with_an_activation(other: bool) -> Any:
+    constant = 2.0 if other else 3.0
+
+    def activation(v: Any) -> Any:
+        return v * constant
+
+    x = keras.Input((8,))
+    return headed(x, layers.Dense(4, activation=activation, trainable=False)(x)), X
+
+
+def with_a_class(other: bool) -> Any:
+    factor = 2.0 if other else 3.0
+
+    class Scale(layers.Layer):
+        def call(self, v: Any) -> Any:
+            return v * factor
+
+    x = keras.Input((8,))
+    return headed(x, Scale()(x)), X
+
+
+def with_a_class_without_source(other: bool) -> Any:
+    space: dict[str, Any] = {"layers": layers}
+    exec(f"class Scale(layers.Layer):\n  def call(self, v): return v * {2 if other else 3}", space)
+    x = keras.Input((8,))
+    return headed(x, space["Scale"]()(x)), X
+
+
+def with_a_parent(other: bool) -> Any:
+    factor = 2.0 if other else 3.0
+
+    class Parent(layers.Layer):
+        def factor(self) -> Any:
+            return factor
+
+    class Scale(Parent):
+        def call(self, v: Any) -> Any:
+            return v * self.factor()
+
+    x = keras.Input((8,))
+    return headed(x, Scale()(x)), X
+
+
+class Factor(layers.Layer):
+    factor = 1.0
+
+    def call(self, v: Any) -> Any:
+        return v * self.factor
+
+
+def with_an_attribute(other: bool) -> Any:
+    layer = Factor()
+    layer.factor = np.full(8, 2.0 if other else 3.0, "float32")
+    x = keras.Input((8,))
+    return headed(x, layer(x)), X
+
+
+class Block(layers.Layer):
+    def __init__(self, inner: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def call(self, v: Any) -> Any:
+        return self.inner(v)
+
+    def get_config(self) -> Any:
+        return super().get_config()
+
+
+def with_a_part(other: bool) -> Any:
+    block = Block(layers.Dense(4, "tanh" if other else "relu"))
+    block.trainable = False
+    x = keras.Input((8,))
+    return headed(x, block(x)), X
+
+
+def with_a_vocabulary(other: bool) -> Any:
+    lookup = layers.StringLookup()
+    lookup.adapt(np.array(list("aaab" if other else "bbba")))
+    x = keras.Input((1,), dtype="string")
+    embed = layers.Embedding(6, 2, embeddings_initializer=keras.initializers.RandomNormal(0, 3, 1), trainable=False)
+    return headed(x, layers.Flatten()(embed(lookup(x)))), tf.constant([["a"], ["b"], ["b"]])
+
+
+TWINS = [
+    heads_in_order,
+    by_name,
+    of_dtype,
+    with_a_table,
+    with_a_table_in_a_closure,
+    with_a_function,
+    with_an_activation,
+    with_a_class,
+    with_a_class_without_source,
+    with_a_parent,
+    with_an_attribute,
+    with_a_part,
+    with_a_vocabulary,
+    *([optional] if "optional" in layers.InputLayer((1,)).get_config() else []),
+]
+
+
+@pytest.mark.parametrize("make", TWINS, ids=lambda make: make.__name__)
+def test_a_folder_never_serves_the_features_of_another_model(make: Any, tmp_path: pathlib.Path) -> None:
+    losses = []
+    for other in (False, True, False):
+        keras.utils.set_random_seed(1)
+        model, x = make(other)
+        y = np.ones((100 if len(keras.tree.flatten(x)) == 2 else len(x), 1), "float32")
+        expected = model.fit(x, y, shuffle=False, verbose=0).history["loss"]
+        found = fit_head(model, x, y, shuffle=False, verbose=0, cache=tmp_path).history["loss"]
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        losses.append(found)
+    assert losses[0] == losses[2]
+    assert losses[0] != losses[1] or make is heads_in_order
+    assert len(list(tmp_path.iterdir())) <= 2  # the third was found again
+
+
+def test_what_no_fingerprint_sees_is_seen_in_the_features(tmp_path: pathlib.Path) -> None:
+    x = keras.Input((8,))
+    model = headed(x, layers.Rescaling(1.0)(layers.Lambda(lambda v: v * _hidden())(x)))
+    options: Any = {"cache": tmp_path, "verbose": 0}
+    fit_head(model, X, Y, **options)
+    os.environ["FACTOR_OF_TEST_FEATURES"] = "2"
+    try:
+        with pytest.raises(FeatureStoreError, match=r"computed by another model.*Delete that folder"):
+            fit_head(model, X, Y, **options)
+    finally:
+        del os.environ["FACTOR_OF_TEST_FEATURES"]
+    fit_head(model, X, Y, **options)
+
+
+def _hidden() -> float:
+    return float(os.environ.get("FACTOR_OF_TEST_FEATURES", "1"))
+
+
+def test_the_manifest_says_what_is_in_which_file(tmp_path: pathlib.Path) -> None:
+    x = keras.Input((8,))
+    wide, narrow = layers.Dense(4, name="z")(x), layers.Dense(3, name="a")(x)
+    model = keras.Model(x, {"z": wide, "a": narrow})
+    features_in_folder(model, source_of(X, None, None, steps=None, batch_size=10, name="x"), print, tmp_path, "train")
+    (home,) = tmp_path.iterdir()
+    for feature in json.loads((home / "manifest.json").read_text())["features"]:
+        file = np.load(shards_in(tmp_path)[0] / feature["file"])
+        assert list(file.shape[1:]) == feature["shape"] == [{"z": 4, "a": 3}[feature["name"]]]
+
+
+def test_a_shard_without_files_is_computed_again(tmp_path: pathlib.Path) -> None:
+    filled(tmp_path)
+    (shards_in(tmp_path)[0] / "shard.json").write_text('{"rows": 20, "files": {}}')
+    features, computed = filled(tmp_path)
+    assert len(computed) == 2
+    assert_right(features)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_folder_that_cannot_be_written_may_be_read(tmp_path: pathlib.Path) -> None:
+    filled(tmp_path)
+    (home,) = tmp_path.iterdir()
+    home.chmod(0o500)
+    try:
+        _, computed = filled(tmp_path)
+    finally:
+        home.chmod(0o700)
+    assert computed == []
+
+
+def test_a_folder_that_is_whole_is_not_written(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path)
+    monkeypatch.setattr(_features, "_put_at", None)
+    _, computed = filled(tmp_path)
+    assert computed == []
+
+
+def test_a_disk_that_is_really_full_is_a_clear_error(tmp_path: pathlib.Path) -> None:
+    resource, signal = pytest.importorskip("resource"), pytest.importorskip("signal")
+    usual, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+    try:
+        with pytest.raises(FeatureStoreError, match=r"cannot be kept in the folder.*Free space"):
+            filled(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, usual)
+    features, _ = filled(tmp_path)
+    assert_right(features)
+
+
+@pytest.mark.parametrize("sizes", [(10, 40, 10), (40, 40, 10), (7, 1, 33, 59)])
+def test_uneven_batches_come_from_a_folder_as_they_came(tmp_path: pathlib.Path, sizes: Any) -> None:
+    ends = np.cumsum(sizes)
+    signature = (tf.TensorSpec((None, 8)), tf.TensorSpec((None, 1)))
+
+    def data() -> Any:
+        batches = [(X[end - size : end], Y[end - size : end]) for size, end in zip(sizes, ends)]
+        dataset = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
+        return dataset.apply(tf.data.experimental.assert_cardinality(len(sizes)))
+
+    one, other = merged(), merged()
+    one.fit(data(), epochs=3, shuffle=False, verbose=0)
+    fit_head(other, data(), epochs=3, cache=tmp_path, verbose=0)
+    np.testing.assert_allclose(other.history.history["loss"], one.history.history["loss"], rtol=1e-5)
+
+
+def test_lists_of_targets_and_missing_ones_come_from_a_folder(tmp_path: pathlib.Path) -> None:
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(1)
+        x = keras.Input((8,))
+        hidden = layers.Dense(4, trainable=False)(x)
+        model = keras.Model(x, [layers.Dense(1)(hidden), layers.Dense(1)(hidden)])
+        model.compile("sgd", ["mse", "mse"])
+        return model
+
+    one, other = make(), make()
+    expected = one.fit(X, [Y, Y + 1], shuffle=False, verbose=0).history["loss"]
+    found = fit_head(other, X, [Y, Y + 1], shuffle=False, cache=tmp_path, verbose=0).history["loss"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

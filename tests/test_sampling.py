@@ -121,3 +121,26 @@ def test_a_model_without_live_noise_is_refused() -> None:
 def test_a_number_of_samples_that_is_none_is_refused(samples: Any) -> None:
     with pytest.raises(ValueError, match="`samples` must be an integer"):
         predict_samples(merged(), X, samples)
+
+
+def test_layers_that_keep_a_state_are_refused() -> None:
+    x = keras.Input(batch_shape=(6, 3, 4))
+    model = keras.Model(x, layers.LSTM(5, stateful=True, name="memory")(layers.GaussianNoise(0.1)(x)))
+    with pytest.raises(ValueError, match=r"\['memory'\] .* keep a state.*stateful=False"):
+        predict_samples(model, np.ones((6, 3, 4), "float32"), 3)
+
+
+def test_a_fixed_batch_size_and_structured_inputs_are_obeyed() -> None:
+    one, other = keras.Input(batch_shape=(4, 3), name="one"), keras.Input(batch_shape=(4, 3), name="other")
+    model = keras.Model({"one": one, "other": other}, layers.Dropout(0.5)(layers.Add()([one, other])))
+    found = predict_samples(model, {"one": np.ones((8, 3)), "other": np.ones((8, 3))}, 3, seed=0)
+    assert found.values.shape == (3, 8, 3)
+    assert set(np.unique(found.values)) == {0.0, 4.0}
+
+
+def test_sparse_inputs_are_sampled() -> None:
+    x = keras.Input((3,), sparse=True)
+    model = keras.Model(x, layers.Dropout(0.5)(layers.Dense(4)(x)))
+    dense = predict_samples(model, X, 5, seed=0).values
+    found = predict_samples(model, tf.sparse.from_dense(X), 5, seed=0).values
+    np.testing.assert_allclose(found, dense, rtol=1e-5)

@@ -93,6 +93,7 @@ FIT_ARGUMENTS: list[dict[str, Any]] = [
     {"sample_weight": WEIGHTS},
     {"steps_per_epoch": 2},
     {"initial_epoch": 1},
+    {"validation_data": (X[:30], Y[:30]), "validation_steps": 2},
 ]
 
 
@@ -401,6 +402,136 @@ def test_callbacks_see_the_model_and_may_call_it_on_raw_inputs() -> None:
         assert difference < 1e-5
 
 
+def test_a_callback_may_call_a_sequential_model_on_arrays() -> None:
+    made = zoo.sequential(keras.Input((8,)), layers.Dense(4, trainable=False), layers.Dense(1))
+    made.compile("sgd", "mse")
+    seen = []
+    look = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(array(made(X))))
+    fit_head(made, X, Y, verbose=0, callbacks=[look])
+    np.testing.assert_array_equal(seen[0], array(made(X)))
+
+
+@pytest.mark.parametrize("batches", [True, False])
+def test_callbacks_hear_of_every_batch_where_they_listen(batches: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard, at_once = [], []
+
+    class Listens(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            at_once.append(self.model.steps_per_execution)
+
+    if batches:
+        monkeypatch.setattr(Listens, "on_train_batch_end", lambda self, batch, logs=None: heard.append(batch), False)
+    made = model(head=[layers.Dense(2)])
+    fit_head(made, X, Y, batch_size=10, epochs=2, verbose=0, callbacks=[Listens()])
+    assert heard == (list(range(10)) * 2 if batches else [])
+    assert at_once == [1 if batches else 10] * 2
+    assert made.steps_per_execution == 1
+
+
+def test_steps_of_a_large_rest_are_not_run_at_once() -> None:
+    wide = [layers.Dense(2000), layers.Dense(8000), layers.Dense(1)]
+    frozen = zoo.sequential(keras.Input((8,)), layers.Dense(4), trainable=False)
+    made = zoo.sequential(keras.Input((8,)), frozen, *wide)
+    made.compile("sgd", "mse")
+    at_once = []
+    look = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: at_once.append(made.steps_per_execution))
+    fit_head(made, X[:16], Y[:16], batch_size=2, verbose=0, callbacks=[look])
+    assert at_once == [1]
+
+
+def test_frozen_weights_that_change_before_the_first_step_are_an_error(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "other.weights.h5")
+    model().save_weights(path)
+    made = model()
+    kernel = made.get_layer("a").weights[0]
+    kernel.assign(kernel + 1)
+    load = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: made.load_weights(path))
+    with pytest.raises(ValueError, match=r"changed 1 frozen weights at the beginning.*load weights.*before `fit_head`"):
+        fit_head(made, X, Y, verbose=0, callbacks=[load])
+
+
+def test_frozen_weights_that_change_later_are_said() -> None:
+    made = model()
+    kernel = made.get_layer("a").weights[0]
+    change = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: kernel.assign(kernel + 1))
+    with pytest.warns(UserWarning, match=r"1 frozen weights of model .* changed while `fit_head` trained"):
+        fit_head(made, X, Y, verbose=0, callbacks=[change])
+
+
+def test_a_loss_that_a_frozen_layer_adds_counts() -> None:
+    class Adds(layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            self.add_loss(keras.ops.mean(inputs**2))
+            return inputs
+
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        x = keras.Input((8,))
+        hidden = layers.Dense(4, trainable=False)(x)
+        made = keras.Model(x, layers.Dense(1)(Adds(trainable=False)(hidden)))
+        made.compile("sgd", "mse")
+        return made
+
+    assert_same_training(make, lambda: (X, X[:, :1]))
+
+
+def test_batches_with_weights_alone_and_batches_without_examples_train_as_in_fit() -> None:
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        return freeze_and_merge([base()], 2, loss=CROSSENTROPY)
+
+    def batches() -> Iterator[Any]:
+        while True:
+            yield X[:10], Y[:10]
+            yield X[:0], Y[:0]
+            yield X[10:30], Y[10:30]
+
+    def without_empty() -> Iterator[Any]:
+        yield from (batch for batch in batches() if len(batch[0]))
+
+    one, other = make(), make()
+    one.fit(without_empty(), steps_per_epoch=2, shuffle=False, verbose=0)
+    fit_head(other, batches(), steps_per_epoch=3, shuffle=False, verbose=0)
+    np.testing.assert_allclose(other.history.history["loss"], one.history.history["loss"], rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist for variables:UserWarning")
+def test_targets_that_are_missing_for_one_output_stay_missing(tmp_path: pathlib.Path) -> None:
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        head = {"kind": layers.Dense(2, name="kind"), "size": layers.Dense(1, name="size")}
+        return model(head=head, loss={"kind": CROSSENTROPY, "size": None}, metrics=None)
+
+    def data() -> Iterator[Any]:
+        while True:
+            yield from ((X[at : at + 50], {"kind": Y[at : at + 50], "size": None}) for at in (0, 50))
+
+    expected = make().fit(X, {"kind": Y, "size": None}, batch_size=50, shuffle=False, verbose=0).history["loss"]
+    for cache in ("memory", tmp_path):
+        found = fit_head(make(), data(), steps_per_epoch=2, shuffle=False, verbose=0, cache=cache).history["loss"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sequences", "sparse"])
+def test_what_cannot_be_kept_is_an_error_that_says_so(kind: str) -> None:
+    if kind == "sequences":
+        x = keras.Input((None, 3))
+        made = keras.Model(x, layers.Dense(1)(layers.LSTM(2)(layers.Dense(4, trainable=False)(x))))
+        steps = ((np.ones((4, length, 3), "float32"), np.ones((4, 1), "float32")) for length in (5, 7))
+        data: Any = steps
+        message = r"one shape but for the number.*Pad them.*\(5, 4\), \(7, 4\)"
+    else:
+        x = keras.Input((8,), sparse=True)
+        live = layers.Dense(1)(x)
+        made = keras.Model(x, layers.Add()([live, layers.Dense(1)(layers.Dense(4, trainable=False)(x))]))
+        sparse = tf.sparse.from_dense(X[:8])
+        data = iter([(sparse, Y[:8])] * 2)
+        message = r"crosses the frontier at .* dense tensor of numbers"
+    made.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=message):
+        fit_head(made, data, steps_per_epoch=2, verbose=0)
+
+
 def test_nothing_of_the_detour_is_left_in_the_model() -> None:
     made = model("keep")
     made.fit(X, Y, verbose=0)
@@ -484,6 +615,11 @@ def test_a_model_with_a_step_of_its_own_is_trained_live() -> None:
         ({"x": STREAMS["endless dataset"][0]()}, ValueError, "endless.*`steps_per_epoch`"),
         ({"x": X, "y": Y, "dropout": "none"}, ValueError, '`dropout` must be one of "as composed", "off"'),
         ({"x": X, "y": Y, "validation_split": 0.999}, ValueError, "must leave examples"),
+        ({"x": STREAMS["dataset"][0](), "validation_split": 0.2}, ValueError, "Pass `validation_data` with a _Batch"),
+        ({"x": X, "y": Y, "cache": None}, TypeError, '`cache` must be "memory" or the path'),
+        ({"x": X, "y": Y, "cache": ""}, TypeError, '`cache` must be "memory" or the path'),
+        ({"x": X, "y": Y, "batch_size": 0}, ValueError, "`batch_size` must be a positive integer"),
+        ({"x": STREAMS["dataset"][0]().take(0)}, ValueError, "hold no batches"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

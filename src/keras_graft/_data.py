@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Source", "numbers", "part_of", "rows_of_arrays", "source_of"]
+__all__ = ["Source", "is_stream", "numbers", "part_of", "rows_of_arrays", "source_of", "tensors"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def source_of(x: Any, y: Any, weights: Any, *, steps: int | None, batch_size: in
         batch_size: How many examples of arrays make a batch.
         name: Name of the argument that `x` is, for errors.
     """
-    if _is_stream(x):
+    if is_stream(x):
         if y is not None or weights is not None:
             raise ValueError(
                 f"`{name}` is a {type(x).__name__}, so targets and sample weights must come with its batches: "
@@ -63,7 +63,8 @@ def source_of(x: Any, y: Any, weights: Any, *, steps: int | None, batch_size: in
     return Source(lambda: _slices(x, rows, batch_size), count, (y, weights), rows)
 
 
-def _is_stream(x: Any) -> bool:
+def is_stream(x: Any) -> bool:
+    """Whether targets come with the batches of `x`: a dataset or a generator."""
     return isinstance(x, (tf.data.Dataset, keras.utils.PyDataset)) or hasattr(x, "__next__")
 
 
@@ -101,7 +102,9 @@ def _slices(x: Any, rows: int, batch_size: int) -> Iterator[tuple[Any, tuple[Any
     if not all(
         isinstance(leaf, (np.ndarray, tf.Tensor, tf.RaggedTensor, type(None))) for leaf in keras.tree.flatten(x)
     ):
-        yield from ((batch, ()) for batch in tf.data.Dataset.from_tensor_slices(x).batch(batch_size))
+        yield from (
+            (batch, ()) for batch in tf.data.Dataset.from_tensor_slices(keras.tree.lists_to_tuples(x)).batch(batch_size)
+        )
         return
     for start in range(0, rows, batch_size):
         yield part_of(x, start, start + batch_size), ()
@@ -114,7 +117,14 @@ def _sliceable(leaf: Any) -> Any:
 
 def part_of(structure: Any, start: int, stop: int) -> Any:
     """The examples of arrays from `start` on, up to `stop`."""
-    return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[start:stop], structure)
+    return keras.tree.map_structure(lambda leaf: _rows(leaf, start, stop), structure)
+
+
+def _rows(leaf: Any, start: int, stop: int) -> Any:
+    if isinstance(leaf, tf.SparseTensor):
+        rest = [0] * (len(leaf.shape) - 1)
+        return tf.sparse.slice(leaf, [start, *rest], [stop - start, *leaf.shape[1:]])
+    return None if leaf is None else leaf[start:stop]
 
 
 # -- streams ----------------------------------------------------------------------------------------------
@@ -132,7 +142,11 @@ def _of_stream(x: Any, steps: int | None, name: str) -> Source:
     def batches() -> Iterator[tuple[Any, tuple[Any, ...]]]:
         for batch in itertools.islice(_iterate(x), number):
             inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(batch)
-            yield inputs, tuple(part for part in (targets, weights) if part is not None)
+            if any(leaf is not None and leaf.shape[0] for leaf in keras.tree.flatten(inputs)):
+                yield (
+                    inputs,
+                    () if targets is None and weights is None else (targets, weights)[: 1 + (weights is not None)],
+                )
 
     return Source(batches, number)
 
@@ -156,3 +170,13 @@ def _iterate(x: Any) -> Iterator[Any]:
 def numbers(structure: Any) -> Any:
     """The same structure of numpy arrays."""
     return keras.tree.map_structure(lambda leaf: None if leaf is None else np.asarray(leaf), structure)
+
+
+def tensors(structure: Any) -> Any:
+    """The same structure of tensors."""
+    return keras.tree.map_structure(_tensor, structure)
+
+
+def _tensor(leaf: Any) -> Any:
+    made = leaf is None or isinstance(leaf, (tf.SparseTensor, tf.RaggedTensor))
+    return leaf if made else tf.convert_to_tensor(leaf)

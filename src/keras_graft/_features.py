@@ -8,19 +8,19 @@ features are for.
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
 import functools
-import hashlib
-import inspect
 import json
 import os
 import pathlib
 import shutil
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -28,9 +28,10 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
-from ._data import Source, numbers
+from ._data import Source, numbers, tensors
+from ._fingerprint import checksum, fingerprint_of_data, fingerprint_of_model, outputs_by_key
 
-__all__ = ["FeatureStoreError", "Features", "features_in_folder", "features_in_memory", "keys_of"]
+__all__ = ["FeatureStoreError", "Features", "features_in_folder", "features_in_memory"]
 
 # How many bytes of features, or of the data that they are computed from, make a shard.
 SHARD_BYTES = 64 * 2**20
@@ -67,55 +68,100 @@ class Features:
 Progress = Callable[[int], None]
 
 
-def keys_of(features: keras.Model) -> list[str]:
-    """The names of the features that a model gives."""
-    outputs = _keras.output_structure(_keras.graph_of(features))
-    return list(outputs) if isinstance(outputs, dict) else ["features"]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Computer:
     """Computes the features of one batch after another."""
 
     model: keras.Model
 
+    def over(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[list[np.ndarray], Any]]:
+        """The features of each batch, with what came with it.
+
+        Two batches are computed at a time, because few operations keep all cores busy from beginning to end.
+        """
+        with concurrent.futures.ThreadPoolExecutor(_AT_A_TIME) as pool:
+            running: collections.deque[Any] = collections.deque()
+            for batch, targets in batches:
+                data = tensors(batch)
+                self._trace(data)
+                running.append((pool.submit(self, data), numbers(targets)))
+                if len(running) > _AT_A_TIME:
+                    computed, came = running.popleft()
+                    yield computed.result(), came
+            yield from ((computed.result(), came) for computed, came in running)
+
     def __call__(self, batch: Any) -> list[np.ndarray]:
-        return [np.asarray(tensor) for tensor in self._function(keras.tree.map_structure(_tensor, batch))]
+        return [np.asarray(tensor) for tensor in self._function(batch)]
+
+    def eagerly(self, batch: Any) -> list[Any]:
+        """The features as they come out of the model."""
+        outputs = self.model(tensors(batch), training=False)
+        keys = outputs_by_key(self.model)
+        return [outputs[key] for key in keys] if isinstance(outputs, dict) else [outputs]
 
     @functools.cached_property
     def _function(self) -> Any:
-        def call(batch: Any) -> list[Any]:
-            outputs = self.model(batch, training=False)
-            keys = keys_of(self.model)
-            return [outputs[key] for key in keys] if isinstance(outputs, dict) else [outputs]
+        return tf.function(self.eagerly, reduce_retracing=True)
 
-        return tf.function(call, reduce_retracing=True)
+    def _trace(self, batch: Any) -> None:
+        """Traces the model once, for batches of any size, in this thread: scopes of Keras hold for a thread."""
+        if "_kinds" not in vars(self):
+            sized = any(tensor.shape[0] for tensor in self.model.inputs)
+            kinds = keras.tree.map_structure(lambda leaf: leaf if sized else _of_any_size(leaf), batch)
+            traced = self._function.get_concrete_function(kinds)
+            for key, tensor in zip(outputs_by_key(self.model), traced.structured_outputs):
+                _check_kept(key, tensor)
+            vars(self)["_kinds"] = kinds
 
 
-def _tensor(leaf: Any) -> Any:
-    return leaf if leaf is None or isinstance(leaf, tf.SparseTensor) else tf.convert_to_tensor(leaf)
+# How many batches are computed at a time.
+_AT_A_TIME = 2
+
+
+def _of_any_size(leaf: Any) -> Any:
+    return tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype) if isinstance(leaf, tf.Tensor) else leaf
+
+
+def _check_kept(key: str, tensor: Any) -> None:
+    if not isinstance(tensor, (tf.Tensor, tf.TensorSpec)) or tensor.dtype in (tf.string, tf.variant, tf.resource):
+        raise ValueError(
+            f"What crosses the frontier at '{key}' cannot be kept: it must be a dense tensor of numbers. Train the "
+            f"model with `fit`, or freeze what takes it. Received: {tensor!r}"
+        )
 
 
 def features_in_memory(model: keras.Model, source: Source, progress: Progress) -> Features:
     """Computes the features of all data, and keeps them in memory."""
-    compute, parts, sizes = _Computer(model), [], []
-    for number, (batch, targets) in enumerate(source.batches()):
-        parts.append((compute(batch), numbers(targets)))
-        sizes.append(len(parts[-1][0][0]))
-        progress(number + 1)
+    parts, sizes = [], []
+    for computed, targets in _Computer(model).over(source.batches()):
+        parts.append((computed, targets))
+        sizes.append(len(computed[0]))
+        progress(len(sizes))
     whole = _joined(parts)
-    return Features(keys_of(model), [(sum(sizes), lambda: whole)], sizes)
+    return Features(list(outputs_by_key(model)), [(sum(sizes), lambda: whole)], sizes)
 
 
 def _joined(parts: list[Any]) -> Any:
     """Batches of arrays, one behind the other; the batches are gone afterwards."""
+    if not parts:
+        raise ValueError("The data hold no batches. Give at least one.")
     columns = [keras.tree.flatten(part) for part in parts]
     structure = parts[0]
     parts.clear()
     joined = []
     while columns[0]:
-        joined.append(np.concatenate([column.pop(0) for column in columns]))
+        joined.append(_one_behind_the_other([column.pop(0) for column in columns]))
     return keras.tree.pack_sequence_as(structure, joined)
+
+
+def _one_behind_the_other(arrays: list[Any]) -> Any:
+    shapes = {array.shape[1:] for array in arrays if array is not None}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"All batches must have one shape but for the number of their examples. Pad them, or train the model with "
+            f"`fit`. Received: features or targets of an example of the shapes {sorted(shapes)}"
+        )
+    return np.concatenate(arrays) if shapes else None
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -141,31 +187,63 @@ def features_in_folder(
     """
     with _explained(folder):
         home = _home(pathlib.Path(folder), model)
-        compute, sizes = _Computer(model), list[int]()
-        shards, entries = [], []
+        computer, inputs = _Computer(model), _names_of_inputs(model)
+        shards, entries, sizes = list[Any](), list[Any](), list[int]()
+        checked = False
         for chunk in _chunks(source):
-            data = _fingerprint_of_data(chunk)
-            path = home / data[:32]
+            path = home / fingerprint_of_data(chunk, inputs)[:32]
             if not _is_whole(path):
-                _write_shard(path, [(compute(batch), numbers(targets)) for batch, targets in chunk])
+                _write_shard(path, list(computer.over(chunk)))
+            elif not checked:
+                _check_stored(path, computer, chunk[0])
+                checked = True
             chunk_sizes = [_rows_of(batch) for batch, _ in chunk]
             shards.append((sum(chunk_sizes), functools.partial(_read_shard, path, chunk[0][1])))
             entries.append({"folder": path.name, "rows": sum(chunk_sizes)})
             sizes += chunk_sizes
             progress(len(sizes))
+        if not shards:
+            raise ValueError("The data hold no batches. Give at least one.")
         _write_json(home / f"{part}.json", {"rows": sum(sizes), "shards": entries})
-    return Features(keys_of(model), shards, sizes)
+    return Features(list(outputs_by_key(model)), shards, sizes)
+
+
+def _names_of_inputs(model: keras.Model) -> list[str]:
+    """The names by which a model takes its inputs from a dict, in the order of its inputs."""
+    structure = _keras.input_structure(_keras.graph_of(model))
+    return sorted(structure) if isinstance(structure, dict) else [tensor.name for tensor in model.inputs]
+
+
+def _check_stored(path: pathlib.Path, computer: _Computer, batch: tuple[Any, Any]) -> None:
+    """Raises where stored features are not those of the model: no fingerprint sees all that code may depend on."""
+    x, targets = batch
+    stored, _ = _read_shard(path, targets)
+    for array, tensor in zip(stored, computer.eagerly(x)):
+        expected = np.asarray(tensor, "float64")
+        actual = np.asarray(array[: len(expected)], "float64")
+        scale = np.nanmax(np.abs(expected), initial=0.0)
+        if np.mean(np.isclose(actual, expected, rtol=0.02, atol=0.02 * scale, equal_nan=True)) < _SHARE_ALIKE:
+            raise FeatureStoreError(
+                errno.EINVAL,
+                f"The features in '{path.parent}' were computed by another model, which cannot be told from this one "
+                "by its weights, configs and code: something else changed that its layers read. Delete that folder, or "
+                "choose another one as `cache`.",
+            )
+
+
+# Rounding may turn a few whole numbers into others.
+_SHARE_ALIKE = 0.99
 
 
 def _home(folder: pathlib.Path, model: keras.Model) -> pathlib.Path:
     """The folder for the features of one model, with its manifest."""
-    fingerprint = fingerprint_of(model)
+    fingerprint = fingerprint_of_model(model)
     home = folder / fingerprint[:32]
     home.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(home)
     features = [
         {"name": key, "shape": list(tensor.shape[1:]), "dtype": tensor.dtype, "file": f"feature-{number}.npy"}
-        for number, (key, tensor) in enumerate(zip(keys_of(model), model.outputs))
+        for number, (key, tensor) in enumerate(outputs_by_key(model).items())
     ]
     manifest = {"format": _FORMAT, "model": fingerprint, "keras": keras.__version__, "features": features}
     _write_json(home / "manifest.json", manifest)
@@ -177,11 +255,12 @@ def _explained(folder: Any) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _WAYS_OUT:
+        number = error.errno or errno.ENOSPC  # numpy says in words alone that less was written than it wanted
+        if number not in _WAYS_OUT:
             raise
         raise FeatureStoreError(
-            error.errno,
-            f"Features cannot be kept in the folder '{folder}': {os.strerror(error.errno)}. {_WAYS_OUT[error.errno]} "
+            number,
+            f"Features cannot be kept in the folder '{folder}': {os.strerror(number)}. {_WAYS_OUT[number]} "
             "The shards that are whole are kept, and used in the next run.",
         ) from error
 
@@ -201,7 +280,7 @@ def _chunks(source: Source) -> Iterator[list[Any]]:
     chunk, size = list[Any](), 0
     for batch in source.batches():
         chunk.append(batch)
-        size += sum(array.nbytes for array in _arrays(batch))
+        size += _bytes_of(batch)
         if size >= SHARD_BYTES:
             yield chunk
             chunk, size = [], 0
@@ -213,13 +292,13 @@ def _write_shard(path: pathlib.Path, batches: list[Any]) -> None:
     """Writes one shard: a folder with a file for each tensor, and what they are."""
     features, targets = _joined(batches)
     files = {f"feature-{number}.npy": array for number, array in enumerate(features)}
-    files.update({f"target-{number}.npy": array for number, array in enumerate(keras.tree.flatten(targets))})
+    files.update({f"target-{number}.npy": array for number, array in enumerate(_present(targets))})
     with _put_at(path) as new:
         new.mkdir()
         entries = {}
         for name, array in files.items():
             np.save(new / name, array.view(np.uint16) if array.dtype.name == "bfloat16" else array, allow_pickle=False)
-            entries[name] = {"dtype": array.dtype.name, "blake2b": _checksum(new / name)}
+            entries[name] = {"dtype": array.dtype.name, "blake2b": checksum(new / name)}
         (new / _SHARD).write_text(json.dumps({"rows": len(features[0]), "files": entries}, indent=1), encoding="utf-8")
 
 
@@ -227,7 +306,7 @@ def _is_whole(path: pathlib.Path) -> bool:
     """Whether a shard is there, as it was written."""
     try:
         entries = json.loads((path / _SHARD).read_text(encoding="utf-8"))["files"]
-        return all(_checksum(path / name) == entry["blake2b"] for name, entry in entries.items())
+        return bool(entries) and all(checksum(path / name) == entry["blake2b"] for name, entry in entries.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # whatever a damaged file holds
         return False
 
@@ -240,22 +319,20 @@ def _read_shard(path: pathlib.Path, targets: Any) -> Any:
         array = np.load(path / name, mmap_mode="r", allow_pickle=False)
         arrays[name] = array.view(tf.bfloat16.as_numpy_dtype) if entry["dtype"] == "bfloat16" else array
     features = [array for name, array in arrays.items() if name.startswith("feature-")]
-    came = [array for name, array in arrays.items() if name.startswith("target-")]
-    return features, keras.tree.pack_sequence_as(targets, came)
+    came = iter([array for name, array in arrays.items() if name.startswith("target-")])
+    return features, keras.tree.map_structure(lambda leaf: None if leaf is None else next(came), targets)
 
 
-def _checksum(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.blake2b(digest_size=16)
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+def _present(targets: Any) -> list[np.ndarray]:
+    return [leaf for leaf in keras.tree.flatten(targets) if leaf is not None]
 
 
 # -- files that are there whole, or not at all ------------------------------------------------------------
 
 
 def _write_json(path: pathlib.Path, content: Any) -> None:
+    if path.exists() and path.read_text(encoding="utf-8") == json.dumps(content, indent=1):
+        return  # a folder that cannot be written may be read
     with _put_at(path) as new:
         new.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
@@ -299,80 +376,14 @@ def _is_running(process: int) -> bool:
     return True
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Fingerprints
-# ---------------------------------------------------------------------------------------------------------
+# -- data -------------------------------------------------------------------------------------------------
 
 
-def _arrays(structure: Any) -> Iterator[np.ndarray]:
-    """All arrays that data consist of, those of sparse and ragged tensors too."""
-    for leaf in tf.nest.flatten(structure, expand_composites=True):
-        if leaf is not None:
-            yield np.ascontiguousarray(leaf)
+def _bytes_of(structure: Any) -> int:
+    """The size of all arrays that data consist of, those of sparse and ragged tensors too."""
+    leaves = tf.nest.flatten(structure, expand_composites=True)
+    return sum(np.asarray(leaf).nbytes for leaf in leaves if leaf is not None)
 
 
 def _rows_of(batch: Any) -> int:
     return int(next(leaf for leaf in keras.tree.flatten(batch) if leaf is not None).shape[0])
-
-
-def _fingerprint_of_data(chunk: Any) -> str:
-    digest = hashlib.blake2b(digest_size=32)
-    for array in _arrays(chunk):
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        text = array.dtype.kind in "OUS"
-        digest.update(repr(array.tolist()).encode() if text else array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def fingerprint_of(model: keras.Model) -> str:
-    """What the features of a model hang on: its graph, the configs and the code of its layers, and their weights.
-
-    Names do not count: a model that is composed again has others, and computes the same.
-    """
-    digest = hashlib.blake2b(digest_size=32)
-    digest.update(f"{_FORMAT} {keras.__version__}".encode())
-    _digest_graph(digest, _keras.call_graph(model), {})
-    return digest.hexdigest()
-
-
-def _digest_graph(digest: Any, graph: Any, known: dict[int, int]) -> None:
-    """Enters a graph: its calls, by the numbers of the tensors and of what is called."""
-    tensors = {id(tensor): number for number, tensor in enumerate(graph.inputs)}
-    for node in _keras.nodes(graph):
-        if node.is_input:
-            continue
-        new = id(node.operation) not in known
-        number = known.setdefault(id(node.operation), len(known))
-        arguments = keras.tree.map_structure(
-            lambda leaf: f"tensor {tensors[id(leaf)]}" if isinstance(leaf, keras.KerasTensor) else repr(leaf),
-            (node.arguments.args, node.arguments.kwargs),
-        )
-        digest.update(f"call {number} {arguments}".encode())
-        if new:
-            _digest_operation(digest, node.operation, known)
-        for tensor in node.outputs:
-            tensors[id(tensor)] = len(tensors)
-    digest.update(f"gives {[tensors[id(tensor)] for tensor in graph.outputs]}".encode())
-
-
-def _digest_operation(digest: Any, operation: Any, known: dict[int, int]) -> None:
-    graph = _keras.call_graph(operation)
-    if graph is not None:
-        _digest_graph(digest, graph, known)
-        return
-    config = _without_names(operation.get_config())
-    digest.update(f"{type(operation).__qualname__} {json.dumps(config, sort_keys=True, default=repr)}".encode())
-    for part in _keras.walk(operation):
-        if not type(part).__module__.startswith("keras."):
-            with contextlib.suppress(OSError, TypeError):  # classes made in a shell have no source
-                digest.update(inspect.getsource(type(part)).encode())
-    for variable in getattr(operation, "weights", ()):
-        value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value))
-        digest.update(f"{value.dtype.name}{value.shape}".encode())
-        digest.update(value.reshape(-1).view(np.uint8).data)
-
-
-def _without_names(config: Any) -> Any:
-    if isinstance(config, dict):
-        return {str(key): _without_names(value) for key, value in config.items() if key != "name"}
-    return [_without_names(item) for item in config] if isinstance(config, (list, tuple)) else config

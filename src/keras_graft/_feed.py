@@ -6,24 +6,25 @@ It must not know how the features came to be.
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from . import _keras
 from ._data import numbers, part_of
 from ._features import Features
 
-__all__ = ["StoredBatches", "even", "fed_with_features", "in_place_of_inputs"]
+__all__ = ["even", "fed_with_features", "in_place_of_inputs", "stored_batches"]
 
 # The one key of what a model gets in place of its inputs.
 _AHEAD = "computed ahead"
 
-# How many bytes of features are in memory at a time, where they are read from a folder.
-PORTION_BYTES = 128 * 2**20
+# How many bytes of features are read at a time, where they are in a folder; with the copies that TensorFlow makes, a
+# few times as many are in memory.
+PORTION_BYTES = 64 * 2**20
 
 
 def in_place_of_inputs(keys: list[str], tensors: list[Any]) -> dict[str, Any]:
@@ -32,8 +33,14 @@ def in_place_of_inputs(keys: list[str], tensors: list[Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def fed_with_features(model: keras.Model, rest: keras.Model) -> Iterator[None]:
-    """Within it a call of `model` on features runs what is behind the frontier; on inputs, what it always does."""
+def fed_with_features(model: keras.Model, rest: keras.Model, steps_at_once: int) -> Iterator[None]:
+    """Within it a call of `model` on features runs what is behind the frontier; on inputs, what it always does.
+
+    Args:
+        model: The model.
+        rest: What is behind its frontier.
+        steps_at_once: How many steps of training TensorFlow runs before Keras hears of them.
+    """
     usual = model.call
 
     def call(inputs: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
@@ -43,7 +50,7 @@ def fed_with_features(model: keras.Model, rest: keras.Model) -> Iterator[None]:
         one = not isinstance(_keras.input_structure(rest), dict)
         return rest.call(next(iter(features.values())) if one else features, training=training)
 
-    with _keras.call_replaced(model, call):
+    with _keras.call_replaced(model, call, steps_at_once):
         yield
 
 
@@ -53,76 +60,101 @@ def even(rows: int, size: int) -> list[int]:
     return [size] * whole + [rest] * bool(rest)
 
 
-class StoredBatches(keras.utils.PyDataset):
+# ---------------------------------------------------------------------------------------------------------
+# Features that are not all in memory
+# ---------------------------------------------------------------------------------------------------------
+
+
+def stored_batches(features: Features, targets: tuple[Any, Any], sizes: list[int], shuffled: bool) -> tf.data.Dataset:
     """Batches of features and targets that are read portion by portion.
 
     Args:
         features: The features, and targets that came with them.
         targets: Targets and weights that did not.
         sizes: The sizes of the batches.
-        shuffled: Whether each epoch has an order of its own: of portions, and of the examples in each.
+        shuffled: Whether each epoch has an order of its own: of shards, and of the examples in each portion of them.
     """
+    shards = _shards(features, numbers(targets))
+    example = shards[0]()
+    leaves = keras.tree.flatten(example)
+    arrays = [tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype) for leaf in leaves if leaf is not None]
+    random = np.random.default_rng(np.random.randint(2**31)) if shuffled else None  # as `set_random_seed` says
 
-    def __init__(self, features: Features, targets: tuple[Any, Any], sizes: list[int], shuffled: bool) -> None:
-        super().__init__()
-        self.features, self.targets, self.shuffled = features, numbers(targets), shuffled
-        self.stops = np.cumsum(sizes)
-        self.starts = np.cumsum([0, *(rows for rows, _ in features.shards)])
-        self.bytes = [sum(array.nbytes for array in read()[0]) for _, read in features.shards]
-        self.random = np.random.default_rng(np.random.randint(2**31))  # as `keras.utils.set_random_seed` says
-        self._begin()
+    def batches_of(bounds: Any, *portion: Any) -> tf.data.Dataset:
+        # A slice is a copy, and its rows lie where TensorFlow wants them in memory.
+        cut = tf.data.Dataset.from_tensor_slices(bounds)
+        return cut.map(lambda ends: packed([array[ends[0] : ends[1]] for array in portion]))
 
-    @property
-    def num_batches(self) -> int:
-        return len(self.stops)
+    def packed(arrays: list[Any]) -> Any:
+        rest = iter(arrays)
+        found = [None if leaf is None else next(rest) for leaf in leaves]
+        return keras.tree.lists_to_tuples(keras.tree.pack_sequence_as(example, found))
 
-    def on_epoch_end(self) -> None:
-        if self.shuffled:
-            self._begin()
-
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        start, stop = (int(self.stops[index - 1]) if index else 0), int(self.stops[index])
-        parts = []
-        for number in range(len(self.portions)):
-            first, last = self.bounds[number], self.bounds[number + 1]
-            if first < stop and last > start:
-                parts.append(part_of(self._portion(number), max(start - first, 0), min(stop, last) - first))
-        tensors, targets = parts[0] if len(parts) == 1 else keras.tree.map_structure(_one_behind_the_other, *parts)
-        return (in_place_of_inputs(self.features.keys, tensors), *targets)
-
-    def _begin(self) -> None:
-        """Lays out an epoch: which shards make which portion."""
-        order = np.arange(len(self.features.shards))
-        if self.shuffled:
-            self.random.shuffle(order)
-        self.portions: list[list[int]] = [[]]
-        size = 0
-        for number in map(int, order):
-            if size >= PORTION_BYTES:
-                self.portions.append([])
-                size = 0
-            self.portions[-1].append(number)
-            size += self.bytes[number]
-        rows = [sum(self.features.shards[number][0] for number in portion) for portion in self.portions]
-        self.bounds = [0, *map(int, np.cumsum(rows))]
-        self.seed = int(self.random.integers(2**31))
-        self._portion = functools.lru_cache(maxsize=2)(self._read)  # a batch may lie across two
-
-    def _read(self, portion: int) -> Any:
-        """The features of a portion, and the targets, in the order of the epoch."""
-        shards = self.portions[portion]
-        read = [self.features.shards[number][1]() for number in shards]
-        tensors, targets = keras.tree.map_structure(_one_behind_the_other, *read)
-        rows = np.concatenate([np.arange(self.starts[number], self.starts[number + 1]) for number in shards])
-        if not targets:
-            y, weights = self.targets
-            kept = (y,) if weights is None else (y, weights)
-            targets = () if y is None and weights is None else keras.tree.map_structure(lambda leaf: leaf[rows], kept)
-        if self.shuffled:
-            order = np.random.default_rng([self.seed, portion]).permutation(len(rows))
-            tensors, targets = keras.tree.map_structure(lambda leaf: leaf[order], (tensors, targets))
-        return tensors, targets
+    portions = tf.data.Dataset.from_generator(
+        lambda: _in_whole_batches(_portions(shards, random), sizes),
+        output_signature=(tf.TensorSpec((None, 2), tf.int64), *arrays),
+    )
+    batches = portions.flat_map(batches_of).prefetch(tf.data.AUTOTUNE)
+    return batches.apply(tf.data.experimental.assert_cardinality(len(sizes)))
 
 
-def _one_behind_the_other(*arrays: Any) -> np.ndarray:
-    return np.concatenate(arrays)
+def _shards(features: Features, targets: tuple[Any, Any]) -> list[Callable[[], tuple[Any, ...]]]:
+    """How to read each shard, as `fit` takes a batch."""
+    y, weights = targets
+    apart = () if y is None and weights is None else (y,) if weights is None else (y, weights)
+
+    def reader(start: int, rows: int, read: Callable[[], Any]) -> Callable[[], tuple[Any, ...]]:
+        def shard() -> tuple[Any, ...]:
+            tensors, came = read()
+            return in_place_of_inputs(features.keys, tensors), *(came or part_of(apart, start, start + rows))
+
+        return shard
+
+    starts = np.cumsum([0, *(rows for rows, _ in features.shards)])
+    return [reader(int(start), rows, read) for start, (rows, read) in zip(starts, features.shards)]
+
+
+def _portions(shards: list[Callable[[], Any]], random: np.random.Generator | None) -> Iterator[list[np.ndarray]]:
+    """All arrays of the shards, some shards at a time; in an order drawn from `random`."""
+    portion, size = list[Any](), 0
+    for number in range(len(shards)) if random is None else random.permutation(len(shards)):
+        portion.append([leaf for leaf in keras.tree.flatten(shards[number]()) if leaf is not None])
+        size += sum(array.nbytes for array in portion[-1])
+        if size >= PORTION_BYTES:
+            yield _joined(portion, random)
+            portion, size = [], 0
+    if portion:
+        yield _joined(portion, random)
+
+
+def _in_whole_batches(portions: Iterator[list[np.ndarray]], sizes: list[int]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Portions that end where a batch does, each behind the places where its batches begin and end."""
+    ends, done, left = np.cumsum(sizes), 0, list[np.ndarray]()
+    for arrays in portions:
+        if left:
+            arrays = [np.concatenate(pair) for pair in zip(left, arrays)]  # noqa: PLW2901  it goes on with both
+        last = int(np.searchsorted(ends, done + len(arrays[0]), side="right"))
+        first = int(np.searchsorted(ends, done, side="right"))
+        bounds = np.concatenate([[done], ends[first:last]]) - done
+        yield np.stack([bounds[:-1], bounds[1:]], axis=1), *arrays
+        left = [array[bounds[-1] :] for array in arrays]
+        done += int(bounds[-1])
+
+
+def _joined(portion: list[list[np.ndarray]], random: np.random.Generator | None) -> list[np.ndarray]:
+    """The arrays of several shards, one behind the other or each example at a place drawn from `random`."""
+    columns = list(zip(*portion))
+    if random is None:
+        return [column[0] if len(column) == 1 else np.concatenate(column) for column in columns]
+    places = random.permutation(sum(map(len, columns[0])))
+    return [_laid_out(column, places) for column in columns]
+
+
+def _laid_out(arrays: tuple[np.ndarray, ...], places: np.ndarray) -> np.ndarray:
+    """The examples of `arrays` at the given places: what lies on a disk is read in its own order."""
+    laid = np.empty((len(places), *arrays[0].shape[1:]), arrays[0].dtype)
+    start = 0
+    for array in arrays:
+        laid[places[start : start + len(array)]] = array
+        start += len(array)
+    return laid

@@ -576,15 +576,17 @@ def default_mode(layer: Any) -> bool | None:
 
 
 @contextlib.contextmanager
-def call_replaced(model: Any, call: Callable[..., Any]) -> Iterator[None]:
+def call_replaced(model: Any, call: Callable[..., Any], steps_at_once: int) -> Iterator[None]:
     """Puts `call` in the place of `model.call`, for inputs of any structure; and the functions that train it as new.
 
     They are traced with the call that the model has then, and Keras keeps them (all).
     """
     ours = {
         "call": call,
+        "steps_per_execution": steps_at_once,
         "_manual_input_spec": None,
         "_convert_input_args": False,  # a Sequential model casts to the dtype of its input
+        "_allow_non_tensor_positional_args": True,  # and converts arrays, which a callback may call the model with
         "train_function": None,
         "test_function": None,
     }

@@ -13,11 +13,11 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
-from ._data import numbers, source_of
+from ._data import numbers, source_of, tensors
 from ._mode_lock import ModeLock
 from ._policy import check_model, decider
 from ._rebuild import Decision, rebuild
-from ._split import KEEPS_STATE, ends_noiselessness, forget, make_cut
+from ._split import ends_noiselessness, forget, make_cut
 
 __all__ = ["Samples", "predict_samples"]
 
@@ -151,18 +151,25 @@ def predict_samples(
     ((20, 4, 3), (4, 3), (4,))
     """
     check_model(model, "model")
-    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
+    if not isinstance(samples, (int, np.integer)) or isinstance(samples, bool) or samples < 1:
         raise ValueError(f"`samples` must be an integer of 1 or more. Received: samples={samples!r}")
     found = make_cut(model, ends_noiselessness(model))
     try:
-        if not set(found.in_the_way.values()) - {KEEPS_STATE}:
+        stateful = [part.name for part in _keras.walk(found.rest) if getattr(part, "stateful", False)]
+        if stateful:
+            raise ValueError(
+                f"Layers {stateful} of model '{model.name}' keep a state from batch to batch, so each sample would "
+                "go on where the one before it ended. Build them with `stateful=False`."
+            )
+        if not found.in_the_way:
             raise ValueError(
                 f"Nothing in model '{model.name}' is live, so all samples would be the same. Compose it with "
                 f'dropout="keep" or "always", or put dropout into the head. Received: model={model!r}'
             )
         sampler = _with_live_noise(found.rest)
         _set_seeds(sampler, seed)
-        source = source_of(x, None, None, steps=None, batch_size=batch_size or 32, name="x")
+        size = found.features.inputs[0].shape[0] or batch_size or 32
+        source = source_of(x, None, None, steps=None, batch_size=size, name="x")
         return Samples(_sampled(found.features, sampler, source, samples))
     finally:
         forget(model, found.features, found.rest)
@@ -187,11 +194,21 @@ def _set_seeds(model: keras.Model, seed: int | None) -> None:
 
 
 def _sampled(features: keras.Model, sampler: keras.Model, source: Any, samples: int) -> Any:
-    ahead = tf.function(lambda batch: features(batch, training=False), reduce_retracing=True)
-    live = tf.function(lambda batch: sampler(batch, training=False), reduce_retracing=True)
-    parts = []
-    for batch, _ in source.batches():
-        computed = ahead(keras.tree.map_structure(tf.convert_to_tensor, batch))
-        drawn = [numbers(live(computed)) for _ in range(samples)]
-        parts.append(keras.tree.map_structure(lambda *values: np.stack(values), *drawn))
-    return keras.tree.map_structure(lambda *values: np.concatenate(values, axis=1), *parts)
+    """The predictions for all batches, each batch in one call: its features, and then one sample after another."""
+    kinds = [tensor.dtype for tensor in sampler.outputs]
+
+    def draw(batch: Any) -> list[Any]:
+        # As new tensors, which come without masks: those are features of their own.
+        ahead = keras.tree.map_structure(tf.identity, features(batch, training=False))
+        # One at a time, so that each finds the seeds as the one before it left them.
+        return tf.map_fn(
+            lambda _: keras.tree.flatten(sampler(ahead, training=False)),
+            tf.range(samples),
+            fn_output_signature=kinds,
+            parallel_iterations=1,
+        )
+
+    drawn = tf.function(draw, reduce_retracing=True)
+    parts = [numbers(drawn(tensors(batch))) for batch, _ in source.batches()]
+    whole = [np.concatenate(column, axis=1) for column in zip(*parts)]
+    return keras.tree.pack_sequence_as(_keras.output_structure(_keras.graph_of(sampler)), whole)

@@ -16,12 +16,11 @@ import keras
 
 from . import _keras, _probe
 from ._audit import Row, rows_by_layer
-from ._behaviour import Effect
+from ._behaviour import Effect, behaviour
 from ._modes import Run, follow
 from ._policy import check_model
 
 __all__ = [
-    "KEEPS_STATE",
     "MaskOf",
     "Split",
     "WithMask",
@@ -33,7 +32,7 @@ __all__ = [
     "split",
 ]
 
-KEEPS_STATE = "it keeps a state from batch to batch"
+_KEEPS_STATE = "it keeps a state from batch to batch"
 
 # Tells why an operation of a graph cannot be computed ahead; empty where it can.
 Obstacle = Callable[[Any], str]
@@ -143,19 +142,34 @@ def ends_determinism(model: keras.Model, *, noise_off: bool = False) -> Obstacle
     rows = rows_by_layer(model)
 
     def why(operation: Any) -> str:
+        if _adds_losses(operation):
+            return _ADDS_LOSSES
         for part in _keras.walk(operation):
             row = rows.get(id(part))
             if row is not None and (row.trainable or row.changes):
                 return "it trains" if row.trainable else f"{row.fit}: {row.reason}"
             if getattr(part, "stateful", False):
-                return KEEPS_STATE
+                return _KEEPS_STATE
             if getattr(part, "activity_regularizer", None) is not None:
-                return "it adds an activity loss"
+                return _ADDS_LOSSES
             if row is not None and _is_live(row, noise_off):
                 return f"{row.fit or row.predict}: {row.reason}"
         return ""
 
     return why
+
+
+_ADDS_LOSSES = "it adds a loss of its own"
+
+
+def _adds_losses(layer: Any) -> bool:
+    """Whether code that no row of the table knows calls `add_loss`."""
+    if not (isinstance(layer, keras.Layer) and behaviour(layer).traced):
+        return False
+    try:
+        return _probe.observe(layer, True, *_keras.call_arguments(layer)).losses
+    except Exception:  # whatever a stranger's `call` may raise; then the audit does not know it either
+        return False
 
 
 def _is_live(row: Row, noise_off: bool) -> bool:
@@ -173,7 +187,7 @@ def ends_noiselessness(model: keras.Model) -> Obstacle:
             if row is not None and (row.predict or (row.fit and row.behaviour in _NOISY)):
                 return f"{row.fit or row.predict}: {row.reason}"
             if getattr(part, "stateful", False):
-                return KEEPS_STATE
+                return _KEEPS_STATE
         return ""
 
     return why

@@ -13,12 +13,14 @@ import warnings
 from typing import Any, Literal
 
 import keras
+import numpy as np
+import tensorflow as tf
 
-from . import _keras
+from . import _keras, _probe
 from ._audit import rows_by_layer
-from ._data import Source, part_of, rows_of_arrays, source_of
+from ._data import Source, is_stream, part_of, rows_of_arrays, source_of
 from ._features import Features, features_in_folder, features_in_memory
-from ._feed import StoredBatches, even, fed_with_features, in_place_of_inputs
+from ._feed import even, fed_with_features, in_place_of_inputs, stored_batches
 from ._policy import check_model, check_option
 from ._split import Split, bytes_of, ends_determinism, forget, make_cut
 
@@ -86,7 +88,8 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         class_weight: Weights of classes in the loss.
         sample_weight: Weights of the examples of arrays.
         initial_epoch: The epoch to begin at.
-        steps_per_epoch: Batches per epoch. An endless dataset needs it: so many batches are the data then.
+        steps_per_epoch: Batches per epoch. An endless dataset and a generator need it, and **so many batches, the
+            first, are all that the model is trained on**: give as many as the data have.
         validation_steps: Likewise for validation data.
         validation_batch_size: Examples per validation step; `batch_size` if None.
         validation_freq: How often to validate, as in `fit`.
@@ -95,9 +98,11 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         The `keras.callbacks.History` of `fit`.
 
     Raises:
-        TypeError: If `model` is not a Keras model, or the data are of the wrong kind.
-        ValueError: If `model` is not compiled, has no graph to cut, or arguments do not go together.
-        FeatureStoreError: (an `OSError`) If the folder cannot be written.
+        TypeError: If `model` is not a Keras model, or the data or `cache` are of the wrong kind.
+        ValueError: If `model` is not compiled, has no graph to cut, or arguments do not go together; if a callback
+            changes frozen weights before the first step; or if features cannot be kept: batches of several shapes,
+            sparse tensors, strings.
+        FeatureStoreError: (an `OSError`) If the folder cannot be written, or holds features of another model.
 
     Example:
 
@@ -110,7 +115,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
     >>> len(history.history["loss"])
     3
     """
-    _check(model, dropout)
+    _check(model, dropout, cache, {"batch_size": batch_size, "validation_batch_size": validation_batch_size})
     arguments = {
         "epochs": epochs,
         "verbose": verbose,
@@ -140,19 +145,29 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
                 **arguments,
             )
         wish = _Wish(found, cache, verbose)
+        frozen = _Frozen.of(found.features)
         train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
         arguments.update(wish.training(train, batch_size, steps_per_epoch, shuffle))
         if validation is not None:
             size = validation_batch_size or batch_size
             arguments.update(wish.validation(validation, size, validation_steps))
-        with fed_with_features(model, found.rest):
-            return model.fit(**arguments)
+        steps = _steps_at_once(model, found.rest, arguments)
+        arguments["callbacks"] = frozen.watched(callbacks)
+        with fed_with_features(model, found.rest, steps):
+            history = model.fit(**arguments)
+        frozen.warn_if_changed(model)
+        return history
     finally:
         forget(model, found.features, found.rest)
 
 
-def _check(model: Any, dropout: Any) -> None:
+def _check(model: Any, dropout: Any, cache: Any, sizes: dict[str, Any]) -> None:
     check_model(model, "model")
+    for name, size in sizes.items():
+        if size is not None and not (isinstance(size, (int, np.integer)) and size > 0):
+            raise ValueError(f"`{name}` must be a positive integer or None. Received: {name}={size!r}")
+    if not (isinstance(cache, (str, os.PathLike)) and os.fspath(cache)):
+        raise TypeError(f'`cache` must be "memory" or the path of a folder. Received: cache={cache!r}')
     check_option("dropout", dropout, _DROPOUT)
     if not model.compiled:
         raise ValueError(f"`model` must be compiled: call `model.compile(loss=...)` first. Received: model={model!r}")
@@ -161,9 +176,9 @@ def _check(model: Any, dropout: Any) -> None:
 def _why_not_ahead(model: keras.Model, found: Split) -> str:
     """Why a model is better trained as it is; empty where its frozen part should be computed once."""
     way = "; ".join(f"'{path}': {why}" for path, why in list(found.in_the_way.items())[:5])
-    own = [name for name in _STEPS if getattr(type(model), name) is not getattr(keras.Model, name)]
+    own = [name for name in _STEPS if getattr(getattr(model, name), "__func__", None) is not getattr(keras.Model, name)]
     if own:
-        return f"its class overrides {own}, which would get features in place of its inputs."
+        return f"it overrides {own}, which would get features in place of its inputs."
     if all(_keras.tensor_history(tensor)[0].name.endswith(".as_it_is") for tensor in found.features.outputs):
         return f"nothing in it can be computed ahead. In the way: {way}."
     size, raw = found.bytes_per_example, bytes_of(model.inputs)
@@ -176,13 +191,59 @@ def _why_not_ahead(model: keras.Model, found: Split) -> str:
 
 
 # Methods of a model that get its inputs.
-_STEPS = ("train_step", "test_step", "compute_loss", "compute_metrics")
+_STEPS = ("train_step", "test_step", "compute_loss", "compute_metrics", "__call__")
 
 # The share of the multiplications from which on features may be larger than the inputs.
 _WORTH_IT = 0.5
 
 # How many bytes of features of an example are kept in any case.
 _SMALL = 4096
+
+
+def _steps_at_once(model: keras.Model, rest: keras.Model, arguments: dict[str, Any]) -> int:
+    """How many steps to run in one call of TensorFlow, which gives the same.
+
+    With features at hand a step of a small head takes less time than what Keras does between two steps. So many run in
+    one call, unless somebody would notice: a callback that listens to batches, or one who watches long steps.
+    """
+    listeners = any(map(_listens_to_batches, _callbacks(arguments["callbacks"])))
+    if model.steps_per_execution != 1 or model.run_eagerly or arguments["steps_per_epoch"] or listeners:
+        return model.steps_per_execution
+    steps, quick = _steps_in(arguments), _QUICK // max(1, _probe.multiplications(rest) or _QUICK)
+    most = min(steps, _MOST_AT_ONCE, max(1, quick))
+    bar = arguments["verbose"] not in (0, 2)  # which counts whole calls
+    return max(count for count in range(1, most + 1) if not bar or steps % count == 0)
+
+
+def _steps_in(arguments: dict[str, Any]) -> int:
+    """How many steps an epoch of `fit` has, with features that are all at hand."""
+    x = arguments["x"]
+    if isinstance(x, tf.data.Dataset):
+        return int(x.cardinality())
+    return math.ceil(len(keras.tree.flatten(x)[0]) / arguments["batch_size"])
+
+
+def _callbacks(given: Any) -> list[Any]:
+    return keras.tree.flatten(given.callbacks if isinstance(given, keras.callbacks.CallbackList) else given or [])
+
+
+def _listens_to_batches(callback: Any) -> bool:
+    """Whether a callback is to hear of single batches of the training."""
+    if type(callback) in _BY_EPOCH and callback.save_freq == "epoch":
+        return False
+    methods = {name: getattr(callback, name) for name in _BATCH_METHODS}
+    return any(getattr(own, "__func__", own) is not vars(_Callback)[name] for name, own in methods.items())
+
+
+_Callback = keras.callbacks.Callback
+_BATCH_METHODS = [f"on_{kind}batch_{moment}" for kind in ("", "train_", "test_") for moment in ("begin", "end")]
+
+# Callbacks of Keras that listen to batches, and do nothing then unless told to.
+_BY_EPOCH = (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore)
+
+# How many steps run in one call at the most, and at how many multiplications an example these are fewer.
+_MOST_AT_ONCE = 32
+_QUICK = 32_000_000
 
 
 def _check_silent(model: keras.Model, found: Split, cause: str) -> None:
@@ -207,6 +268,11 @@ def _split_off(train: tuple[Any, Any, Any], share: float, validation: Any) -> tu
         return train, (validation, None, None)
     if not share:
         return train, None
+    if is_stream(train[0]):
+        raise ValueError(
+            "`validation_split` takes examples from the end of arrays. Pass `validation_data` with a "
+            f"{type(train[0]).__name__}. Received: validation_split={share}"
+        )
     rows = rows_of_arrays(*train, name="x")
     at = math.floor(rows * (1.0 - share))
     if not 0 < at < rows:
@@ -215,6 +281,56 @@ def _split_off(train: tuple[Any, Any, Any], share: float, validation: Any) -> tu
             f"for {rows} examples"
         )
     return part_of(train, 0, at), part_of(train, at, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frozen:
+    """The frozen weights, with tensors of what they were when the features were computed.
+
+    A tensor shares the memory of its variable until that is written to.
+    """
+
+    values: list[tuple[Any, Any]]
+
+    @classmethod
+    def of(cls, features: keras.Model) -> _Frozen:
+        return cls([(variable, tf.convert_to_tensor(variable.value)) for variable in features.weights])
+
+    def changed(self) -> list[str]:
+        """The paths of those that are not what they were."""
+        return [
+            variable.path for variable, old in self.values if not _alike(np.asarray(variable.value), np.asarray(old))
+        ]
+
+    def watched(self, callbacks: Any) -> Any:
+        """The callbacks, with one that raises where others changed frozen weights before the first step."""
+
+        def check(logs: Any = None) -> None:
+            changed = self.changed()
+            if changed:
+                raise ValueError(
+                    f"A callback changed {len(changed)} frozen weights at the beginning of the training, when their "
+                    "features were computed already: load weights and restore backups before `fit_head`, or use `fit`. "
+                    f"Received: {changed[:5]}"
+                )
+
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            return callbacks
+        return [*_callbacks(callbacks), keras.callbacks.LambdaCallback(on_train_begin=check)]
+
+    def warn_if_changed(self, model: keras.Model) -> None:
+        changed = self.changed()
+        if changed:
+            warnings.warn(
+                f"{len(changed)} frozen weights of model '{model.name}' changed while `fit_head` trained it on "
+                f"features that were computed before: {changed[:5]}. Train it with `fit` where a callback changes "
+                "frozen weights.",
+                stacklevel=3,
+            )
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +354,8 @@ class _Wish:
     def validation(self, data: Any, batch_size: int | None, steps: int | None) -> dict[str, Any]:
         source = self._source(data, steps, "validation_data")
         features = self._features(source, "validation")
-        fed = self._fed(features, source, batch_size or 32, shuffled=False)
+        size = batch_size or (math.ceil(features.rows / steps) if steps else 32)
+        fed = self._fed(features, source, size, shuffled=False)
         if "y" not in fed:
             return {"validation_data": fed["x"]}
         return {
@@ -273,7 +390,7 @@ class _Wish:
         elif source.holds_targets:
             sizes = even(features.rows, features.batch_sizes[0])
         if len(features.shards) > 1 or sizes != even(features.rows, sizes[0]) or self.cache != "memory":
-            return {"x": StoredBatches(features, source.targets, sizes, shuffled)}
+            return {"x": stored_batches(features, source.targets, sizes, shuffled)}
         tensors, targets = features.shards[0][1]()
         y, weights = (*targets, None, None)[:2] if source.holds_targets else source.targets
         inputs = in_place_of_inputs(features.keys, tensors)

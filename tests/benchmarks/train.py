@@ -59,19 +59,12 @@ def training(images: int, epochs: int, fit_epochs: int) -> list[list[str]]:
     """Training a head on two branches: `fit`, `fit_head`, and what people do by hand."""
     x, y = data(images)
     names = ["MobileNetV2", "EfficientNetB0"]
-    head = kg.split(merged(names)).rest
 
     def by_hand(compute: Callable[[keras.Model], np.ndarray]) -> float:
-        model = merged(names)
-
-        def run() -> None:
-            found = kg.split(model)
-            features = compute(found.features)
-            plain = keras.Sequential([keras.Input(head.input_shape[1:]), layers.Dense(10)])
-            plain.compile("adam", CROSSENTROPY)
-            plain.fit(features, y, epochs=epochs, verbose=0)
-
-        return seconds(run)
+        found = kg.split(merged(names))
+        plain = keras.Sequential([keras.Input(found.rest.input_shape[1:]), layers.Dense(10)])
+        plain.compile("adam", CROSSENTROPY)
+        return seconds(lambda: plain.fit(compute(found.features), y, epochs=epochs, verbose=0))
 
     def bare(features: keras.Model) -> np.ndarray:
         call = tf.function(lambda batch: features(batch, training=False), reduce_retracing=True)
@@ -124,7 +117,8 @@ def extraction(images: int) -> list[list[str]]:
 
 def disk(examples: int, width: int) -> list[list[str]]:
     """An epoch on the disk store, four times larger than the memory allowed, against one in memory."""
-    _feed.PORTION_BYTES = examples * width * 4 // 8  # two portions are in memory: a quarter
+    # A portion is in memory four times: as it is read, as a tensor, cut into batches, and waiting for the next epoch.
+    _feed.PORTION_BYTES = examples * width * 4 // 16
     _features.SHARD_BYTES = _feed.PORTION_BYTES // 4
     x = np.random.default_rng(0).random((examples, 8), "float32")
     y = np.zeros(examples, "int64")
