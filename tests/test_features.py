@@ -20,7 +20,7 @@ from keras import layers
 
 from keras_graft import _features, fit_head, freeze_and_merge
 from keras_graft._data import source_of
-from keras_graft._features import FeatureStoreError, features_in_folder, features_in_memory
+from keras_graft._features import Computer, FeatureStoreError, features_in_folder, features_in_memory
 from keras_graft._fingerprint import fingerprint_of_model
 
 X = zoo.vectors(100, 8)
@@ -45,13 +45,13 @@ def filled(folder: pathlib.Path, x: Any = X, model: keras.Model | None = None) -
     """The features in the folder, and the batches that were computed for them."""
     computed: list[int] = []
     model = model or frozen_part()
-    call = _features._Computer.__call__
+    call = _features.Computer.__call__
     try:
-        _features._Computer.__call__ = lambda self, batch: computed.append(len(batch)) or call(self, batch)  # type: ignore
+        _features.Computer.__call__ = lambda self, batch: computed.append(len(batch)) or call(self, batch)  # type: ignore
         source = source_of(x, None, None, steps=None, batch_size=10, name="x")
-        found = features_in_folder(model, source, lambda done: None, folder, "train")
+        found = features_in_folder(Computer(model), source, lambda done: None, folder, "train")
     finally:
-        _features._Computer.__call__ = call  # type: ignore[method-assign]
+        _features.Computer.__call__ = call  # type: ignore[method-assign]
     parts = [read()[0] for _, read in found.shards]
     return [np.concatenate(column) for column in zip(*parts)], computed
 
@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_at_its_last_whole_shard(tmp_path: pathlib.Path) ->
     whole = source_of(X, None, None, steps=None, batch_size=10, name="x")
     with pytest.raises(Killed):
         source = _features.Source(halfway, None, (None, None), 100)
-        features_in_folder(frozen_part(), source, lambda done: None, tmp_path, "train")
+        features_in_folder(Computer(frozen_part()), source, lambda done: None, tmp_path, "train")
     kept = len(shards_in(tmp_path))
     assert 0 < kept < whole.count  # type: ignore[operator]
     features, computed = filled(tmp_path)
@@ -210,8 +210,8 @@ def test_features_of_every_dtype_come_back(tmp_path: pathlib.Path, dtype: str) -
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((8,)), layers.Dense(6, dtype=dtype)])
     source = source_of(X, None, None, steps=None, batch_size=10, name="x")
-    stored = features_in_folder(model, source, lambda done: None, tmp_path, "train")
-    ((_, whole),) = features_in_memory(model, source, lambda done: None).shards
+    stored = features_in_folder(Computer(model), source, lambda done: None, tmp_path, "train")
+    ((_, whole),) = features_in_memory(Computer(model), source, lambda done: None).shards
     parts = [read()[0][0] for _, read in stored.shards]
     assert parts[0].dtype == whole()[0][0].dtype
     np.testing.assert_array_equal(np.concatenate(parts).astype("float32"), whole()[0][0].astype("float32"))
@@ -267,13 +267,13 @@ def test_several_heads_train_on_features_that_are_computed_once(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed = []
-    call = _features._Computer.__call__
+    call = _features.Computer.__call__
 
     def counting(self: Any, batch: Any) -> Any:
         computed.append(len(batch))
         return call(self, batch)
 
-    monkeypatch.setattr(_features._Computer, "__call__", counting)
+    monkeypatch.setattr(_features.Computer, "__call__", counting)
     for units in (1, 2, 3):
         fit_head(merged(units), X, np.ones((100, units)), cache=tmp_path, verbose=0)
     assert sum(computed) == 100
@@ -499,7 +499,9 @@ def test_the_manifest_says_what_is_in_which_file(tmp_path: pathlib.Path) -> None
     x = keras.Input((8,))
     wide, narrow = layers.Dense(4, name="z")(x), layers.Dense(3, name="a")(x)
     model = keras.Model(x, {"z": wide, "a": narrow})
-    features_in_folder(model, source_of(X, None, None, steps=None, batch_size=10, name="x"), print, tmp_path, "train")
+    features_in_folder(
+        Computer(model), source_of(X, None, None, steps=None, batch_size=10, name="x"), print, tmp_path, "train"
+    )
     (home,) = tmp_path.iterdir()
     for feature in json.loads((home / "manifest.json").read_text())["features"]:
         file = np.load(shards_in(tmp_path)[0] / feature["file"])
@@ -576,3 +578,26 @@ def test_lists_of_targets_and_missing_ones_come_from_a_folder(tmp_path: pathlib.
     expected = one.fit(X, [Y, Y + 1], shuffle=False, verbose=0).history["loss"]
     found = fit_head(other, X, [Y, Y + 1], shuffle=False, cache=tmp_path, verbose=0).history["loss"]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_folded_features_are_the_same_but_for_rounding_and_are_kept_apart(tmp_path: pathlib.Path) -> None:
+    keras.utils.set_random_seed(1)
+    x = keras.Input((8, 8, 3))
+    model = keras.Model(x, layers.BatchNormalization()(layers.Conv2D(4, 3)(x)))
+    model.trainable = False
+    images = zoo.RNG(0).uniform(size=(60, 8, 8, 3)).astype("float32")
+    source = source_of(images, None, None, steps=None, batch_size=10, name="x")
+    kinds = {exact: Computer(model, exact) for exact in (True, False)}
+    found = {kind: features_in_folder(made, source, lambda done: None, tmp_path, "x") for kind, made in kinds.items()}
+    exact, folded = (np.concatenate([read()[0][0] for _, read in found[kind].shards]) for kind in (True, False))
+    np.testing.assert_allclose(folded, exact, rtol=1e-4, atol=1e-5)
+    assert len(list(tmp_path.iterdir())) == 2
+    model.layers[1].bias.assign([100.0] * 4)
+    assert array(kinds[True](tf.constant(images))[0]).min() > 50 > array(kinds[False](tf.constant(images))[0]).max()
+
+
+def test_what_cannot_be_folded_is_computed_exactly(tmp_path: pathlib.Path) -> None:
+    model, x = with_a_vocabulary(False)
+    y = np.ones((3, 1), "float32")
+    expected = model.fit(x, y, verbose=0).history["loss"]
+    np.testing.assert_allclose(fit_head(model, x, y, exact=False, verbose=0).history["loss"], expected, rtol=1e-5)

@@ -172,7 +172,7 @@ def test_a_mask_crosses_the_frontier() -> None:
     [
         (layers.Dropout(0.5), "drops 50%"),
         (layers.LSTM(3, stateful=True, return_sequences=True), "state from batch to batch"),
-        (layers.Dense(3, activity_regularizer="l2"), "activity loss"),
+        (layers.Dense(3, activity_regularizer="l2"), "adds a loss"),
         (layers.SpectralNormalization(layers.Dense(3)), "changes its variables"),
         (ModeLock(layers.Dropout(0.5), training=True), "locked to training mode"),
     ],

@@ -430,7 +430,8 @@ def test_callbacks_hear_of_every_batch_where_they_listen(batches: bool, monkeypa
 
 def test_steps_of_a_large_rest_are_not_run_at_once() -> None:
     wide = [layers.Dense(2000), layers.Dense(8000), layers.Dense(1)]
-    frozen = zoo.sequential(keras.Input((8,)), layers.Dense(4), trainable=False)
+    frozen = zoo.sequential(keras.Input((8,)), layers.Dense(4))
+    frozen.trainable = False
     made = zoo.sequential(keras.Input((8,)), frozen, *wide)
     made.compile("sgd", "mse")
     at_once = []

@@ -31,7 +31,7 @@ from . import _keras
 from ._data import Source, numbers, tensors
 from ._fingerprint import checksum, fingerprint_of_data, fingerprint_of_model, outputs_by_key
 
-__all__ = ["FeatureStoreError", "Features", "features_in_folder", "features_in_memory"]
+__all__ = ["Computer", "FeatureStoreError", "Features", "features_in_folder", "features_in_memory"]
 
 # How many bytes of features, or of the data that they are computed from, make a shard.
 SHARD_BYTES = 64 * 2**20
@@ -69,29 +69,39 @@ Progress = Callable[[int], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Computer:
-    """Computes the features of one batch after another."""
+class Computer:
+    """Computes the features of batches.
+
+    Attributes:
+        model: The model that gives them.
+        exact: Whether they are those of the model to the last bit. Otherwise its weights become constants, which
+            TensorFlow folds into the operations around them: a batch normalisation into its convolution, say.
+        compiled: The function that computes them, once there is one.
+    """
 
     model: keras.Model
+    exact: bool = True
+    compiled: list[Callable[..., Any]] = dataclasses.field(default_factory=list)
 
-    def over(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[list[np.ndarray], Any]]:
-        """The features of each batch, with what came with it.
+    def over(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[list[Any], Any]]:
+        """The features of each batch, as tensors, with what came with it.
 
-        Two batches are computed at a time, because few operations keep all cores busy from beginning to end.
+        Some batches are computed at a time, because few operations keep all cores busy from beginning to end.
         """
         with concurrent.futures.ThreadPoolExecutor(_AT_A_TIME) as pool:
             running: collections.deque[Any] = collections.deque()
             for batch, targets in batches:
                 data = tensors(batch)
-                self._trace(data)
+                if not self.compiled:  # in this thread: scopes of Keras hold for a thread
+                    self.compiled.append(self._compile(data))
                 running.append((pool.submit(self, data), numbers(targets)))
                 if len(running) > _AT_A_TIME:
                     computed, came = running.popleft()
                     yield computed.result(), came
             yield from ((computed.result(), came) for computed, came in running)
 
-    def __call__(self, batch: Any) -> list[np.ndarray]:
-        return [np.asarray(tensor) for tensor in self._function(batch)]
+    def __call__(self, batch: Any) -> list[Any]:
+        return self.compiled[0](batch)
 
     def eagerly(self, batch: Any) -> list[Any]:
         """The features as they come out of the model."""
@@ -99,46 +109,62 @@ class _Computer:
         keys = outputs_by_key(self.model)
         return [outputs[key] for key in keys] if isinstance(outputs, dict) else [outputs]
 
-    @functools.cached_property
-    def _function(self) -> Any:
-        return tf.function(self.eagerly, reduce_retracing=True)
-
-    def _trace(self, batch: Any) -> None:
-        """Traces the model once, for batches of any size, in this thread: scopes of Keras hold for a thread."""
-        if "_kinds" not in vars(self):
-            sized = any(tensor.shape[0] for tensor in self.model.inputs)
-            kinds = keras.tree.map_structure(lambda leaf: leaf if sized else _of_any_size(leaf), batch)
-            traced = self._function.get_concrete_function(kinds)
-            for key, tensor in zip(outputs_by_key(self.model), traced.structured_outputs):
-                _check_kept(key, tensor)
-            vars(self)["_kinds"] = kinds
+    def _compile(self, batch: Any) -> Callable[..., Any]:
+        """The model as a function of TensorFlow, for batches of any size."""
+        sized = any(tensor.shape[0] for tensor in self.model.inputs)
+        kinds = keras.tree.map_structure(lambda leaf: leaf if sized else _of_any_size(leaf), batch)
+        function = tf.function(self.eagerly, reduce_retracing=True)
+        traced = function.get_concrete_function(kinds)
+        if self.exact:
+            return function
+        try:
+            folded = _keras.with_constants(traced)
+            right = all(map(alike, folded(batch), function(batch)))
+        except Exception:  # whatever TensorFlow raises for what it cannot fold, such as tables of words
+            right = False
+        return folded if right else function
 
 
 # How many batches are computed at a time.
 _AT_A_TIME = 2
 
 
+def alike(actual: Any, expected: Any) -> bool:
+    """Whether features are the same but for rounding, which may turn a few whole numbers into others."""
+    one, other = np.asarray(actual, "float64"), np.asarray(expected, "float64")
+    scale = np.nanmax(np.abs(other), initial=0.0)
+    return bool(np.mean(np.isclose(one, other, rtol=0.02, atol=0.02 * scale, equal_nan=True)) >= _SHARE_ALIKE)
+
+
+_SHARE_ALIKE = 0.99
+
+
 def _of_any_size(leaf: Any) -> Any:
     return tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype) if isinstance(leaf, tf.Tensor) else leaf
 
 
-def _check_kept(key: str, tensor: Any) -> None:
-    if not isinstance(tensor, (tf.Tensor, tf.TensorSpec)) or tensor.dtype in (tf.string, tf.variant, tf.resource):
-        raise ValueError(
-            f"What crosses the frontier at '{key}' cannot be kept: it must be a dense tensor of numbers. Train the "
-            f"model with `fit`, or freeze what takes it. Received: {tensor!r}"
-        )
+def _computed(computer: Computer, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[list[np.ndarray], Any]]:
+    """The features of each batch, as arrays that can be kept, with what came with it."""
+    keys = list(outputs_by_key(computer.model))
+    for features, targets in computer.over(batches):
+        for key, tensor in zip(keys, features):
+            if not isinstance(tensor, tf.Tensor) or tensor.dtype == tf.string:
+                raise ValueError(
+                    f"What crosses the frontier at '{key}' cannot be kept: it must be a dense tensor of numbers. Train "
+                    f"the model with `fit`, or freeze what takes it. Received: {type(tensor).__name__}"
+                )
+        yield [np.asarray(tensor) for tensor in features], targets
 
 
-def features_in_memory(model: keras.Model, source: Source, progress: Progress) -> Features:
+def features_in_memory(computer: Computer, source: Source, progress: Progress) -> Features:
     """Computes the features of all data, and keeps them in memory."""
     parts, sizes = [], []
-    for computed, targets in _Computer(model).over(source.batches()):
+    for computed, targets in _computed(computer, source.batches()):
         parts.append((computed, targets))
         sizes.append(len(computed[0]))
         progress(len(sizes))
     whole = _joined(parts)
-    return Features(list(outputs_by_key(model)), [(sum(sizes), lambda: whole)], sizes)
+    return Features(list(outputs_by_key(computer.model)), [(sum(sizes), lambda: whole)], sizes)
 
 
 def _joined(parts: list[Any]) -> Any:
@@ -170,12 +196,12 @@ def _one_behind_the_other(arrays: list[Any]) -> Any:
 
 
 def features_in_folder(
-    model: keras.Model, source: Source, progress: Progress, folder: str | os.PathLike[str], part: str
+    computer: Computer, source: Source, progress: Progress, folder: str | os.PathLike[str], part: str
 ) -> Features:
     """Computes the features of all data that a folder does not hold yet, and keeps them there.
 
     Args:
-        model: The part of a model before its frontier.
+        computer: It computes the features of the part of a model before its frontier.
         source: The data.
         progress: Called with the number of batches that are done.
         folder: Where features are kept. Those of each model have a folder of their own in it, and there those of each
@@ -186,14 +212,13 @@ def features_in_folder(
         FeatureStoreError: If the folder cannot be written.
     """
     with _explained(folder):
-        home = _home(pathlib.Path(folder), model)
-        computer, inputs = _Computer(model), _names_of_inputs(model)
+        home, inputs = _home(pathlib.Path(folder), computer), _names_of_inputs(computer.model)
         shards, entries, sizes = list[Any](), list[Any](), list[int]()
         checked = False
         for chunk in _chunks(source):
             path = home / fingerprint_of_data(chunk, inputs)[:32]
             if not _is_whole(path):
-                _write_shard(path, list(computer.over(chunk)))
+                _write_shard(path, list(_computed(computer, chunk)))
             elif not checked:
                 _check_stored(path, computer, chunk[0])
                 checked = True
@@ -205,7 +230,7 @@ def features_in_folder(
         if not shards:
             raise ValueError("The data hold no batches. Give at least one.")
         _write_json(home / f"{part}.json", {"rows": sum(sizes), "shards": entries})
-    return Features(list(outputs_by_key(model)), shards, sizes)
+    return Features(list(outputs_by_key(computer.model)), shards, sizes)
 
 
 def _names_of_inputs(model: keras.Model) -> list[str]:
@@ -214,15 +239,12 @@ def _names_of_inputs(model: keras.Model) -> list[str]:
     return sorted(structure) if isinstance(structure, dict) else [tensor.name for tensor in model.inputs]
 
 
-def _check_stored(path: pathlib.Path, computer: _Computer, batch: tuple[Any, Any]) -> None:
+def _check_stored(path: pathlib.Path, computer: Computer, batch: tuple[Any, Any]) -> None:
     """Raises where stored features are not those of the model: no fingerprint sees all that code may depend on."""
     x, targets = batch
     stored, _ = _read_shard(path, targets)
     for array, tensor in zip(stored, computer.eagerly(x)):
-        expected = np.asarray(tensor, "float64")
-        actual = np.asarray(array[: len(expected)], "float64")
-        scale = np.nanmax(np.abs(expected), initial=0.0)
-        if np.mean(np.isclose(actual, expected, rtol=0.02, atol=0.02 * scale, equal_nan=True)) < _SHARE_ALIKE:
+        if not alike(array[: len(tensor)], tensor):
             raise FeatureStoreError(
                 errno.EINVAL,
                 f"The features in '{path.parent}' were computed by another model, which cannot be told from this one "
@@ -231,21 +253,23 @@ def _check_stored(path: pathlib.Path, computer: _Computer, batch: tuple[Any, Any
             )
 
 
-# Rounding may turn a few whole numbers into others.
-_SHARE_ALIKE = 0.99
-
-
-def _home(folder: pathlib.Path, model: keras.Model) -> pathlib.Path:
+def _home(folder: pathlib.Path, computer: Computer) -> pathlib.Path:
     """The folder for the features of one model, with its manifest."""
-    fingerprint = fingerprint_of_model(model)
-    home = folder / fingerprint[:32]
+    fingerprint = fingerprint_of_model(computer.model)
+    home = folder / f"{fingerprint[:32]}{'' if computer.exact else '-folded'}"
     home.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(home)
     features = [
         {"name": key, "shape": list(tensor.shape[1:]), "dtype": tensor.dtype, "file": f"feature-{number}.npy"}
-        for number, (key, tensor) in enumerate(outputs_by_key(model).items())
+        for number, (key, tensor) in enumerate(outputs_by_key(computer.model).items())
     ]
-    manifest = {"format": _FORMAT, "model": fingerprint, "keras": keras.__version__, "features": features}
+    manifest = {
+        "format": _FORMAT,
+        "model": fingerprint,
+        "exact": computer.exact,
+        "keras": keras.__version__,
+        "features": features,
+    }
     _write_json(home / "manifest.json", manifest)
     return home
 

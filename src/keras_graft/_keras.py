@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src import tree
 from keras.src.backend import compute_output_spec
 from keras.src.backend.common import global_state
@@ -22,6 +23,7 @@ from keras.src.models import Functional
 from keras.src.ops.node import Node
 from keras.src.random.seed_generator import global_seed_generator
 from keras.src.saving.serialization_lib import SafeModeScope
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 __all__ = ["Functional", "Node", "compute_output_spec", "tree"]
 
@@ -599,6 +601,17 @@ def call_replaced(model: Any, call: Callable[..., Any], steps_at_once: int) -> I
         for name in ours:
             del attributes[name]
         attributes.update(before)
+
+
+def with_constants(traced: Any) -> Callable[[Any], list[Any]]:
+    """A traced function of one structure of tensors with its variables as constants (TensorFlow 2.20 to 2.22)."""
+    constant = convert_variables_to_constants_v2(traced)
+
+    def call(structure: Any) -> list[Any]:
+        leaves = tf.nest.flatten(structure, expand_composites=True)
+        return constant(*(leaf for leaf in leaves if leaf is not None))
+
+    return call
 
 
 @contextlib.contextmanager

@@ -13,7 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
-from ._data import numbers, source_of, tensors
+from ._data import numbers, source_of
+from ._features import Computer
+from ._fingerprint import outputs_by_key
 from ._mode_lock import ModeLock
 from ._policy import check_model, decider
 from ._rebuild import Decision, rebuild
@@ -194,12 +196,12 @@ def _set_seeds(model: keras.Model, seed: int | None) -> None:
 
 
 def _sampled(features: keras.Model, sampler: keras.Model, source: Any, samples: int) -> Any:
-    """The predictions for all batches, each batch in one call: its features, and then one sample after another."""
+    """The predictions for all batches: the samples of a batch are drawn in one call."""
     kinds = [tensor.dtype for tensor in sampler.outputs]
+    inputs = _keras.input_structure(_keras.graph_of(sampler))
 
-    def draw(batch: Any) -> list[Any]:
-        # As new tensors, which come without masks: those are features of their own.
-        ahead = keras.tree.map_structure(tf.identity, features(batch, training=False))
+    def draw(computed: list[Any]) -> list[Any]:
+        ahead = dict(zip(outputs_by_key(features), computed)) if isinstance(inputs, dict) else computed[0]
         # One at a time, so that each finds the seeds as the one before it left them.
         return tf.map_fn(
             lambda _: keras.tree.flatten(sampler(ahead, training=False)),
@@ -209,6 +211,6 @@ def _sampled(features: keras.Model, sampler: keras.Model, source: Any, samples: 
         )
 
     drawn = tf.function(draw, reduce_retracing=True)
-    parts = [numbers(drawn(tensors(batch))) for batch, _ in source.batches()]
+    parts = [numbers(drawn(computed)) for computed, _ in Computer(features).over(source.batches())]
     whole = [np.concatenate(column, axis=1) for column in zip(*parts)]
     return keras.tree.pack_sequence_as(_keras.output_structure(_keras.graph_of(sampler)), whole)

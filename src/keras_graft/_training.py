@@ -19,7 +19,7 @@ import tensorflow as tf
 from . import _keras, _probe
 from ._audit import rows_by_layer
 from ._data import Source, is_stream, part_of, rows_of_arrays, source_of
-from ._features import Features, features_in_folder, features_in_memory
+from ._features import Computer, Features, features_in_folder, features_in_memory
 from ._feed import even, fed_with_features, in_place_of_inputs, stored_batches
 from ._policy import check_model, check_option
 from ._split import Split, bytes_of, ends_determinism, forget, make_cut
@@ -36,6 +36,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
     *,
     cache: Literal["memory"] | str | os.PathLike[str] = "memory",
     dropout: Literal["as composed", "off"] = "as composed",
+    exact: bool = True,
     batch_size: int | None = None,
     epochs: int = 1,
     verbose: Any = "auto",
@@ -76,6 +77,9 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
             the same, bit for bit, and computed otherwise; a run that was killed goes on where it stopped.
         dropout: `"as composed"`, or `"off"`: dropout in frozen layers does not drop while the head is trained, so
             that a model composed with `"keep"` trains on inference features, and drops again in `fit`.
+        exact: Whether features are those of the model to the last bit. If False, frozen weights are folded into the
+            operations around them (a batch normalisation into its convolution, say): worth it for many examples,
+            because it takes some seconds to prepare, and rounds differently.
         batch_size: Examples per step, 32 if None; for arrays.
         epochs: The epoch to stop at.
         verbose: `"auto"`, 0, 1 or 2, as in `fit`.
@@ -144,7 +148,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
                 validation_batch_size=validation_batch_size,
                 **arguments,
             )
-        wish = _Wish(found, cache, verbose)
+        wish = _Wish(found, Computer(found.features, exact), cache, verbose)
         frozen = _Frozen.of(found.features)
         train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
         arguments.update(wish.training(train, batch_size, steps_per_epoch, shuffle))
@@ -338,6 +342,7 @@ class _Wish:
     """Turns data into what `fit` gets: features and targets."""
 
     found: Split
+    computer: Computer
     cache: Any
     verbose: Any
 
@@ -379,8 +384,8 @@ class _Wish:
                 bar.update(done, finalize=done == source.count)
 
         if isinstance(self.cache, str) and self.cache == "memory":
-            return features_in_memory(self.found.features, source, progress)
-        return features_in_folder(self.found.features, source, progress, self.cache, part)
+            return features_in_memory(self.computer, source, progress)
+        return features_in_folder(self.computer, source, progress, self.cache, part)
 
     def _fed(self, features: Features, source: Source, batch_size: int, shuffled: bool) -> dict[str, Any]:
         """The arguments of `fit` for some data: arrays where they are in memory and in even batches."""
@@ -398,4 +403,4 @@ class _Wish:
 
 
 # How many examples the frozen part gets at once, where it is free to choose.
-_BATCH = 64
+_BATCH = 32
