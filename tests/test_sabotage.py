@@ -6,6 +6,10 @@ Otherwise the check would prove nothing. A sabotage replaces one piece; the chec
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
+import itertools
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,11 +17,26 @@ import guarantees
 import keras
 import numpy as np
 import pytest
+import test_features
+import test_sampling
+import test_training
 from keras import layers
 from zoo import ZOO
 
 import keras_graft as kg
-from keras_graft import _branch, _compose, _keras, _mode_lock, _policy, _rebuild
+from keras_graft import (
+    _branch,
+    _compose,
+    _features,
+    _feed,
+    _keras,
+    _mode_lock,
+    _policy,
+    _rebuild,
+    _sampling,
+    _split,
+    _training,
+)
 from keras_graft._behaviour import Effect
 from keras_graft._rebuild import Decision, Mode
 
@@ -231,3 +250,82 @@ def test_an_error_leaves_calls_behind_without_undoing_them() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_keras, "nothing_left_behind", lambda *_, **__: contextlib.nullcontext())
         assert calls_left_by_an_error() > 0
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Features computed once: the tests themselves must fail
+# ---------------------------------------------------------------------------------------------------------
+
+
+def without_a_look_at_noise(patch: Patch) -> None:
+    patch.setattr(_split, "_is_live", lambda row, noise_off: False)
+
+
+def without_a_look_at_losses(patch: Patch) -> None:
+    patch.setattr(_split, "_adds_losses", lambda layer: False)
+
+
+def without_masks(patch: Patch) -> None:
+    patch.setattr(_split, "_masks", lambda model, level: lambda path, tensor: [])
+
+
+def without_forgetting(patch: Patch) -> None:
+    patch.setattr(_training, "forget", lambda model, *made: None)
+
+
+def without_weights_in_the_fingerprint(patch: Patch) -> None:
+    patch.setattr(_features, "fingerprint_of_model", lambda model: "0" * 64)
+
+
+def without_any_check_of_the_model(patch: Patch) -> None:
+    without_weights_in_the_fingerprint(patch)
+    patch.setattr(_features, "_check_stored", lambda *_: None)
+
+
+def without_data_in_the_fingerprint(patch: Patch) -> None:
+    numbers = itertools.count()
+    patch.setattr(_features, "fingerprint_of_data", lambda chunk, inputs: f"{next(numbers) % 5}" * 64)
+
+
+def without_checksums(patch: Patch) -> None:
+    patch.setattr(_features, "checksum", lambda path: "0")
+
+
+def without_a_look_at_frozen_weights(patch: Patch) -> None:
+    patch.setattr(_training._Frozen, "changed", lambda self: [])
+
+
+def without_seeds(patch: Patch) -> None:
+    patch.setattr(_sampling, "_set_seeds", lambda model, seed: None)
+
+
+def without_an_order_of_its_own(patch: Patch) -> None:
+    portions = _feed._portions
+    patch.setattr(_feed, "_portions", lambda shards, random: portions(shards, None))
+
+
+BASE_OF_FEATURES: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
+    (without_a_look_at_noise, test_training.test_live_dropout_is_drawn_anew_in_every_epoch),
+    (without_a_look_at_losses, test_training.test_a_loss_that_a_frozen_layer_adds_counts),
+    (without_masks, test_training.test_masks_train_as_in_fit),
+    (without_forgetting, test_training.test_nothing_of_the_detour_is_left_in_the_model),
+    (without_a_look_at_frozen_weights, test_training.test_frozen_weights_that_change_later_are_said),
+    (without_weights_in_the_fingerprint, test_features.test_weights_that_changed_are_noticed),
+    (without_any_check_of_the_model, test_features.test_weights_that_changed_are_noticed),
+    (without_data_in_the_fingerprint, test_features.test_data_that_changed_are_computed_and_the_old_features_are_kept),
+    (without_checksums, functools.partial(test_features.test_a_damaged_shard_is_computed_again, damage="altered")),
+    (without_seeds, test_sampling.test_samples_repeat_by_their_seed),
+    (without_an_order_of_its_own, test_features.test_each_epoch_holds_each_example_once_in_an_order_of_its_own),
+]
+
+
+@pytest.mark.parametrize("sabotage, check", [pytest.param(*pair, id=pair[0].__name__) for pair in BASE_OF_FEATURES])
+def test_a_test_of_features_fails(
+    sabotage: Callable[[Patch], None], check: Callable[..., None], monkeypatch: Patch, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.setattr(_features, "SHARD_BYTES", 600)
+    given = {"tmp_path": tmp_path} if "tmp_path" in inspect.signature(check).parameters else {}
+    check(**given)
+    sabotage(monkeypatch)
+    with pytest.raises((AssertionError, pytest.fail.Exception, _features.FeatureStoreError)):
+        check(**{name: path / "again" for name, path in given.items()})
