@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import multiprocessing
 import os
 import pathlib
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +27,7 @@ from keras_graft._data import source_of
 from keras_graft._features import Computer, FeatureStoreError, features_in_folder, features_in_memory
 from keras_graft._fingerprint import fingerprint_of_model
 
+HERE = str(pathlib.Path(__file__).parent)
 X = zoo.vectors(100, 8)
 Y = X[:, :1]
 
@@ -47,7 +52,9 @@ def filled(folder: pathlib.Path, x: Any = X, model: keras.Model | None = None) -
     model = model or frozen_part()
     call = _features.Computer.__call__
     try:
-        _features.Computer.__call__ = lambda self, batch: computed.append(len(batch)) or call(self, batch)  # type: ignore
+        _features.Computer.__call__ = lambda self, function, batch: (
+            computed.append(len(batch)) or call(self, function, batch)
+        )  # type: ignore
         source = source_of(x, None, None, steps=None, batch_size=10, name="x")
         found = features_in_folder(Computer(model), source, lambda done: None, folder, "train")
     finally:
@@ -269,9 +276,9 @@ def test_several_heads_train_on_features_that_are_computed_once(
     computed = []
     call = _features.Computer.__call__
 
-    def counting(self: Any, batch: Any) -> Any:
+    def counting(self: Any, function: Any, batch: Any) -> Any:
         computed.append(len(batch))
-        return call(self, batch)
+        return call(self, function, batch)
 
     monkeypatch.setattr(_features.Computer, "__call__", counting)
     for units in (1, 2, 3):
@@ -428,6 +435,46 @@ class Block(layers.Layer):
         return super().get_config()
 
 
+class Scaler:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def scale(self, v: Any) -> Any:
+        return v * self.factor
+
+
+def with_a_method(other: bool) -> Any:
+    x = keras.Input((8,))
+    return headed(x, layers.Lambda(Scaler(1.01 if other else 1.0).scale)(x)), X
+
+
+def with_a_traced_function(other: bool) -> Any:
+    factor = 2.0 if other else 3.0
+    x = keras.Input((8,))
+    return headed(x, layers.Lambda(tf.function(lambda v: v * factor), output_shape=(8,))(x)), X
+
+
+def with_bounds(other: bool) -> Any:
+    x = keras.Input((8,))
+    return headed(x, keras.ops.clip(x, np.float32(0), np.float32(9 if other else 1))), X
+
+
+def with_a_factor_beside_a_part(other: bool) -> Any:
+    block = Block(layers.Dense(4))
+    block.parts = [(block.inner, 1.01 if other else 1.0)]
+    block.call = lambda v: block.inner(v) * block.parts[0][1]
+    block.trainable = False
+    x = keras.Input((8,))
+    return headed(x, block(x)), X
+
+
+def with_an_idf(other: bool) -> Any:
+    layer = layers.TextVectorization(output_mode="tf_idf")
+    layer.adapt(np.array(["a b", "a b", "b a"] if other else ["a b", "a", "a a"]))
+    x = keras.Input((), dtype="string")
+    return headed(x, layers.Rescaling(1.0)(layer(x))), tf.constant(["a", "b", "a b"])
+
+
 def with_a_part(other: bool) -> Any:
     block = Block(layers.Dense(4, "tanh" if other else "relu"))
     block.trainable = False
@@ -456,6 +503,11 @@ TWINS = [
     with_a_parent,
     with_an_attribute,
     with_a_part,
+    with_a_method,
+    with_a_traced_function,
+    with_bounds,
+    with_a_factor_beside_a_part,
+    with_an_idf,
     with_a_vocabulary,
     *([optional] if "optional" in layers.InputLayer((1,)).get_config() else []),
 ]
@@ -493,6 +545,84 @@ def test_what_no_fingerprint_sees_is_seen_in_the_features(tmp_path: pathlib.Path
 
 def _hidden() -> float:
     return float(os.environ.get("FACTOR_OF_TEST_FEATURES", "1"))
+
+
+class Ordinary(layers.Layer):
+    """A layer with what people put into theirs."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.inner = layers.Dense(4, activation="relu")
+        self.parts = [(self.inner, 0.5), {"scale": 2.0}]
+        self.log = logging.getLogger("ordinary")
+        self.folder = pathlib.Path("some/where")
+        self.lock, self.event = threading.Lock(), threading.Event()
+        self.names = {"a", "b", "c", "d"}
+        self.mixed = {1: "one", "two": 2}
+        self.draw = np.random.default_rng(0)
+        self.last = None
+
+    def build(self, shape: Any) -> None:
+        self.inner.build(shape)
+
+    def call(self, x: Any) -> Any:
+        self.last = self.inner(x) * self.parts[1]["scale"]
+        return self.last
+
+
+def models_of_all_kinds() -> dict[str, Any]:
+    """Makers of models whose features many keep."""
+    words = np.array(["some words", "more words"])
+
+    def of(*stack: Any, shape: Any = (8,), dtype: Any = None) -> Any:
+        return zoo.sequential(keras.Input(shape, dtype=dtype), *stack)
+
+    def text_model() -> Any:
+        layer = layers.TextVectorization(output_mode="tf_idf")
+        layer.adapt(words)
+        return of(layer, shape=(1,), dtype="string")
+
+    def quantized() -> Any:
+        model = of(layers.Dense(4))
+        model.layers[0].quantize("int8")
+        return model
+
+    return {
+        "ordinary": lambda: of(Ordinary()),
+        "recurrent": lambda: of(layers.Embedding(9, 4), layers.Bidirectional(layers.LSTM(3, dropout=0.1))),
+        "attention": zoo.make_attention,
+        "text": text_model,
+        "lambda": lambda: of(layers.Lambda(lambda x: [x * part for part in (1.0, 2.0)][1])),
+        "nested": lambda: of(layers.TimeDistributed(of(layers.Dense(3), layers.Dropout(0.2))), shape=(4, 8)),
+        "augmenting": lambda: of(layers.RandomCrop(4, 4), shape=(8, 8, 3)),
+        "quantized": quantized,
+    }
+
+
+def fingerprints() -> dict[str, str]:
+    found = {}
+    for name, make in models_of_all_kinds().items():
+        keras.utils.set_random_seed(1)
+        found[name] = fingerprint_of_model(make())
+    return found
+
+
+def _print_fingerprints() -> None:
+    print(json.dumps(fingerprints()))
+
+
+def test_the_same_model_is_recognised_again() -> None:
+    first = fingerprints()
+    assert len(set(first.values())) == len(first)
+    assert fingerprints() == first
+
+
+def test_the_same_model_is_recognised_in_another_process() -> None:
+    code = "import test_features; test_features._print_fingerprints()"
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join([*sys.path, HERE])}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    assert json.loads(printed.splitlines()[-1]) == fingerprints()
 
 
 def test_the_manifest_says_what_is_in_which_file(tmp_path: pathlib.Path) -> None:
@@ -593,7 +723,7 @@ def test_folded_features_are_the_same_but_for_rounding_and_are_kept_apart(tmp_pa
     np.testing.assert_allclose(folded, exact, rtol=1e-4, atol=1e-5)
     assert len(list(tmp_path.iterdir())) == 2
     model.layers[1].bias.assign([100.0] * 4)
-    assert array(kinds[True](tf.constant(images))[0]).min() > 50 > array(kinds[False](tf.constant(images))[0]).max()
+    assert array(kinds[True].once(images)[0]).min() > 50 > array(kinds[False].once(images)[0]).max()
 
 
 def test_what_cannot_be_folded_is_computed_exactly(tmp_path: pathlib.Path) -> None:

@@ -30,6 +30,7 @@ import tensorflow as tf
 from . import _keras
 from ._data import Source, numbers, tensors
 from ._fingerprint import checksum, fingerprint_of_data, fingerprint_of_model, outputs_by_key
+from ._split import bytes_of
 
 __all__ = ["Computer", "FeatureStoreError", "Features", "features_in_folder", "features_in_memory"]
 
@@ -76,12 +77,12 @@ class Computer:
         model: The model that gives them.
         exact: Whether they are those of the model to the last bit. Otherwise its weights become constants, which
             TensorFlow folds into the operations around them: a batch normalisation into its convolution, say.
-        compiled: The function that computes them, once there is one.
+        compiled: The functions that compute them, by the kinds of tensors that they take.
     """
 
     model: keras.Model
     exact: bool = True
-    compiled: list[Callable[..., Any]] = dataclasses.field(default_factory=list)
+    compiled: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict)
 
     def over(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[list[Any], Any]]:
         """The features of each batch, as tensors, with what came with it.
@@ -92,28 +93,37 @@ class Computer:
             running: collections.deque[Any] = collections.deque()
             for batch, targets in batches:
                 data = tensors(batch)
-                if not self.compiled:  # in this thread: scopes of Keras hold for a thread
-                    self.compiled.append(self._compile(data))
-                running.append((pool.submit(self, data), numbers(targets)))
+                # Compiled in this thread: scopes of Keras hold for a thread.
+                running.append((pool.submit(self, self._compiled_for(data), data), numbers(targets)))
                 if len(running) > _AT_A_TIME:
                     computed, came = running.popleft()
                     yield computed.result(), came
             yield from ((computed.result(), came) for computed, came in running)
 
-    def __call__(self, batch: Any) -> list[Any]:
-        return self.compiled[0](batch)
+    def __call__(self, function: Callable[..., Any], batch: Any) -> list[Any]:
+        return function(batch)
 
-    def eagerly(self, batch: Any) -> list[Any]:
-        """The features as they come out of the model."""
-        outputs = self.model(tensors(batch), training=False)
+    def once(self, batch: Any) -> list[Any]:
+        """The features of one batch."""
+        data = tensors(batch)
+        return self._compiled_for(data)(data)
+
+    def _outputs(self, batch: Any) -> list[Any]:
+        outputs = self.model(batch, training=False)
         keys = outputs_by_key(self.model)
         return [outputs[key] for key in keys] if isinstance(outputs, dict) else [outputs]
 
-    def _compile(self, batch: Any) -> Callable[..., Any]:
+    def _compiled_for(self, batch: Any) -> Callable[..., Any]:
         """The model as a function of TensorFlow, for batches of any size."""
         sized = any(tensor.shape[0] for tensor in self.model.inputs)
         kinds = keras.tree.map_structure(lambda leaf: leaf if sized else _of_any_size(leaf), batch)
-        function = tf.function(self.eagerly, reduce_retracing=True)
+        known = str([_kind(leaf) for leaf in keras.tree.flatten(kinds)])
+        if known not in self.compiled:
+            self.compiled[known] = self._compile(kinds, batch)
+        return self.compiled[known]
+
+    def _compile(self, kinds: Any, batch: Any) -> Callable[..., Any]:
+        function = tf.function(self._outputs, reduce_retracing=True)
         traced = function.get_concrete_function(kinds)
         if self.exact:
             return function
@@ -131,12 +141,20 @@ _AT_A_TIME = 2
 
 def alike(actual: Any, expected: Any) -> bool:
     """Whether features are the same but for rounding, which may turn a few whole numbers into others."""
-    one, other = np.asarray(actual, "float64"), np.asarray(expected, "float64")
-    scale = np.nanmax(np.abs(other), initial=0.0)
-    return bool(np.mean(np.isclose(one, other, rtol=0.02, atol=0.02 * scale, equal_nan=True)) >= _SHARE_ALIKE)
+    one, other = (np.asarray(values) for values in (actual, expected))
+    if one.shape != other.shape:
+        return False
+    error = 0.03 if other.dtype.itemsize == 2 else 1e-3  # noqa: PLR2004  the bytes of a number of half precision
+    one, other = one.astype("float64"), other.astype("float64")
+    scale = np.abs(other, where=np.isfinite(other), out=np.zeros_like(other)).max(initial=0.0)
+    return bool(np.mean(np.isclose(one, other, rtol=error, atol=error * scale, equal_nan=True)) >= _SHARE_ALIKE)
 
 
 _SHARE_ALIKE = 0.99
+
+
+def _kind(leaf: Any) -> str:
+    return f"{type(leaf).__name__} {getattr(leaf, 'shape', '')} {getattr(leaf, 'dtype', '')}"
 
 
 def _of_any_size(leaf: Any) -> Any:
@@ -214,14 +232,12 @@ def features_in_folder(
     with _explained(folder):
         home, inputs = _home(pathlib.Path(folder), computer), _names_of_inputs(computer.model)
         shards, entries, sizes = list[Any](), list[Any](), list[int]()
-        checked = False
-        for chunk in _chunks(source):
+        for chunk in _chunks(source, bytes_of(computer.model.outputs) or 0):
             path = home / fingerprint_of_data(chunk, inputs)[:32]
             if not _is_whole(path):
                 _write_shard(path, list(_computed(computer, chunk)))
-            elif not checked:
+            else:
                 _check_stored(path, computer, chunk[0])
-                checked = True
             chunk_sizes = [_rows_of(batch) for batch, _ in chunk]
             shards.append((sum(chunk_sizes), functools.partial(_read_shard, path, chunk[0][1])))
             entries.append({"folder": path.name, "rows": sum(chunk_sizes)})
@@ -243,7 +259,7 @@ def _check_stored(path: pathlib.Path, computer: Computer, batch: tuple[Any, Any]
     """Raises where stored features are not those of the model: no fingerprint sees all that code may depend on."""
     x, targets = batch
     stored, _ = _read_shard(path, targets)
-    for array, tensor in zip(stored, computer.eagerly(x)):
+    for array, tensor in zip(stored, computer.once(x)):
         if not alike(array[: len(tensor)], tensor):
             raise FeatureStoreError(
                 errno.EINVAL,
@@ -299,12 +315,12 @@ _WAYS_OUT = {
 # -- shards -----------------------------------------------------------------------------------------------
 
 
-def _chunks(source: Source) -> Iterator[list[Any]]:
-    """The batches of a source in portions of about the size of a shard."""
+def _chunks(source: Source, bytes_per_example: int) -> Iterator[list[Any]]:
+    """The batches of a source in portions of about the size of a shard: themselves, or their features."""
     chunk, size = list[Any](), 0
     for batch in source.batches():
         chunk.append(batch)
-        size += _bytes_of(batch)
+        size += max(_bytes_of(batch), _rows_of(batch[0]) * bytes_per_example)
         if size >= SHARD_BYTES:
             yield chunk
             chunk, size = [], 0

@@ -136,7 +136,8 @@ def _in_whole_batches(portions: Iterator[list[np.ndarray]], sizes: list[int]) ->
         last = int(np.searchsorted(ends, done + len(arrays[0]), side="right"))
         first = int(np.searchsorted(ends, done, side="right"))
         bounds = np.concatenate([[done], ends[first:last]]) - done
-        yield np.stack([bounds[:-1], bounds[1:]], axis=1), *arrays
+        if len(bounds) > 1:
+            yield np.stack([bounds[:-1], bounds[1:]], axis=1), *arrays
         left = [array[bounds[-1] :] for array in arrays]
         done += int(bounds[-1])
 
