@@ -122,17 +122,20 @@ class Computer:
             self.compiled[known] = self._compile(kinds, batch)
         return self.compiled[known]
 
+    @functools.cached_property
+    def _function(self) -> Any:
+        return tf.function(self._outputs, reduce_retracing=True)
+
     def _compile(self, kinds: Any, batch: Any) -> Callable[..., Any]:
-        function = tf.function(self._outputs, reduce_retracing=True)
-        traced = function.get_concrete_function(kinds)
+        traced = self._function.get_concrete_function(kinds)
         if self.exact:
-            return function
+            return self._function
         try:
             folded = _keras.with_constants(traced)
-            right = all(map(alike, folded(batch), function(batch)))
+            right = all(map(alike, folded(batch), self._function(batch)))
         except Exception:  # whatever TensorFlow raises for what it cannot fold, such as tables of words
             right = False
-        return folded if right else function
+        return folded if right else self._function
 
 
 # How many batches are computed at a time.

@@ -211,6 +211,8 @@ def _steps_at_once(model: keras.Model, rest: keras.Model, arguments: dict[str, A
     one call, unless somebody would notice: a callback that listens to batches, or one who watches long steps.
     """
     listeners = any(map(_listens_to_batches, _callbacks(arguments["callbacks"])))
+    if len(model.outputs) > 1:  # with several steps at once 3.16-dev reports other losses of single outputs
+        return model.steps_per_execution
     if model.steps_per_execution != 1 or model.run_eagerly or arguments["steps_per_epoch"] or listeners:
         return model.steps_per_execution
     steps, quick = _steps_in(arguments), _QUICK // max(1, _probe.multiplications(rest) or _QUICK)

@@ -45,7 +45,7 @@ import keras_graft as kg
 
 POLICIES = ("keep", "off", "remove")
 BATCH = 2
-TRIES = 4  # of drawing: a low rate drops nothing in many a call
+TRIES = 16  # of drawing: a low rate drops nothing in many a call
 ULPS = 16
 CHUNK = 5  # backbones that one process examines
 TIMEOUT = 600  # seconds for each

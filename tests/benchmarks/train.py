@@ -206,7 +206,7 @@ def chart(rows: list[list[str]], path: pathlib.Path) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 2.5), layout="constrained")
     drawn = axes.barh([label for label, _ in bars][::-1], [value for _, value in bars][::-1])
     axes.bar_label(drawn, fmt=" %.1f s")
-    axes.margins(x=0.12)
+    axes.margins(x=0.16)
     axes.set_xlabel("seconds")
     figure.savefig(path, dpi=120)
 
