@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Source", "is_stream", "numbers", "part_of", "rows_of_arrays", "source_of", "tensors"]
+__all__ = ["Source", "beside_inputs", "is_stream", "numbers", "part_of", "rows_of_arrays", "source_of", "tensors"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,12 +143,16 @@ def _of_stream(x: Any, steps: int | None, name: str) -> Source:
         for batch in itertools.islice(_iterate(x), number):
             inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(batch)
             if any(leaf is not None and leaf.shape[0] for leaf in keras.tree.flatten(inputs)):
-                yield (
-                    inputs,
-                    () if targets is None and weights is None else (targets, weights)[: 1 + (weights is not None)],
-                )
+                yield inputs, beside_inputs(targets, weights)
 
     return Source(batches, number)
+
+
+def beside_inputs(targets: Any, weights: Any) -> tuple[Any, ...]:
+    """What stands behind the inputs in a batch of `fit`: nothing, targets, or targets and weights."""
+    if weights is not None:
+        return targets, weights
+    return () if targets is None else (targets,)
 
 
 def _length(x: Any) -> float | None:

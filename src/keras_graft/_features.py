@@ -184,14 +184,18 @@ def features_in_memory(computer: Computer, source: Source, progress: Progress) -
         parts.append((computed, targets))
         sizes.append(len(computed[0]))
         progress(len(sizes))
+    _check_any(parts)
     whole = _joined(parts)
     return Features(list(outputs_by_key(computer.model)), [(sum(sizes), lambda: whole)], sizes)
 
 
-def _joined(parts: list[Any]) -> Any:
-    """Batches of arrays, one behind the other; the batches are gone afterwards."""
+def _check_any(parts: list[Any]) -> None:
     if not parts:
         raise ValueError("The data hold no batches. Give at least one.")
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Batches of arrays, one behind the other; the batches are gone afterwards."""
     columns = [keras.tree.flatten(part) for part in parts]
     structure = parts[0]
     parts.clear()
@@ -246,8 +250,7 @@ def features_in_folder(
             entries.append({"folder": path.name, "rows": sum(chunk_sizes)})
             sizes += chunk_sizes
             progress(len(sizes))
-        if not shards:
-            raise ValueError("The data hold no batches. Give at least one.")
+        _check_any(shards)
         _write_json(home / f"{part}.json", {"rows": sum(sizes), "shards": entries})
     return Features(list(outputs_by_key(computer.model)), shards, sizes)
 

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
-from ._data import numbers, part_of
+from ._data import beside_inputs, numbers, part_of
 from ._features import Features
 
 __all__ = ["even", "fed_with_features", "in_place_of_inputs", "stored_batches"]
@@ -100,8 +100,7 @@ def stored_batches(features: Features, targets: tuple[Any, Any], sizes: list[int
 
 def _shards(features: Features, targets: tuple[Any, Any]) -> list[Callable[[], tuple[Any, ...]]]:
     """How to read each shard, as `fit` takes a batch."""
-    y, weights = targets
-    apart = () if y is None and weights is None else (y,) if weights is None else (y, weights)
+    apart = beside_inputs(*targets)
 
     def reader(start: int, rows: int, read: Callable[[], Any]) -> Callable[[], tuple[Any, ...]]:
         def shard() -> tuple[Any, ...]:

@@ -211,9 +211,9 @@ def _steps_at_once(model: keras.Model, rest: keras.Model, arguments: dict[str, A
     one call, unless somebody would notice: a callback that listens to batches, or one who watches long steps.
     """
     listeners = any(map(_listens_to_batches, _callbacks(arguments["callbacks"])))
-    if len(model.outputs) > 1:  # with several steps at once 3.16-dev reports other losses of single outputs
-        return model.steps_per_execution
-    if model.steps_per_execution != 1 or model.run_eagerly or arguments["steps_per_epoch"] or listeners:
+    several = len(model.outputs) > 1  # with several steps at once 3.16-dev reports other losses of single outputs
+    decided = model.steps_per_execution != 1 or model.run_eagerly or arguments["steps_per_epoch"]
+    if several or decided or listeners:
         return model.steps_per_execution
     steps, quick = _steps_in(arguments), _QUICK // max(1, _probe.multiplications(rest) or _QUICK)
     most = min(steps, _MOST_AT_ONCE, max(1, quick))
@@ -354,15 +354,13 @@ class _Wish:
         shuffled = not source.holds_targets if shuffle is None else bool(shuffle)
         if source.holds_targets and source.count == steps:
             steps = None  # it holds exactly so many
-        size = batch_size or (math.ceil(features.rows / steps) if steps else 32)
-        fed = self._fed(features, source, size, shuffled)
+        fed = self._fed(features, source, batch_size, steps, shuffled)
         return {"shuffle": shuffled and "y" in fed, "steps_per_epoch": steps, **fed}
 
     def validation(self, data: Any, batch_size: int | None, steps: int | None) -> dict[str, Any]:
         source = self._source(data, steps, "validation_data")
         features = self._features(source, "validation")
-        size = batch_size or (math.ceil(features.rows / steps) if steps else 32)
-        fed = self._fed(features, source, size, shuffled=False)
+        fed = self._fed(features, source, batch_size, steps, shuffled=False)
         if "y" not in fed:
             return {"validation_data": fed["x"]}
         return {
@@ -389,9 +387,11 @@ class _Wish:
             return features_in_memory(self.computer, source, progress)
         return features_in_folder(self.computer, source, progress, self.cache, part)
 
-    def _fed(self, features: Features, source: Source, batch_size: int, shuffled: bool) -> dict[str, Any]:
+    def _fed(
+        self, features: Features, source: Source, batch_size: int | None, steps: int | None, shuffled: bool
+    ) -> dict[str, Any]:
         """The arguments of `fit` for some data: arrays where they are in memory and in even batches."""
-        sizes = even(features.rows, batch_size)
+        sizes = even(features.rows, batch_size or (math.ceil(features.rows / steps) if steps else 32))
         if source.holds_targets and not shuffled:
             sizes = features.batch_sizes
         elif source.holds_targets:
