@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
 import json
 import logging
@@ -210,6 +211,26 @@ def test_two_processes_may_fill_one_folder(tmp_path: pathlib.Path) -> None:
     features, computed = filled(tmp_path)
     assert computed == []
     assert_right(features)
+
+
+def test_a_shard_is_there_while_a_slower_process_writes_it_again(tmp_path: pathlib.Path) -> None:
+    batches = [([X, X], (Y, None))]
+    shard = tmp_path / "shard"
+    _features._write_shard(shard, list(batches))
+
+    def write_again() -> None:
+        for _ in range(100):
+            _features._write_shard(shard, list(batches))
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write_again)
+        while not writing.done():
+            features, (targets, _) = _features._read_shard(shard, (Y, None))
+            np.testing.assert_array_equal(features[1], X)
+            np.testing.assert_array_equal(targets, Y)
+        writing.result()
+    assert _features._is_whole(shard)
+    assert list(tmp_path.iterdir()) == [shard]
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16", "float32"])

@@ -385,19 +385,23 @@ def _write_json(path: pathlib.Path, content: Any) -> None:
 
 @contextlib.contextmanager
 def _put_at(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path to write a file or a folder to, and moves that to `path` once it is whole."""
+    """Gives a path to write a file or a folder to, and moves that to `path` once it is whole.
+
+    A folder that is there already, a damaged one or that of a process which was faster, gets the new files one by one:
+    at no time is anything missing that was there.
+    """
     new = path.parent / f".{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
-    old = new.with_suffix(".old")
     try:
         yield new
         try:
             new.replace(path)
-        except OSError:  # there is a folder already: a damaged one, or that of a process which was faster
-            path.rename(old)
-            new.replace(path)
+        except OSError:
+            if not (new.is_dir() and path.is_dir()):
+                raise
+            for file in new.iterdir():
+                file.replace(path / file.name)
     finally:
         _remove(new)
-        _remove(old)
 
 
 def _remove(path: pathlib.Path) -> None:
@@ -413,6 +417,8 @@ def _clear_leftovers(home: pathlib.Path) -> None:
 
 
 def _is_running(process: int) -> bool:
+    if os.name == "nt":  # there, signal 0 is Ctrl+C
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
