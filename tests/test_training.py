@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -426,6 +427,41 @@ def test_callbacks_hear_of_every_batch_where_they_listen(batches: bool, monkeypa
     assert heard == (list(range(10)) * 2 if batches else [])
     assert at_once == [1 if batches else 10] * 2
     assert made.steps_per_execution == 1
+
+
+@pytest.mark.parametrize("rows, iterators", [(96, 1), (100, 1), (290, 1), (2620, 10)])
+def test_all_epochs_share_an_iterator_where_calls_fit_into_them(
+    rows: int, iterators: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.resize(X, (rows, 8))
+    made = model(head=[layers.Dense(2)])
+    begun = []
+    iterate = tf.data.Dataset.__iter__
+    monkeypatch.setattr(tf.data.Dataset, "__iter__", lambda self: begun.append(self) or iterate(self))
+    history = fit_head(made, x, np.resize(Y, rows), batch_size=20, epochs=5, verbose=0)
+    assert len(history.history["loss"]) == 5
+    assert len(begun) == iterators
+    assert history.params["steps"] == -(-rows // 20)
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_the_order_of_every_epoch_is_that_of_fit(seed: int | None) -> None:
+    """With a seed Keras shuffles every epoch alike, up to 3.15; 3.16-dev always does."""
+
+    def orders(batches: Callable[[], Any]) -> list[list[int]]:
+        tf.random.set_seed(seed)
+        return [np.concatenate([array(batch) for batch in epoch]).astype(int).tolist() for epoch in batches()]
+
+    plain = _keras.ArrayDataAdapter(np.arange(50), batch_size=20, shuffle=True)
+    fit = orders(lambda: (iter(data) for data in [plain.get_tf_dataset()] for _ in range(3)))
+    batches = iter(_keras.batches_of_fit(np.arange(50), 20, shuffle=True))
+    ours = orders(lambda: (itertools.islice(batches, 3) for _ in range(3)))
+    tf.random.set_seed(1)
+    assert [sorted(order) for order in ours] == [list(range(50))] * 3
+    if seed is None:
+        assert len({*map(tuple, ours)}) == len({*map(tuple, fit)})
+    else:
+        assert ours == fit
 
 
 def test_steps_of_a_large_rest_are_not_run_at_once() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.src import tree
 from keras.src.backend import compute_output_spec
@@ -23,7 +24,10 @@ from keras.src.models import Functional
 from keras.src.ops.node import Node
 from keras.src.random.seed_generator import global_seed_generator
 from keras.src.saving.serialization_lib import SafeModeScope
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.trainers.data_adapters.array_slicing import convert_to_sliceable
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.python.framework.random_seed import DEFAULT_GRAPH_SEED, get_seed
 
 __all__ = ["Functional", "Node", "compute_output_spec", "tree"]
 
@@ -601,6 +605,28 @@ def call_replaced(model: Any, call: Callable[..., Any], steps_at_once: int) -> I
         for name in ours:
             del attributes[name]
         attributes.update(before)
+
+
+def batches_of_fit(x: Any, batch_size: int, shuffle: bool, **beside: Any) -> tf.data.Dataset:
+    """The batches that `fit` makes of arrays, epoch after epoch, without end (`ArrayDataAdapter`: all).
+
+    Args:
+        x: The inputs.
+        batch_size: How many examples make a batch.
+        shuffle: Whether they are in the order of `fit(shuffle=True)`.
+        **beside: The arguments `y`, `sample_weight` and `class_weight` of `fit`.
+    """
+    rows = len(tree.flatten(x)[0])
+    order = ArrayDataAdapter(np.arange(rows), batch_size=batch_size, shuffle=shuffle).get_tf_dataset()
+    if get_seed(0)[0] != DEFAULT_GRAPH_SEED:  # with a seed, every epoch of `fit` has the same order (up to 3.15)
+        order = order.cache()
+    whole = convert_to_sliceable(ArrayDataAdapter(x, **beside)._inputs, target_backend="tensorflow")
+
+    def batch_of(places: Any, arrays: Any) -> Any:
+        return tree.map_structure(lambda array: None if array is None else tf.gather(array, places), arrays)
+
+    pairs = tf.data.Dataset.zip((order.repeat(), tf.data.Dataset.from_tensors(tree.lists_to_tuples(whole)).repeat()))
+    return pairs.map(batch_of, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def with_constants(traced: Any) -> Callable[[Any], list[Any]]:

@@ -155,10 +155,10 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         if validation is not None:
             size = validation_batch_size or batch_size
             arguments.update(wish.validation(validation, size, validation_steps))
-        steps = _steps_at_once(model, found.rest, arguments)
+        at_once = _steps_at_once(model, found.rest, arguments)
         arguments["callbacks"] = frozen.watched(callbacks)
-        with fed_with_features(model, found.rest, steps):
-            history = model.fit(**arguments)
+        with fed_with_features(model, found.rest, at_once):
+            history = model.fit(**_with_one_iterator(arguments, at_once))
         frozen.warn_if_changed(model)
         return history
     finally:
@@ -217,8 +217,9 @@ def _steps_at_once(model: keras.Model, rest: keras.Model, arguments: dict[str, A
         return model.steps_per_execution
     steps, quick = _steps_in(arguments), _QUICK // max(1, _probe.multiplications(rest) or _QUICK)
     most = min(steps, _MOST_AT_ONCE, max(1, quick))
+    whole = max(count for count in range(1, most + 1) if steps % count == 0)
     bar = arguments["verbose"] not in (0, 2)  # which counts whole calls
-    return max(count for count in range(1, most + 1) if not bar or steps % count == 0)
+    return whole if bar or steps // whole <= steps / most + _CALLS_PER_ITERATOR else most
 
 
 def _steps_in(arguments: dict[str, Any]) -> int:
@@ -227,6 +228,21 @@ def _steps_in(arguments: dict[str, Any]) -> int:
     if isinstance(x, tf.data.Dataset):
         return int(x.cardinality())
     return math.ceil(len(keras.tree.flatten(x)[0]) / arguments["batch_size"])
+
+
+def _with_one_iterator(arguments: dict[str, Any], at_once: int) -> dict[str, Any]:
+    """The same arguments of `fit`, for one iterator that serves all epochs.
+
+    Keras makes two for each epoch of data that end, which takes longer than an epoch of a small head.
+    """
+    steps, arguments = _steps_in(arguments), dict(arguments)
+    if arguments["steps_per_epoch"] or steps % at_once:  # without an end, as many steps as calls of TensorFlow run
+        return arguments
+    if isinstance(arguments["x"], tf.data.Dataset):
+        return {**arguments, "x": arguments["x"].repeat(), "steps_per_epoch": steps}
+    names = ("x", "y", "sample_weight", "class_weight", "batch_size", "shuffle")
+    batches = _keras.batches_of_fit(**{name: arguments.pop(name) for name in names})
+    return {**arguments, "x": batches, "steps_per_epoch": steps, "shuffle": False}
 
 
 def _callbacks(given: Any) -> list[Any]:
@@ -248,8 +264,11 @@ _BATCH_METHODS = [f"on_{kind}batch_{moment}" for kind in ("", "train_", "test_")
 _BY_EPOCH = (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore)
 
 # How many steps run in one call at the most, and at how many multiplications an example these are fewer.
-_MOST_AT_ONCE = 32
+_MOST_AT_ONCE = 128
 _QUICK = 32_000_000
+
+# How many calls take as long as the iterators that Keras makes for an epoch.
+_CALLS_PER_ITERATOR = 16
 
 
 def _check_silent(model: keras.Model, found: Split, cause: str) -> None:
