@@ -835,10 +835,10 @@ def _takes_training(layer: Any) -> bool:
 
 RATES = (0.5, 0.3, 0.7, 0.0)
 DTYPES = (*(None,) * 8, "mixed_float16", "bfloat16", "mixed_bfloat16", "float64")
-# Each kind once in a hundred or so; what stands behind, more often. Kinds that ignore the mode are rare, because
-# most models with them end in a clear error.
+# Each kind once in a hundred or so; what stands behind, more often.
 DRAWN = (
-    *[name for name, kind in KINDS.items() for _ in range(1 if "ignores the mode" in kind.tags else 3)],
+    *[name for name in KINDS for _ in range(3)],
+    *("always_training", "always_noisy") * 2,
     *("model", "again") * 30,
     *("model_again",) * 20,
     *("lock",) * 15,

@@ -27,7 +27,8 @@ HOLDS, CLEAR_ERROR = "holds", "clear error"
 COUNTED = (
     "nesting|deep nesting|sequential|a shared layer|a shared model|a layer in several graphs|several inputs|"
     "several outputs|noise|normalisation|rnn|attention|mask|wrapper|custom|mode lock|reshape or operation|dtypes|"
-    "activity regularizer|frozen parts|rate 0|a stored mode|copy=False|a base frozen|a base loaded"
+    "activity regularizer|frozen parts|rate 0|a stored mode|copy=False|a base frozen|a base loaded|"
+    "ignores the mode"
 ).split("|")
 
 # Those that only a merged model shows.
