@@ -274,7 +274,7 @@ def without_forgetting(patch: Patch) -> None:
 
 
 def without_weights_in_the_fingerprint(patch: Patch) -> None:
-    patch.setattr(_features, "fingerprint_of_model", lambda model: "0" * 64)
+    patch.setattr(_features, "fingerprint_of_model", lambda model, weights=True: "0" * 64)
 
 
 def without_any_check_of_the_model(patch: Patch) -> None:
@@ -314,6 +314,12 @@ BASE_OF_FEATURES: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
     (without_any_check_of_the_model, test_features.test_weights_that_changed_are_noticed),
     (without_data_in_the_fingerprint, test_features.test_data_that_changed_are_computed_and_the_old_features_are_kept),
     (without_checksums, functools.partial(test_features.test_a_damaged_shard_is_computed_again, damage="altered")),
+    (
+        without_weights_in_the_fingerprint,
+        functools.partial(
+            test_features.test_features_follow_what_changed_since_they_were_traced, test_features._other_attribute
+        ),
+    ),
     (without_seeds, test_sampling.test_samples_repeat_by_their_seed),
     (without_an_order_of_its_own, test_features.test_each_epoch_holds_each_example_once_in_an_order_of_its_own),
 ]

@@ -42,15 +42,19 @@ _BOOKKEEPING = frozenset(vars(keras.layers.Layer()).keys() | vars(keras.Sequenti
 }
 
 
-def fingerprint_of_model(model: keras.Model) -> str:
+def fingerprint_of_model(model: keras.Model, *, weights: bool = True) -> str:
     """A number for the graph of a model, the configs and the code of its layers, and all that these hold.
 
     Names do not count: a model that is composed again has others, and computes the same.
 
+    Args:
+        model: The model.
+        weights: Whether the values of its weights count.
+
     Raises:
         ValueError: If its layers hold what has no end.
     """
-    digest = _Digest()
+    digest = _Digest(weights)
     try:
         digest.graph(_keras.call_graph(model), list(outputs_by_key(model).values()))
     except RecursionError:
@@ -96,11 +100,13 @@ class _Digest:
     """Takes in values of any kind, by what they hold.
 
     Attributes:
+        weights: Whether the values of the weights of layers count.
         digest: What they become.
         known: Numbers for the objects that were taken in, by their ids; with the objects, so that no other gets these.
         open: The ids of the containers that are being taken in.
     """
 
+    weights: bool = True
     digest: Any = dataclasses.field(default_factory=lambda: hashlib.blake2b(digest_size=32))
     known: dict[int, tuple[int, Any]] = dataclasses.field(default_factory=dict)
     open: set[int] = dataclasses.field(default_factory=set)
@@ -244,7 +250,7 @@ class _Digest:
             else:
                 self._part(part)
         self.value("weights")
-        for weight in weights:
+        for weight in weights if self.weights else ():
             self._array(keras.ops.convert_to_numpy(weight))
 
     def _part(self, part: Any) -> None:

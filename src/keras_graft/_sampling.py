@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from . import _keras
 from ._data import numbers, source_of
-from ._features import Computer
+from ._features import Computer, computer_of
 from ._fingerprint import outputs_by_key
 from ._mode_lock import ModeLock
 from ._policy import check_model, decider
@@ -172,7 +172,7 @@ def predict_samples(
         _set_seeds(sampler, seed)
         size = found.features.inputs[0].shape[0] or batch_size or 32
         source = source_of(x, None, None, steps=None, batch_size=size, name="x")
-        return Samples(_sampled(found.features, sampler, source, samples))
+        return Samples(_sampled(computer_of(model, found.features), sampler, source, samples))
     finally:
         forget(model, found.features, found.rest)
 
@@ -195,13 +195,13 @@ def _set_seeds(model: keras.Model, seed: int | None) -> None:
         state.assign(sequence.generate_state(2).astype(state.dtype))
 
 
-def _sampled(features: keras.Model, sampler: keras.Model, source: Any, samples: int) -> Any:
+def _sampled(computer: Computer, sampler: keras.Model, source: Any, samples: int) -> Any:
     """The predictions for all batches: the samples of a batch are drawn in one call."""
     kinds = [tensor.dtype for tensor in sampler.outputs]
     inputs = _keras.input_structure(_keras.graph_of(sampler))
 
     def draw(computed: list[Any]) -> list[Any]:
-        ahead = dict(zip(outputs_by_key(features), computed)) if isinstance(inputs, dict) else computed[0]
+        ahead = dict(zip(outputs_by_key(computer.model), computed)) if isinstance(inputs, dict) else computed[0]
         # One at a time, so that each finds the seeds as the one before it left them.
         return tf.map_fn(
             lambda _: keras.tree.flatten(sampler(ahead, training=False)),
@@ -211,6 +211,6 @@ def _sampled(features: keras.Model, sampler: keras.Model, source: Any, samples: 
         )
 
     drawn = tf.function(draw, reduce_retracing=True)
-    parts = [numbers(drawn(computed)) for computed, _ in Computer(features).over(source.batches())]
+    parts = [numbers(drawn(computed)) for computed, _ in computer.over(source.batches())]
     whole = [np.concatenate(column, axis=1) for column in zip(*parts)]
     return keras.tree.pack_sequence_as(_keras.output_structure(_keras.graph_of(sampler)), whole)
