@@ -212,6 +212,7 @@ def _steps_at_once(model: keras.Model, rest: keras.Model, arguments: dict[str, A
     """
     listeners = any(map(_listens_to_batches, _callbacks(arguments["callbacks"])))
     several = len(model.outputs) > 1  # with several steps at once 3.16-dev reports other losses of single outputs
+    several |= model.distribute_strategy.num_replicas_in_sync > 1  # which fails with several steps (all)
     decided = model.steps_per_execution != 1 or model.run_eagerly or arguments["steps_per_epoch"]
     if several or decided or listeners:
         return model.steps_per_execution
