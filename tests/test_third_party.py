@@ -232,3 +232,56 @@ def test_pooling_names_the_inputs_of_the_branch_after_their_keys() -> None:
     model = grafted(base, "off", pooling="avg")  # Keras warns about names that differ
     assert [tensor.name for tensor in model.inputs] == ["a_input"]
     assert [tensor.name for tensor in model.get_layer("a").inputs] == ["ids"]
+
+
+class OnlyEager(layers.Layer):
+    """Looks at numbers, which a trace has not, and shows no sign of noticing the mode."""
+
+    def __init__(self, counts: bool = False, noisy: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.counts, self.noisy = counts, noisy
+
+    def build(self, input_shape: Any) -> None:
+        self.count = self.add_weight(name="count", trainable=False)
+        super().build(input_shape)
+
+    def call(self, x: Any) -> Any:
+        x = ops.convert_to_tensor(x.numpy() * 2)
+        if self.counts:
+            self.count.assign_add(1.0)
+        return x + keras.random.normal(x.shape) if self.noisy else x
+
+    def compute_output_spec(self, x: Any) -> Any:
+        return keras.KerasTensor(x.shape, x.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "counts": self.counts, "noisy": self.noisy}
+
+
+def only_eager(**options: Any) -> keras.Model:
+    return zoo.sequential(keras.Input((4,)), OnlyEager(name="eager", **options), layers.Dense(2))
+
+
+@pytest.mark.parametrize("policy", ["keep", "off", "remove", "always"])
+def test_what_moves_variables_and_cannot_be_traced_is_refused(policy: Any) -> None:
+    base = only_eager(counts=True)
+    before = guarantees.array(base.layers[0].count)
+    with pytest.raises(RebuildError, match=r"'eager'"):
+        freeze_and_merge([base], 1, dropout=policy, loss="mse")
+    assert guarantees.array(base.layers[0].count) == before
+
+
+@pytest.mark.parametrize("policy", ["off", "remove", "always"])
+def test_what_draws_and_cannot_be_traced_is_refused(policy: Any) -> None:
+    with pytest.raises(RebuildError, match=r"'eager'"):
+        freeze_and_merge([only_eager(noisy=True)], 1, dropout=policy, loss="mse")
+
+
+@pytest.mark.parametrize("policy", ["keep", "off", "remove"])
+def test_what_only_computes_and_cannot_be_traced_holds(policy: Any) -> None:
+    base = only_eager()
+    branch = freeze_and_merge({"base": base}, 1, dropout=policy, loss="mse", run_eagerly=True).get_layer("base")
+    for training in (True, False):
+        np.testing.assert_array_equal(
+            guarantees.array(branch(zoo.vectors(3, 4), training=training)), guarantees.array(base(zoo.vectors(3, 4)))
+        )

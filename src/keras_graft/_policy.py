@@ -130,7 +130,7 @@ class Decider:
         if type(layer) is ModeLock and self.policy != "keep":
             return Decision(unwrap=True, reuse=not self.copy)
         seen = _observe(layer) if known.traced or known.registered else _Seen(draws=False)
-        if known.traced and known.effect is Effect.NOTHING and seen.complete and (seen.draws or seen.updates):
+        if known.traced and known.effect is Effect.NOTHING and (seen.draws or seen.updates):
             known = dataclasses.replace(known, effect=Effect.UNKNOWN)  # it hides from Keras what it does
         decision = _RULES[known.effect](self, layer, path, known, seen)
         decision = dataclasses.replace(
@@ -213,7 +213,7 @@ class Decider:
             raise _refused(
                 layer, path, choice, f"it holds {_silent_locks(layer)}, locked to inference mode by ModeLock"
             )
-        if not seen.draws:
+        if not seen.draws and seen.complete:
             return Decision(mode=Mode.INFERENCE if seen.updates and self.frozen else Mode.OUTER)
         if choice == "always" and not seen.complete:
             raise _refused(layer, path, choice, "what it does in training mode could not be found out")
@@ -264,7 +264,7 @@ class _Seen:
         draws_always: Whether it does so in inference mode too, or may without the modes stored in it.
         updates: Names of the variables that it moves.
         losses: Whether it adds losses.
-        complete: Whether it could be traced.
+        complete: Whether it could be traced; otherwise two calls on made-up data, or nothing, tell of it.
     """
 
     draws: bool
@@ -284,14 +284,17 @@ def _observe(layer: Any) -> _Seen:
     }
     try:
         arguments, keywords = _keras.call_arguments(layer)
-        seen = _probe.observe(layer, True, arguments, keywords)
-        deaf = seen.draws and _probe.observe(layer, False, arguments, keywords).draws
-    except Exception:  # whatever a stranger's `call` may raise: nothing is known of it then
+        try:
+            seen, complete = _probe.observe(layer, True, arguments, keywords), True
+            deaf = seen.draws and _probe.observe(layer, False, arguments, keywords).draws
+        except Exception:  # whatever a stranger's `call` may raise
+            seen, complete, deaf = _probe.tried(layer, True, arguments, keywords), False, False
+    except Exception:  # nothing is known of it then
         return _Seen(draws=True, complete=False)
     updates = tuple(name for name in seen.updates if name not in harmless)
     noisy = any(behaviour(part).effect is Effect.NOISE for part in _keras.walk(layer))
     stored = noisy and _keras.rests_on_stored_modes(layer)  # which its copy does not have
-    return _Seen(seen.draws or stored, deaf or stored, updates, seen.losses)
+    return _Seen(seen.draws or stored, deaf or stored, updates, seen.losses, complete)
 
 
 def _silent_locks(layer: Any) -> list[str]:

@@ -33,6 +33,7 @@ __all__ = [
     "observe",
     "recording",
     "same",
+    "tried",
 ]
 
 # What stands for the sizes that a symbolic tensor leaves open, where a call needs numbers: the first that it runs with.
@@ -129,11 +130,38 @@ def observe(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
 
     with left_as_it_was(layer):
         trace(probe, *args, **kwargs)
+    return Observation(_updates(layer, assigned), draws, losses, leaks)
+
+
+def tried(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
+    """The same for a call that cannot be traced, as far as two calls on made-up data show it.
+
+    They run, but nothing of the layer changes.
+    """
+
+    def twice(size: int) -> tuple[Any, list[Any]]:
+        made_up_args, made_up_kwargs = _made_up((args, kwargs), size)
+        with keras.StatelessScope(collect_losses=True) as scope:
+            both = [keras.tree.flatten(layer(*made_up_args, training=training, **made_up_kwargs)) for _ in range(2)]
+        return scope, both
+
+    with left_as_it_was(layer):
+        scope, (one, other) = _with_sizes(twice)
+    return Observation(
+        _updates(layer, scope.state_mapping), not all(map(_equal, one, other)), bool(scope.losses), leaks=False
+    )
+
+
+def _updates(layer: Any, assigned: dict[int, Any]) -> tuple[str, ...]:
+    """The names of assigned variables, without those of seeds."""
     names = {id(variable): variable.path for variable in layer.variables}
     seeds = {id(state) for state in _keras.seed_states(layer)}
     seeds |= {key for key, value in assigned.items() if key not in names and looks_like_a_seed(value)}
-    updates = [names.get(key, UNTRACKED) for key in assigned if key not in seeds]
-    return Observation(tuple(sorted(updates)), draws, losses, leaks)
+    return tuple(sorted(names.get(key, UNTRACKED) for key in assigned if key not in seeds))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return np.array_equal(*map(keras.ops.convert_to_numpy, (one, other)))
 
 
 # ---------------------------------------------------------------------------------------------------------
