@@ -801,6 +801,19 @@ def test_a_model_is_traced_once(first: Any, traced: list[keras.Model]) -> None:
     assert len(traced) == 2
 
 
+def test_what_cannot_be_told_apart_is_traced_anew(traced: list[keras.Model]) -> None:
+    class Mute:
+        def __repr__(self) -> str:
+            raise RuntimeError("It does not say what it is.")
+
+        __slots__ = ()
+
+    model = shifted_model()
+    model.layers[0].layers[1].held = Mute()
+    losses(model), losses(model)
+    assert len(traced) == 2
+
+
 def _other_weights(model: keras.Model) -> None:
     model.layers[0].layers[0].kernel.assign_add(model.layers[0].layers[0].kernel)
 

@@ -464,6 +464,17 @@ def test_the_order_of_every_epoch_is_that_of_fit(seed: int | None) -> None:
         assert ours == fit
 
 
+def test_sparse_targets_reach_the_loss_as_in_fit() -> None:
+    targets = tf.sparse.from_dense(np.eye(2, dtype="float32")[Y])
+
+    class Dense(keras.losses.Loss):
+        def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+            return tf.reduce_mean((tf.sparse.to_dense(y_true) - y_pred) ** 2)
+
+    histories = [trained(train, model("off", loss=Dense(), metrics=[]), X, targets) for train in (plain_fit, fit_head)]
+    np.testing.assert_allclose(histories[1]["loss"], histories[0]["loss"], rtol=1e-5)
+
+
 def test_steps_of_a_large_rest_are_not_run_at_once() -> None:
     wide = [layers.Dense(2000), layers.Dense(8000), layers.Dense(1)]
     frozen = zoo.sequential(keras.Input((8,)), layers.Dense(4))

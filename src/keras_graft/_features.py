@@ -153,7 +153,7 @@ def computer_of(model: keras.Model, features: keras.Model, *, exact: bool = True
         return Computer(features, exact)
     try:
         traced = fingerprint_of_model(features, weights=False)
-    except ValueError:
+    except Exception:  # whatever the objects may raise that a stranger's layers hold
         return Computer(features)
     key = (traced, *outputs_by_key(features), *map(id, features.variables))
     others = dict(_KEPT.get(model, {}))

@@ -241,6 +241,9 @@ def _with_one_iterator(arguments: dict[str, Any], at_once: int) -> dict[str, Any
         return arguments
     if isinstance(arguments["x"], tf.data.Dataset):
         return {**arguments, "x": arguments["x"].repeat(), "steps_per_epoch": steps}
+    targets = keras.tree.flatten((arguments["y"], arguments["sample_weight"]))
+    if any(isinstance(leaf, tf.SparseTensor) or hasattr(leaf, "tocoo") for leaf in targets):  # these are no arrays
+        return arguments
     names = ("x", "y", "sample_weight", "class_weight", "batch_size", "shuffle")
     batches = _keras.batches_of_fit(**{name: arguments.pop(name) for name in names})
     return {**arguments, "x": batches, "steps_per_epoch": steps, "shuffle": False}
