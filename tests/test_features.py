@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import errno
-import gc
 import json
 import logging
 import multiprocessing
@@ -24,7 +23,7 @@ import zoo
 from guarantees import array
 from keras import layers
 
-from keras_graft import _features, fit_head, freeze_and_merge, predict_samples
+from keras_graft import _features, fit_head, freeze_and_merge
 from keras_graft._data import source_of
 from keras_graft._features import Computer, FeatureStoreError, features_in_folder, features_in_memory
 from keras_graft._fingerprint import fingerprint_of_model
@@ -752,107 +751,3 @@ def test_what_cannot_be_folded_is_computed_exactly(tmp_path: pathlib.Path) -> No
     y = np.ones((3, 1), "float32")
     expected = model.fit(x, y, verbose=0).history["loss"]
     np.testing.assert_allclose(fit_head(model, x, y, exact=False, verbose=0).history["loss"], expected, rtol=1e-5)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# What computes features, kept from call to call
-# ---------------------------------------------------------------------------------------------------------
-
-
-class Shifted(layers.Layer):
-    shift = 1.0
-
-    def call(self, inputs: Any) -> Any:
-        return inputs + self.shift
-
-
-def shifted_model() -> keras.Model:
-    keras.utils.set_random_seed(1)
-    frozen = zoo.sequential(keras.Input((8,)), layers.Dense(4, trainable=False), Shifted(trainable=False))
-    made = zoo.sequential(keras.Input((8,)), frozen, layers.Dropout(0.5), layers.Dense(1))
-    made.compile(keras.optimizers.SGD(0.0), "mse")
-    return made
-
-
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> list[keras.Model]:
-    """The models whose features were traced."""
-    found: list[keras.Model] = []
-    compile_ = Computer._compile
-    monkeypatch.setattr(Computer, "_compile", lambda self, *a: found.append(self.model) or compile_(self, *a))
-    return found
-
-
-def losses(model: keras.Model, x: Any = X) -> float:
-    return float(fit_head(model, x, Y, batch_size=100, verbose=0, dropout="as composed").history["loss"][0])
-
-
-def seeded_samples(model: keras.Model, x: Any = X) -> np.ndarray:
-    return predict_samples(model, x, 3, seed=1).values
-
-
-@pytest.mark.parametrize("first", [losses, seeded_samples])
-def test_a_model_is_traced_once(first: Any, traced: list[keras.Model]) -> None:
-    model = shifted_model()
-    for run in (first, losses, seeded_samples, losses, seeded_samples):
-        run(model)
-    assert len(traced) == 1
-    seeded_samples(model, X.astype("float64"))  # a dtype of its own
-    assert len(traced) == 2
-
-
-def test_what_cannot_be_told_apart_is_traced_anew(traced: list[keras.Model]) -> None:
-    class Mute:
-        def __repr__(self) -> str:
-            raise RuntimeError("It does not say what it is.")
-
-        __slots__ = ()
-
-    model = shifted_model()
-    model.layers[0].layers[1].held = Mute()
-    losses(model), losses(model)
-    assert len(traced) == 2
-
-
-def _other_weights(model: keras.Model) -> None:
-    model.layers[0].layers[0].kernel.assign_add(model.layers[0].layers[0].kernel)
-
-
-def _other_attribute(model: keras.Model) -> None:
-    model.layers[0].layers[1].shift = 3.0
-
-
-def _other_class_attribute(model: keras.Model) -> None:
-    Shifted.shift = 5.0
-
-
-def _unfrozen(model: keras.Model) -> None:
-    model.layers[0].trainable = True
-    model.compile(keras.optimizers.SGD(0.0), "mse")
-
-
-@pytest.mark.parametrize("change", [_other_weights, _other_attribute, _other_class_attribute, _unfrozen])
-@pytest.mark.filterwarnings("ignore:`fit_head` trains model")
-def test_features_follow_what_changed_since_they_were_traced(change: Any) -> None:
-    results = []
-    for anew in (False, True):
-        Shifted.shift = 1.0
-        model = shifted_model()
-        losses(model), seeded_samples(model)
-        change(model)
-        if anew:
-            _features._KEPT.clear()
-        results.append((losses(model), seeded_samples(model)))
-    (loss, samples), (expected_loss, expected_samples) = results
-    assert loss == pytest.approx(expected_loss, rel=1e-5)
-    np.testing.assert_array_equal(samples, expected_samples)
-
-
-def test_nothing_is_kept_of_a_model_that_is_gone() -> None:
-    _features._KEPT.clear()
-    model = shifted_model()
-    losses(model), seeded_samples(model)
-    assert len(_features._KEPT) == 1
-    del model
-    gc.collect()
-    assert not _features._KEPT

@@ -274,7 +274,7 @@ def without_forgetting(patch: Patch) -> None:
 
 
 def without_weights_in_the_fingerprint(patch: Patch) -> None:
-    patch.setattr(_features, "fingerprint_of_model", lambda model, weights=True: "0" * 64)
+    patch.setattr(_features, "fingerprint_of_model", lambda model: "0" * 64)
 
 
 def without_any_check_of_the_model(patch: Patch) -> None:
@@ -293,6 +293,10 @@ def without_checksums(patch: Patch) -> None:
 
 def without_a_look_at_frozen_weights(patch: Patch) -> None:
     patch.setattr(_training._Frozen, "changed", lambda self: [])
+
+
+def without_a_look_at_layers(patch: Patch) -> None:
+    patch.setattr(_sampling, "fingerprint_of_model", lambda model, weights: "0" * 64)
 
 
 def without_seeds(patch: Patch) -> None:
@@ -315,9 +319,9 @@ BASE_OF_FEATURES: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
     (without_data_in_the_fingerprint, test_features.test_data_that_changed_are_computed_and_the_old_features_are_kept),
     (without_checksums, functools.partial(test_features.test_a_damaged_shard_is_computed_again, damage="altered")),
     (
-        without_weights_in_the_fingerprint,
+        without_a_look_at_layers,
         functools.partial(
-            test_features.test_features_follow_what_changed_since_they_were_traced, test_features._other_attribute
+            test_sampling.test_samples_follow_what_changed_since_the_last_call, test_sampling._other_attribute
         ),
     ),
     (without_seeds, test_sampling.test_samples_repeat_by_their_seed),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable
 from typing import Any
 
 import guarantees
@@ -14,7 +16,8 @@ from guarantees import array
 from helpers import dense_base
 from keras import layers
 
-from keras_graft import Samples, freeze_and_merge, predict_samples, with_dropout
+from keras_graft import Samples, _sampling, freeze_and_merge, predict_samples, with_dropout
+from keras_graft._features import Computer
 
 X = zoo.vectors(6, 3)
 
@@ -144,3 +147,92 @@ def test_sparse_inputs_are_sampled() -> None:
     dense = predict_samples(model, X, 5, seed=0).values
     found = predict_samples(model, tf.sparse.from_dense(X), 5, seed=0).values
     np.testing.assert_allclose(found, dense, rtol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What computes ahead, kept from call to call
+# ---------------------------------------------------------------------------------------------------------
+
+
+class Shifted(layers.Layer):
+    shift = 1.0
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + self.shift
+
+
+def shifted_model() -> keras.Model:
+    keras.utils.set_random_seed(1)
+    base = zoo.sequential(keras.Input((3,)), layers.Dense(4), Shifted())
+    return zoo.sequential(keras.Input((3,)), base, layers.Dropout(0.5), layers.Dense(1))
+
+
+def three_samples(model: keras.Model, x: Any = X) -> np.ndarray:
+    return predict_samples(model, x, 3, seed=1).values
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[keras.Model]:
+    """The models whose features were traced."""
+    found: list[keras.Model] = []
+    compile_ = Computer._compile
+    monkeypatch.setattr(Computer, "_compile", lambda self, *a: found.append(self.model) or compile_(self, *a))
+    return found
+
+
+def test_a_model_is_traced_once(traced: list[keras.Model]) -> None:
+    model = shifted_model()
+    three_samples(model), three_samples(model, X[:2])
+    assert len(traced) == 1
+    three_samples(model, X.astype("float64"))  # a dtype of its own
+    assert len(traced) == 2
+
+
+def test_what_cannot_be_told_apart_is_traced_anew(traced: list[keras.Model]) -> None:
+    class Mute:
+        __slots__ = ()
+
+        def __repr__(self) -> str:
+            raise RuntimeError("It does not say what it is.")
+
+    model = shifted_model()
+    model.layers[0].layers[1].held = Mute()
+    three_samples(model), three_samples(model)
+    assert len(traced) == 2
+
+
+def _other_weights(base: keras.Model) -> None:
+    base.layers[0].kernel.assign_add(base.layers[0].kernel)
+
+
+def _other_attribute(base: keras.Model) -> None:
+    base.layers[1].shift = 3.0
+
+
+def _other_class_attribute(base: keras.Model) -> None:
+    Shifted.shift = 5.0
+
+
+@pytest.mark.parametrize("change", [_other_weights, _other_attribute, _other_class_attribute])
+def test_samples_follow_what_changed_since_the_last_call(change: Callable[[keras.Model], None]) -> None:
+    results = []
+    for anew in (False, True):
+        Shifted.shift = 1.0
+        model = shifted_model()
+        before = three_samples(model)
+        change(model.layers[0])
+        if anew:
+            _sampling._KEPT.clear()
+        results.append(three_samples(model))
+        assert not np.array_equal(before, results[-1])
+    np.testing.assert_array_equal(*results)
+
+
+def test_nothing_is_kept_of_a_model_that_is_gone() -> None:
+    _sampling._KEPT.clear()
+    model = shifted_model()
+    three_samples(model)
+    assert len(_sampling._KEPT) == 1
+    del model
+    gc.collect()
+    assert not _sampling._KEPT

@@ -20,7 +20,6 @@ import pathlib
 import shutil
 import socket
 import uuid
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -33,7 +32,7 @@ from ._data import Source, numbers, tensors
 from ._fingerprint import checksum, fingerprint_of_data, fingerprint_of_model, outputs_by_key
 from ._split import bytes_of
 
-__all__ = ["Computer", "FeatureStoreError", "Features", "computer_of", "features_in_folder", "features_in_memory"]
+__all__ = ["Computer", "FeatureStoreError", "Features", "features_in_folder", "features_in_memory"]
 
 # How many bytes of features, or of the data that they are computed from, make a shard.
 SHARD_BYTES = 64 * 2**20
@@ -138,32 +137,6 @@ class Computer:
             right = False
         return folded if right else self._function
 
-
-def computer_of(model: keras.Model, features: keras.Model, *, exact: bool = True) -> Computer:
-    """What computes features of a model: as in an earlier call, where nothing but the values of weights changed.
-
-    To trace a large model takes as long as to run it over some hundred examples.
-
-    Args:
-        model: The model.
-        features: The part of it that gives the features.
-        exact: See `Computer`.
-    """
-    if not exact:  # the values of the weights are in the functions
-        return Computer(features, exact)
-    try:
-        traced = fingerprint_of_model(features, weights=False)
-    except Exception:  # whatever the objects may raise that a stranger's layers hold
-        return Computer(features)
-    key = (traced, *outputs_by_key(features), *map(id, features.variables))
-    others = dict(_KEPT.get(model, {}))
-    computer = others.pop(key, None) or Computer(features)
-    _KEPT[model] = dict([*list(others.items())[-1:], (key, computer)])
-    return computer
-
-
-# The last computers of the models that still live: one for training, say, and one for sampling.
-_KEPT: weakref.WeakKeyDictionary[keras.Model, dict[Any, Computer]] = weakref.WeakKeyDictionary()
 
 # How many batches are computed at a time.
 _AT_A_TIME = 2

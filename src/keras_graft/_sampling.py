@@ -6,6 +6,7 @@ It must not know how a model is cut, nor how noise is made live: that is `_split
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from typing import Any
 
 import keras
@@ -14,8 +15,8 @@ import tensorflow as tf
 
 from . import _keras
 from ._data import numbers, source_of
-from ._features import Computer, computer_of
-from ._fingerprint import outputs_by_key
+from ._features import Computer
+from ._fingerprint import fingerprint_of_model, outputs_by_key
 from ._mode_lock import ModeLock
 from ._policy import check_model, decider
 from ._rebuild import Decision, rebuild
@@ -172,9 +173,31 @@ def predict_samples(
         _set_seeds(sampler, seed)
         size = found.features.inputs[0].shape[0] or batch_size or 32
         source = source_of(x, None, None, steps=None, batch_size=size, name="x")
-        return Samples(_sampled(computer_of(model, found.features), sampler, source, samples))
+        return Samples(_sampled(_computer_of(model, found.features), sampler, source, samples))
     finally:
         forget(model, found.features, found.rest)
+
+
+def _computer_of(model: keras.Model, features: keras.Model) -> Computer:
+    """What computes the features of a model: that of the last call, where nothing but values of weights changed.
+
+    To trace a large model takes as long as to run it over some hundred examples. As in `predict`, code of layers runs
+    when it is traced, so what it reads from outside them is not read again.
+    """
+    try:
+        traced = fingerprint_of_model(features, weights=False)
+    except Exception:  # whatever the objects may raise that a stranger's layers hold
+        return Computer(features)
+    key = (traced, *outputs_by_key(features), *map(id, features.variables))
+    known, computer = _KEPT.get(model, (None, None))
+    if known != key or computer is None:
+        computer = Computer(features)
+        _KEPT[model] = (key, computer)
+    return computer
+
+
+# For the models that still live: what computed their features in the last call, and its fingerprint.
+_KEPT: weakref.WeakKeyDictionary[keras.Model, tuple[Any, Computer]] = weakref.WeakKeyDictionary()
 
 
 def _with_live_noise(rest: keras.Model) -> keras.Model:

@@ -19,7 +19,7 @@ import tensorflow as tf
 from . import _keras, _probe
 from ._audit import rows_by_layer
 from ._data import Source, is_stream, part_of, rows_of_arrays, source_of
-from ._features import Computer, Features, computer_of, features_in_folder, features_in_memory
+from ._features import Computer, Features, features_in_folder, features_in_memory
 from ._feed import even, fed_with_features, in_place_of_inputs, stored_batches
 from ._policy import check_model, check_option
 from ._split import Split, bytes_of, ends_determinism, forget, make_cut
@@ -148,7 +148,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
                 validation_batch_size=validation_batch_size,
                 **arguments,
             )
-        wish = _Wish(found, computer_of(model, found.features, exact=exact), cache, verbose)
+        wish = _Wish(found, Computer(found.features, exact), cache, verbose)
         frozen = _Frozen.of(found.features)
         train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
         arguments.update(wish.training(train, batch_size, steps_per_epoch, shuffle))
