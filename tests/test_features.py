@@ -180,6 +180,7 @@ def test_a_disk_that_cannot_be_written_is_a_clear_error(
     monkeypatch.setattr(np, "save", failing)
     with pytest.raises(FeatureStoreError, match=rf"cannot be kept in the folder.*{name}.*used in the next run"):
         filled(tmp_path)
+    monkeypatch.undo()
     assert not list(tmp_path.glob("*/.*"))  # nothing half written is left
     monkeypatch.setattr(_features, "SHARD_BYTES", 600)
     features, computed = filled(tmp_path)

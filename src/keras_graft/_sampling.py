@@ -189,11 +189,10 @@ def _computer_of(model: keras.Model, features: keras.Model) -> Computer:
     except Exception:  # whatever the objects may raise that a stranger's layers hold
         return Computer(features)
     key = (traced, *outputs_by_key(features), *map(id, features.variables))
-    known, computer = _KEPT.get(model, (None, None))
-    if known != key or computer is None:
-        computer = Computer(features)
-        _KEPT[model] = (key, computer)
-    return computer
+    kept = _KEPT.get(model)
+    if kept is None or kept[0] != key:
+        kept = _KEPT[model] = (key, Computer(features))
+    return kept[1]
 
 
 # For the models that still live: what computed their features in the last call, and its fingerprint.
