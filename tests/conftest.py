@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import gc
 from typing import Any
 
 import keras
@@ -12,6 +13,12 @@ import pytest
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     keras.utils.set_random_seed(0)
+
+
+def pytest_collection_finish() -> None:
+    """Spares the collector what was imported: Keras calls it often, and would have it look at all of TensorFlow."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -37,9 +37,9 @@ class Evidence:
     bases: dict[str, keras.Model]
     inputs: list[Any]
     reference: dict[str, np.ndarray]
-    training: dict[str, np.ndarray]
-    inference: dict[str, np.ndarray]
-    again: dict[str, np.ndarray]
+    training: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    inference: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    again: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     before_fit: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
     after_fit: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
     originals_before: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -150,16 +150,19 @@ def branch_features(
 ) -> dict[str, np.ndarray]:
     """What each branch of a merged model gives, called within the whole; `reference` is as wide as it."""
     reset_states(model)
-    merged = around_head(model)(inputs, training=training)[0]
+    return by_branch(around_head(model)(inputs, training=training)[0], reference)
+
+
+def by_branch(merged: Any, reference: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     widths = np.cumsum([value.shape[-1] for value in reference.values()])[:-1]
     return dict(zip(reference, np.split(array(merged), widths, axis=-1)))
 
 
 @functools.lru_cache(maxsize=2)
 def around_head(model: keras.Model) -> keras.Model:
-    """The merged model up to the Dropout of the head: what goes in there, and what comes out."""
+    """The merged model, with what goes into the Dropout of its head and what comes out before what it gives itself."""
     dropout = model.get_layer("head_dropout")
-    return keras.Model(model.inputs, [dropout.input, dropout.output])
+    return keras.Model(model.inputs, [dropout.input, dropout.output, *model.outputs])
 
 
 def run(
@@ -196,48 +199,51 @@ def run(
     model = compose(case, bases, policy, copy=not reuse, run_eagerly=not (traced or case.graph_only))
     inputs = tensors(keras.tree.flatten([data] * len(bases)))
 
-    def see(training: bool) -> dict[str, np.ndarray]:
-        return branch_features(model, reference, inputs, training=training)
-
-    seen = Evidence(case, policy, not reuse, model, bases, inputs, reference, see(True), see(False), see(False))
+    seen = Evidence(case, policy, not reuse, model, bases, inputs, reference)
     seen.originals_before = before
-    model(inputs, training=True)
+    seen.training = _call(seen, "training", True)
     seen.loss_terms = len(model.losses)
-    _measure_head(seen, inputs)
-    _train(seen, inputs, batch, on_batch=on_batch)
+    seen.inference = _call(seen, "inference", False)
+    seen.again = _call(seen, "call", None)
+    _train(seen, batch, on_batch=on_batch)
     seen.originals_after = {name: snapshot(base) for name, base in bases.items()}
     return seen
 
 
-def _measure_head(seen: Evidence, inputs: Any) -> None:
-    around = around_head(seen.model)
-    for mode, training in (("training", True), ("inference", False), ("call", None)):
-        before, after = (array(t) for t in around(inputs, training=training))
-        seen.head_dropped[mode] = float((after[before != 0] == 0).mean())
+def _call(seen: Evidence, name: str, training: bool | None) -> dict[str, np.ndarray]:
+    """What each branch gives in a call of the whole, which is also looked at for what the head does."""
+    reset_states(seen.model)
+    outputs: list[Any] = []
+    moved = _moves_statistics(
+        seen.model, lambda: outputs.extend(around_head(seen.model)(seen.inputs, training=training))
+    )
+    before, after = map(array, outputs[:2])
+    seen.head_dropped[name] = float((after[before != 0] == 0).mean())
+    seen.statistics_moved_by[name] = moved
+    return by_branch(before, seen.reference)
 
 
-def _train(seen: Evidence, inputs: Any, batch: int, *, on_batch: bool) -> None:
-    model, targets = seen.model, np.zeros((batch, 2), "float32")
-    norm = model.get_layer("head_bn")
+def _moves_statistics(model: keras.Model, action: Callable[[], Any]) -> bool:
+    mean = model.get_layer("head_bn").moving_mean
+    before = array(mean)
+    action()
+    return not np.array_equal(before, array(mean))
+
+
+def _train(seen: Evidence, batch: int, *, on_batch: bool) -> None:
+    model, inputs, targets = seen.model, seen.inputs, np.zeros((batch, 2), "float32")
     seen.before_fit = branch_weights(seen)
-
-    def moves(action: Any) -> bool:
-        before = array(norm.moving_mean)
-        action()
-        return not np.array_equal(before, array(norm.moving_mean))
-
     size = {"batch_size": batch, "verbose": 0}
-    actions = {
-        "fit": lambda: model.fit(inputs, targets, epochs=2, **size),
+    actions: dict[str, Callable[[], Any]] = {
+        "fit": lambda: model.fit(inputs, targets, **size),
         "evaluate": lambda: model.evaluate(inputs, targets, **size),
         "predict": lambda: model.predict(inputs, **size),
-        "call": lambda: model(inputs),
     }
     if on_batch:
         actions["fit"] = lambda: model.train_on_batch(inputs, targets)
         actions["evaluate"] = lambda: model.test_on_batch(inputs, targets)
         actions["predict"] = lambda: model.predict_on_batch(inputs)
-    seen.statistics_moved_by = {name: moves(action) for name, action in actions.items()}
+    seen.statistics_moved_by.update({name: _moves_statistics(model, action) for name, action in actions.items()})
     seen.after_fit = branch_weights(seen)
 
 
@@ -302,7 +308,8 @@ def check_head_follows_the_outer_mode(seen: Evidence) -> None:
     assert abs(seen.head_dropped["training"] - HEAD_RATE) < 0.35, seen.head_dropped
     assert seen.head_dropped["inference"] == 0, seen.head_dropped
     assert seen.head_dropped["call"] == 0, seen.head_dropped
-    assert seen.statistics_moved_by == {"fit": True, "evaluate": False, "predict": False, "call": False}
+    moved = {name for name, moved in seen.statistics_moved_by.items() if moved}
+    assert moved == {"training", "fit"}, seen.statistics_moved_by
 
 
 def check_no_activity_losses(seen: Evidence) -> None:

@@ -15,15 +15,17 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import guarantees
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
-from guarantees import array
+from guarantees import array, made
 from keras import layers
+from zoo import ZOO
 
-from keras_graft import _features, fit_head, freeze_and_merge
+from keras_graft import _features, _keras, fit_head, freeze_and_merge, split
 from keras_graft._data import source_of
 from keras_graft._features import Computer, FeatureStoreError, features_in_folder, features_in_memory
 from keras_graft._fingerprint import fingerprint_of_model
@@ -540,6 +542,7 @@ def test_a_folder_never_serves_the_features_of_another_model(make: Any, tmp_path
     for other in (False, True, False):
         keras.utils.set_random_seed(1)
         model, x = make(other)
+        model.run_eagerly = True  # for a head this small that is quicker
         y = np.ones((100 if len(keras.tree.flatten(x)) == 2 else len(x), 1), "float32")
         expected = model.fit(x, y, shuffle=False, verbose=0).history["loss"]
         found = fit_head(model, x, y, shuffle=False, verbose=0, cache=tmp_path).history["loss"]
@@ -729,6 +732,40 @@ def test_lists_of_targets_and_missing_ones_come_from_a_folder(tmp_path: pathlib.
     expected = one.fit(X, [Y, Y + 1], shuffle=False, verbose=0).history["loss"]
     found = fit_head(other, X, [Y, Y + 1], shuffle=False, cache=tmp_path, verbose=0).history["loss"]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+# Models whose layers read their weights in ways of their own.
+READERS = {"bfloat16", "bidirectional", "float8", "int4", "lora_attention", "spectral", "text", "tied"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in READERS else [pytest.mark.slow]) for n in ZOO])
+def test_features_are_those_of_the_model(name: str) -> None:
+    model, data = made(ZOO[name], "off")
+    if _keras.call_graph(model) is None:
+        pytest.skip("it has no graph that could be cut")
+    features = split(model).features
+    expected = features.predict(guarantees.tensors(data), batch_size=ZOO[name].batch or 8, verbose=0)
+    for actual, tensor in zip(Computer(features).once(data), keras.tree.flatten(expected)):
+        guarantees.assert_same(array(actual), array(tensor), exact=ZOO[name].exact)
+
+
+@keras.saving.register_keras_serializable(package="test_features")
+class Compiled(layers.Layer):
+    """A stranger's layer that keeps what its function of TensorFlow found when it was traced."""
+
+    def build(self, shape: Any) -> None:
+        self.kernel = self.add_weight(shape=(shape[-1], 3), initializer="ones")
+        self.product = tf.function(lambda x: tf.matmul(x, self.kernel))
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.product(inputs) if training is False else tf.matmul(inputs, self.kernel)
+
+
+def test_a_function_of_tensorflow_in_a_layer_works_afterwards() -> None:
+    x = keras.Input((8,))
+    model = keras.Model(x, Compiled()(x))
+    features = Computer(model).once(X)[0]
+    np.testing.assert_array_equal(array(features), model.predict(X, batch_size=100, verbose=0))
 
 
 def test_folded_features_are_the_same_but_for_rounding_and_are_kept_apart(tmp_path: pathlib.Path) -> None:

@@ -30,7 +30,7 @@ def merged(dropout: Any = "keep", head: Any = None) -> keras.Model:
 def test_samples_come_from_the_distribution_of_live_dropout(dropout: str) -> None:
     model = merged(dropout)
     found = predict_samples(model, X, 800, seed=1)
-    live = with_dropout(model, "always")
+    live = tf.function(with_dropout(model, "always"))
     naive = np.stack([array(live(X)) for _ in range(800)])
     error = naive.std(axis=0) / np.sqrt(800)
     assert found.values.shape == (800, 6, 2)

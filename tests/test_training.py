@@ -243,7 +243,7 @@ def test_every_optimizer_trains_as_in_fit(name: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"jit_compile": True},
+        pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
         {"jit_compile": False},
         {"run_eagerly": True},
         {"steps_per_execution": 3},

@@ -192,7 +192,7 @@ def make_masked() -> keras.Model:
 
 def make_recurrent() -> keras.Model:
     return sequential(
-        keras.Input((5, 6)),
+        keras.Input((3, 6)),
         layers.LSTM(6, dropout=0.4, recurrent_dropout=0.3, return_sequences=True),
         layers.GRU(5, dropout=0.4, return_sequences=True),
         layers.SimpleRNN(4, recurrent_dropout=0.5),
@@ -201,12 +201,12 @@ def make_recurrent() -> keras.Model:
 
 def make_cells() -> keras.Model:
     cells = [layers.LSTMCell(6, dropout=0.4), layers.GRUCell(4, recurrent_dropout=0.4)]
-    return sequential(keras.Input((5, 6)), layers.RNN(layers.StackedRNNCells(cells)))
+    return sequential(keras.Input((3, 6)), layers.RNN(layers.StackedRNNCells(cells)))
 
 
 def make_bidirectional() -> keras.Model:
     return sequential(
-        keras.Input((5, 6)),
+        keras.Input((3, 6)),
         layers.Bidirectional(layers.LSTM(3, dropout=0.5, return_sequences=True)),
         layers.Bidirectional(
             layers.GRU(3, dropout=0.5),
@@ -217,7 +217,7 @@ def make_bidirectional() -> keras.Model:
 
 
 def make_stateful() -> keras.Model:
-    x = keras.Input(batch_shape=(4, 5, 6))
+    x = keras.Input(batch_shape=(4, 3, 6))
     return functional(x, layers.LSTM(4, stateful=True, dropout=0.5)(x))
 
 
@@ -230,7 +230,7 @@ def make_time_distributed() -> keras.Model:
 
 
 def make_attention() -> keras.Model:
-    x = keras.Input((5, 6))
+    x = keras.Input((3, 6))
     h = layers.MultiHeadAttention(2, 3, dropout=0.5)(x, x)
     h = layers.Attention(dropout=0.5)([h, x])
     h = layers.AdditiveAttention(dropout=0.5)([h, x])
@@ -238,15 +238,15 @@ def make_attention() -> keras.Model:
 
 
 def make_grouped_attention() -> keras.Model:
-    x = keras.Input((5, 6))
+    x = keras.Input((3, 6))
     h = layers.GroupQueryAttention(3, 2, 1, dropout=0.5)(x, x, use_causal_mask=True)
     return functional(x, layers.Flatten()(h))
 
 
 def make_time_distributed_attention() -> keras.Model:
-    y = keras.Input((5, 6))
+    y = keras.Input((3, 6))
     step = keras.Model(y, layers.MultiHeadAttention(2, 3, dropout=0.5)(y, y), name="step")
-    x = keras.Input((3, 5, 6))
+    x = keras.Input((3, 3, 6))
     return functional(x, layers.Flatten()(layers.TimeDistributed(step)(x)))
 
 
@@ -371,7 +371,7 @@ def make_lora() -> keras.Model:
 
 
 def make_attention_alone() -> keras.Model:
-    x = keras.Input((5, 6))
+    x = keras.Input((3, 6))
     h = layers.MultiHeadAttention(2, 3, dropout=0.5, name="attention")(x, x)
     return functional(x, layers.Flatten()(h))
 
@@ -572,7 +572,7 @@ def images(batch: int) -> np.ndarray:
 
 
 def steps(batch: int) -> np.ndarray:
-    return vectors(batch, 5, 6)
+    return vectors(batch, 3, 6)
 
 
 def strings(batch: int) -> np.ndarray:
@@ -608,7 +608,7 @@ ZOO: dict[str, Case] = {
     "attention": Case(make_attention, steps, exact=False, plain=False),
     "grouped_attention": Case(make_grouped_attention, steps, exact=False, plain=False),
     "time_distributed_attention": Case(
-        make_time_distributed_attention, lambda n: vectors(n, 3, 5, 6), exact=False, plain=False
+        make_time_distributed_attention, lambda n: vectors(n, 3, 3, 6), exact=False, plain=False
     ),
     "conv_lstm": Case(make_conv_lstm, lambda n: vectors(n, 3, 6, 6, 2), exact=False, plain=False),
     "spectral": Case(make_spectral, vectors),
