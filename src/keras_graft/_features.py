@@ -78,17 +78,20 @@ class Computer:
         exact: Whether they are those of the model to the last bit. Otherwise its weights become constants, which
             TensorFlow folds into the operations around them: a batch normalisation into its convolution, say.
         compiled: The functions that compute them, by the kinds of tensors that they take.
+        values: Those of the weights, as the last pass over some data found them.
     """
 
     model: keras.Model
     exact: bool = True
     compiled: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    values: list[tf.Tensor] = dataclasses.field(default_factory=list)
 
     def over(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[list[Any], Any]]:
         """The features of each batch, as tensors, with what came with it.
 
         Some batches are computed at a time, because few operations keep all cores busy from beginning to end.
         """
+        self._read_weights()
         with concurrent.futures.ThreadPoolExecutor(_AT_A_TIME) as pool:
             running: collections.deque[Any] = collections.deque()
             for batch, targets in batches:
@@ -106,10 +109,26 @@ class Computer:
     def once(self, batch: Any) -> list[Any]:
         """The features of one batch."""
         data = tensors(batch)
+        self._read_weights()
         return self._compiled_for(data)(data)
 
+    @functools.cached_property
+    def _handed_in(self) -> list[keras.Variable]:
+        """The weights whose values are handed to the function, which makes it quicker to trace.
+
+        Those of a stranger's layer are read in it: a function of TensorFlow that the layer holds would otherwise keep
+        what stood for them when it was traced.
+        """
+        known = all(map(_is_known, _keras.walk(self.model)))
+        return self.model.weights if known and self.exact else []
+
+    def _read_weights(self) -> None:
+        self.values[:] = [tf.convert_to_tensor(variable.value) for variable in self._handed_in]
+
     def _outputs(self, batch: Any) -> list[Any]:
-        outputs = self.model(batch, training=False)
+        given = [(variable, _keras.at_call_time(self.values, i)) for i, variable in enumerate(self._handed_in)]
+        with keras.StatelessScope(given) if given else contextlib.nullcontext():
+            outputs = self.model(batch, training=False)
         keys = outputs_by_key(self.model)
         return [outputs[key] for key in keys] if isinstance(outputs, dict) else [outputs]
 
@@ -140,6 +159,12 @@ class Computer:
 
 # How many batches are computed at a time.
 _AT_A_TIME = 2
+
+
+def _is_known(layer: Any) -> bool:
+    """Whether a layer is one of Keras or of this library that runs no code of others."""
+    ours = type(layer).__module__.startswith(("keras.src.layers.", "keras.src.models.", "keras_graft."))
+    return ours and not isinstance(layer, keras.layers.Lambda)
 
 
 def alike(actual: Any, expected: Any) -> bool:

@@ -629,6 +629,13 @@ def batches_of_fit(x: Any, batch_size: int, shuffle: bool, **beside: Any) -> tf.
     return pairs.map(batch_of, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
+def at_call_time(values: list[tf.Tensor], index: int) -> Any:
+    """In a function that is being traced: what `values[index]` is in each call of it (TensorFlow 2.20 to 2.22)."""
+    spec = tf.TensorSpec(values[index].shape, values[index].dtype)
+    graph = tf.compat.v1.get_default_graph()
+    return graph.capture_call_time_value(lambda: values[index], spec)
+
+
 def with_constants(traced: Any) -> Callable[[Any], list[Any]]:
     """A traced function of one structure of tensors with its variables as constants (TensorFlow 2.20 to 2.22)."""
     constant = convert_variables_to_constants_v2(traced)
