@@ -749,6 +749,18 @@ def test_features_are_those_of_the_model(name: str) -> None:
         guarantees.assert_same(array(actual), array(tensor), exact=ZOO[name].exact)
 
 
+def test_a_pass_computes_with_the_weights_that_it_began_with() -> None:
+    model = frozen_part()
+    computer = Computer(model)
+    running = computer.over([(X[:10], ())] * 20)
+    before = array(next(running)[0][0])
+    model.layers[1].bias.assign(np.ones(6))
+    after = array(computer.once(X[:10])[0])
+    for features, _ in running:
+        np.testing.assert_array_equal(array(features[0]), before)
+    assert (after > before).all()
+
+
 @keras.saving.register_keras_serializable(package="test_features")
 class Compiled(layers.Layer):
     """A stranger's layer that keeps what its function of TensorFlow found when it was traced."""

@@ -19,6 +19,7 @@ import os
 import pathlib
 import shutil
 import socket
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -78,21 +79,21 @@ class Computer:
         exact: Whether they are those of the model to the last bit. Otherwise its weights become constants, which
             TensorFlow folds into the operations around them: a batch normalisation into its convolution, say.
         compiled: The functions that compute them, by the kinds of tensors that they take.
-        values: Those of the weights, as the last pass over some data found them.
+        local: What each thread that computes holds: the values of the weights, as its pass found them.
     """
 
     model: keras.Model
     exact: bool = True
     compiled: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict)
-    values: list[tf.Tensor] = dataclasses.field(default_factory=list)
+    local: threading.local = dataclasses.field(default_factory=threading.local)
 
     def over(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[list[Any], Any]]:
         """The features of each batch, as tensors, with what came with it.
 
         Some batches are computed at a time, because few operations keep all cores busy from beginning to end.
         """
-        self._read_weights()
-        with concurrent.futures.ThreadPoolExecutor(_AT_A_TIME) as pool:
+        values = self._values()
+        with concurrent.futures.ThreadPoolExecutor(_AT_A_TIME, initializer=self._hold, initargs=(values,)) as pool:
             running: collections.deque[Any] = collections.deque()
             for batch, targets in batches:
                 data = tensors(batch)
@@ -109,8 +110,12 @@ class Computer:
     def once(self, batch: Any) -> list[Any]:
         """The features of one batch."""
         data = tensors(batch)
-        self._read_weights()
-        return self._compiled_for(data)(data)
+        function = self._compiled_for(data)
+        self._hold(self._values())
+        try:
+            return function(data)
+        finally:
+            self._hold([])
 
     @functools.cached_property
     def _handed_in(self) -> list[keras.Variable]:
@@ -122,11 +127,20 @@ class Computer:
         known = all(map(_is_known, _keras.walk(self.model)))
         return self.model.weights if known and self.exact else []
 
-    def _read_weights(self) -> None:
-        self.values[:] = [tf.convert_to_tensor(variable.value) for variable in self._handed_in]
+    def _values(self) -> list[tf.Tensor]:
+        return [tf.convert_to_tensor(variable.value) for variable in self._handed_in]
+
+    def _hold(self, values: list[tf.Tensor]) -> None:
+        self.local.values = values
+
+    def _held(self, index: int) -> tf.Tensor:
+        return self.local.values[index]
 
     def _outputs(self, batch: Any) -> list[Any]:
-        given = [(variable, _keras.at_call_time(self.values, i)) for i, variable in enumerate(self._handed_in)]
+        given = [
+            (variable, _keras.at_call_time(functools.partial(self._held, index), variable))
+            for index, variable in enumerate(self._handed_in)
+        ]
         with keras.StatelessScope(given) if given else contextlib.nullcontext():
             outputs = self.model(batch, training=False)
         keys = outputs_by_key(self.model)

@@ -629,11 +629,15 @@ def batches_of_fit(x: Any, batch_size: int, shuffle: bool, **beside: Any) -> tf.
     return pairs.map(batch_of, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def at_call_time(values: list[tf.Tensor], index: int) -> Any:
-    """In a function that is being traced: what `values[index]` is in each call of it (TensorFlow 2.20 to 2.22)."""
-    spec = tf.TensorSpec(values[index].shape, values[index].dtype)
+def at_call_time(value: Callable[[], Any], like: Any) -> Any:
+    """In a function that is being traced: what `value` gives in each call of it (TensorFlow 2.20 to 2.22).
+
+    Args:
+        value: It gives a tensor, in the thread of the call.
+        like: A variable of the shape and dtype of that.
+    """
     graph = tf.compat.v1.get_default_graph()
-    return graph.capture_call_time_value(lambda: values[index], spec)
+    return graph.capture_call_time_value(value, tf.TensorSpec(like.shape, like.dtype))
 
 
 def with_constants(traced: Any) -> Callable[[Any], list[Any]]:
