@@ -16,6 +16,7 @@ import functools
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,14 @@ def save_all(folder: pathlib.Path) -> None:
         save_merged(folder / kind)
 
 
-def save_merged(folder: pathlib.Path) -> None:
+def save_merged(folder: pathlib.Path, policies: Sequence[str] = POLICIES) -> None:
     """Saves the merged models of the kind that the folder is named after: `plain` ones load without the library."""
     import guarantees
     from zoo import ZOO
 
     cases = {name: case for name, case in ZOO.items() if case.plain == (folder.name == "plain")}
     for name, case in cases.items():
-        for policy in POLICIES:
+        for policy in policies:
             merged = guarantees.compose(case, {"base": case.make()}, policy, inputs="shared")
             save(folder / f"{name}-{policy}", case, merged)
 

@@ -51,7 +51,7 @@ def test_the_example_of_a_sweep_computes_features_for_its_first_head_alone(tmp_p
     script = ROOT / "docs" / "examples" / "sweep.py"
     namespace = {"__name__": "sweep"}
     exec(compile(script.read_text(encoding="utf-8"), script, "exec"), namespace)
-    namespace["TRAINING"]["epochs"] = 2
+    namespace["TRAINING"]["epochs"] = 1
     namespace["main"](tmp_path, number=3)
 
     _, _, titles, _, *lines, _, best, plain, _, closing = capsys.readouterr().out.splitlines()

@@ -12,12 +12,15 @@ import pytest
 from zoo import ZOO
 
 
+@pytest.mark.parametrize("policies", [("keep", "remove"), pytest.param(("off",), marks=pytest.mark.slow)], ids="-".join)
 @pytest.mark.parametrize("kind", ["plain", "library"])
-def test_saved_models_load_with_the_same_outputs_and_as_frozen(kind: str, tmp_path: pathlib.Path) -> None:
-    files.save_merged(tmp_path / kind)
+def test_saved_models_load_with_the_same_outputs_and_as_frozen(
+    kind: str, policies: tuple[str, ...], tmp_path: pathlib.Path
+) -> None:
+    files.save_merged(tmp_path / kind, policies)
     command = [sys.executable, "-W", "ignore", files.__file__, "check", str(tmp_path), kind]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     faults = json.loads(done.stdout.splitlines()[-1])
     names = [name for name, case in ZOO.items() if case.plain == (kind == "plain")]
-    assert faults == {f"{name}-{policy}": [] for name in names for policy in files.POLICIES}
+    assert faults == {f"{name}-{policy}": [] for name in names for policy in policies}

@@ -18,6 +18,11 @@ def is_seen_less(name: str, policy: str) -> bool:
     return policy in ("remove", "always") or (policy == "off" and name not in HARD)
 
 
+def is_quick(name: str, policy: str) -> bool:
+    """Whether a run stays in the fast tests: `always` is `keep` with locks, so it is seen of the hard models alone."""
+    return policy != "always" or name in HARD
+
+
 def a_run(name: str, policy: str, *, quick: bool = True, **options: bool) -> object:
     """A run of the model `name`; those that are not quick are left to the slow tests."""
     marks = [] if quick else [pytest.mark.slow]
@@ -25,7 +30,10 @@ def a_run(name: str, policy: str, *, quick: bool = True, **options: bool) -> obj
 
 
 RUNS = [
-    *(a_run(name, policy, **({"on_batch": True} if is_seen_less(name, policy) else {})) for name, policy in CASES),
+    *(
+        a_run(name, policy, quick=is_quick(name, policy), **{"on_batch": True} if is_seen_less(name, policy) else {})
+        for name, policy in CASES
+    ),
     *(a_run(name, policy, reuse=True, quick=policy == "keep" and name in HARD) for name, policy in CASES),
     *(a_run(name, policy, traced=True, quick=policy == "off" and name in HARD) for name, policy in CASES),
 ]

@@ -26,6 +26,7 @@ from zoo import ZOO, Case
 from keras_graft import _keras, freeze_and_merge, with_dropout
 
 QUANTIZED = ("int8", "int4", "float8")
+TWO_QUICK = ["keep", "off", *(pytest.param(policy, marks=pytest.mark.slow) for policy in ("remove", "always"))]
 
 
 def check(case: Case, policy: str, folder: pathlib.Path, *, traced: bool = False) -> None:
@@ -234,12 +235,12 @@ def ragged(batch: int) -> Any:
     return tf.ragged.constant([[1 + i % 9] * (1 + i % 4) for i in range(batch)], dtype="int32")
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", TWO_QUICK)
 def test_sparse_inputs(policy: str, tmp_path: pathlib.Path) -> None:
     check(Case(make_sparse, sparse), policy, tmp_path)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", TWO_QUICK)
 def test_ragged_inputs(policy: str, tmp_path: pathlib.Path) -> None:
     check(Case(make_ragged, ragged), policy, tmp_path)
 
@@ -301,7 +302,7 @@ def through_json(model: keras.Model, folder: pathlib.Path) -> keras.Model:
     return loaded
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", TWO_QUICK)
 @pytest.mark.parametrize("load", [through_h5, through_json])
 @pytest.mark.parametrize("kind", ["convolutional", "nested", "bidirectional"])
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")

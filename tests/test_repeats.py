@@ -32,8 +32,13 @@ def alive() -> tuple[int, int, int]:
     return tuple(sum(isinstance(thing, kind) for thing in things) for kind in kinds)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("policy", ["off", "always"])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        *((name, "off") for name in KINDS),
+        *(pytest.param(name, "always", marks=[] if name == "custom" else [pytest.mark.slow]) for name in KINDS),
+    ],
+)
 def test_composing_again_leaves_nothing_behind(name: str, policy: str) -> None:
     base = ZOO[name].make()
     for _ in range(WARM_UP):

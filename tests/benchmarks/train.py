@@ -103,7 +103,7 @@ def extraction(images: int) -> list[list[str]]:
         for found, _ in computer.over(source.batches()):
             [np.asarray(tensor) for tensor in found]
 
-    ways = {f"predict {n}": lambda n=n: features.predict(x, batch_size=n, verbose=0) for n in (32, 64, 128, 256)}
+    ways = {f"predict {n}": lambda n=n: features.predict(x, batch_size=n, verbose=0) for n in (16, 32, 64, 128, 256)}
     ways |= {kind: lambda computer=computer: compute(computer) for kind, computer in computers.items()}
     rounds = [{name: seconds(way) for name, way in ways.items()} for _ in range(6)][1:]
     medians = {name: float(np.median([times[name] for times in rounds])) for name in ways}
