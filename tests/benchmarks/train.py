@@ -39,6 +39,14 @@ def seconds(action: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def start_keras() -> None:
+    """Runs a tiny model, so that nothing that is measured pays for the first calls of TensorFlow and of `fit`."""
+    tiny = keras.Sequential([keras.Input((8,)), layers.Dense(1)])
+    tiny.compile("adam", "mse")
+    tiny.fit(np.ones((8, 8)), np.ones((8, 1)), verbose=0)
+    tiny.predict(np.ones((8, 8)), verbose=0)
+
+
 def base(name: str) -> keras.Model:
     return getattr(keras.applications, name)(
         input_shape=(PIXELS, PIXELS, 3), include_top=False, weights=None, pooling="avg"
@@ -227,7 +235,7 @@ def main() -> None:
         "memory": memory,
         "scaling": scaling,
     }
-    keras.Sequential([keras.Input((8,)), layers.Dense(1)]).predict(np.ones((8, 8)), verbose=0)  # starts TensorFlow
+    start_keras()
     print(f"Keras {keras.__version__}, TensorFlow {tf.__version__}, {os.cpu_count()} cores")
     for name in options.only or parts:
         rows = parts[name]()
