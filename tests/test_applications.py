@@ -16,6 +16,7 @@ import guarantees
 import keras
 import numpy as np
 import pytest
+from zoo import if_quick
 
 from keras_graft import _keras, freeze_and_merge
 
@@ -91,7 +92,7 @@ def is_noise(layer: Any) -> bool:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in CONSTRUCTORS],
+    params=[pytest.param(name, marks=if_quick(name in QUICK)) for name in CONSTRUCTORS],
 )
 def application(request: pytest.FixtureRequest) -> Iterator[Application]:
     keras.utils.set_random_seed(0)

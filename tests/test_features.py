@@ -23,7 +23,7 @@ import tensorflow as tf
 import zoo
 from guarantees import array, made
 from keras import layers
-from zoo import ZOO
+from zoo import ZOO, if_quick
 
 from keras_graft import _features, _keras, fit_head, freeze_and_merge, split
 from keras_graft._data import source_of
@@ -738,7 +738,7 @@ def test_lists_of_targets_and_missing_ones_come_from_a_folder(tmp_path: pathlib.
 READERS = {"bfloat16", "bidirectional", "float8", "int4", "lora_attention", "spectral", "text", "tied"}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in READERS else [pytest.mark.slow]) for n in ZOO])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=if_quick(n in READERS)) for n in ZOO])
 def test_features_are_those_of_the_model(name: str) -> None:
     model, data = made(ZOO[name], "off")
     if _keras.call_graph(model) is None:

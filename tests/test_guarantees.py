@@ -8,7 +8,7 @@ import guarantees
 import keras
 import pytest
 from guarantees import POLICIES, Evidence
-from zoo import HARD, ZOO
+from zoo import HARD, ZOO, if_quick
 
 CASES = [(name, policy) for name in ZOO for policy in POLICIES]
 
@@ -25,8 +25,7 @@ def is_quick(name: str, policy: str) -> bool:
 
 def a_run(name: str, policy: str, *, quick: bool = True, **options: bool) -> object:
     """A run of the model `name`; those that are not quick are left to the slow tests."""
-    marks = [] if quick else [pytest.mark.slow]
-    return pytest.param((name, policy, options), marks=marks, id="-".join([name, policy, *options]))
+    return pytest.param((name, policy, options), marks=if_quick(quick), id="-".join([name, policy, *options]))
 
 
 RUNS = [

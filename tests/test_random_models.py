@@ -164,8 +164,7 @@ def shown(seen: Evidence) -> set[str]:
 
 
 def examples(few: int, *, first_seed: int, slow: bool = True) -> Any:
-    marks = [pytest.mark.slow] if slow else []
-    return pytest.param(first_seed, few, marks=marks, id=f"{few}-from-seed-{first_seed}")
+    return pytest.param(first_seed, few, marks=zoo.if_quick(not slow), id=f"{few}-from-seed-{first_seed}")
 
 
 @pytest.mark.filterwarnings(*EXPECTED_WARNINGS)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import array, snapshot
-from zoo import ZOO
+from zoo import ZOO, if_quick
 
 from keras_graft import _keras, freeze_and_merge
 
@@ -36,7 +36,7 @@ def alive() -> tuple[int, int, int]:
     ("name", "policy"),
     [
         *((name, "off") for name in KINDS),
-        *(pytest.param(name, "always", marks=[] if name == "custom" else [pytest.mark.slow]) for name in KINDS),
+        *(pytest.param(name, "always", marks=if_quick(name == "custom")) for name in KINDS),
     ],
 )
 def test_composing_again_leaves_nothing_behind(name: str, policy: str) -> None:

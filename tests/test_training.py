@@ -15,6 +15,7 @@ import zoo
 from guarantees import array
 from helpers import KERAS_3_12, dense_base
 from keras import layers
+from zoo import if_quick
 
 from keras_graft import _keras, fit_head, freeze_and_merge
 
@@ -99,11 +100,6 @@ FIT_ARGUMENTS: list[dict[str, Any]] = [
 
 # Of these others show as much: Keras itself takes them, or they come together with others.
 SLOW_ARGUMENTS = ("batch_size", "initial_epoch", "validation_data")
-
-
-def if_quick(quick: bool) -> Any:
-    """What is not quick to run through is left to the slow tests."""
-    return [] if quick else [pytest.mark.slow]
 
 
 @pytest.mark.parametrize(

@@ -649,12 +649,15 @@ if "optional" in layers.InputLayer((1,)).get_config():  # files of Keras 3.12 do
 HARD = {"nested", "attention", "stateful", "custom", "spectral", "augmenting"}
 
 
+def if_quick(quick: bool) -> list[Any]:
+    """The marks of a case: what is not quick to run through is left to the slow tests."""
+    return [] if quick else [pytest.mark.slow]
+
+
 def crossed(variants: Sequence[str], *, quick: Collection[str]) -> list[Any]:
     """Every model in every variant; those that are neither hard nor in a quick variant are left to the slow tests."""
     return [
-        pytest.param(
-            name, variant, id=f"{name}-{variant}", marks=[] if variant in quick or name in HARD else [pytest.mark.slow]
-        )
+        pytest.param(name, variant, id=f"{name}-{variant}", marks=if_quick(variant in quick or name in HARD))
         for name in ZOO
         for variant in variants
     ]
