@@ -40,8 +40,9 @@ def base(name: str = "base") -> keras.Sequential:
 def model(dropout: Any = "off", head: Any = None, **options: Any) -> keras.Model:
     """A merged model whose weights are the same each time."""
     keras.utils.set_random_seed(3)
+    # No bias before the normalisation: its gradient is all but zero, and Adam would make steps of its rounding.
     head = head or [
-        layers.Dense(5, activation="relu"),
+        layers.Dense(5, activation="relu", use_bias=False),
         layers.BatchNormalization(),
         layers.Dropout(0.3),
         layers.Dense(2),
