@@ -15,19 +15,18 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import guarantees
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
-from guarantees import array, made
+from guarantees import array
 from keras import layers
-from zoo import ZOO, if_quick
 
-from keras_graft import _features, _keras, fit_head, freeze_and_merge, split
-from keras_graft._data import source_of
-from keras_graft._features import Computer, FeatureStoreError, features_in_folder, features_in_memory
+from keras_graft import _computer, _features, fit_head, freeze_and_merge
+from keras_graft._computer import Computer
+from keras_graft._data import Source, source_of
+from keras_graft._features import FeatureStoreError, features_in_folder, features_in_memory
 from keras_graft._fingerprint import fingerprint_of_model
 
 HERE = str(pathlib.Path(__file__).parent)
@@ -53,15 +52,15 @@ def filled(folder: pathlib.Path, x: Any = X, model: keras.Model | None = None) -
     """The features in the folder, and the batches that were computed for them."""
     computed: list[int] = []
     model = model or frozen_part()
-    call = _features.Computer.__call__
+    call = _computer.Computer.__call__
     try:
-        _features.Computer.__call__ = lambda self, function, batch: (
+        _computer.Computer.__call__ = lambda self, function, batch: (
             computed.append(len(batch)) or call(self, function, batch)
         )  # type: ignore
         source = source_of(x, None, None, steps=None, batch_size=10, name="x")
         found = features_in_folder(Computer(model), source, lambda done: None, folder, "train")
     finally:
-        _features.Computer.__call__ = call  # type: ignore[method-assign]
+        _computer.Computer.__call__ = call  # type: ignore[method-assign]
     parts = [read()[0] for _, read in found.shards]
     return [np.concatenate(column) for column in zip(*parts)], computed
 
@@ -109,7 +108,7 @@ def test_a_killed_run_goes_on_at_its_last_whole_shard(tmp_path: pathlib.Path) ->
 
     whole = source_of(X, None, None, steps=None, batch_size=10, name="x")
     with pytest.raises(Killed):
-        source = _features.Source(halfway, None, (None, None), 100)
+        source = Source(halfway, None, (None, None), 100)
         features_in_folder(Computer(frozen_part()), source, lambda done: None, tmp_path, "train")
     kept = len(shards_in(tmp_path))
     assert 0 < kept < whole.count  # type: ignore[operator]
@@ -297,13 +296,13 @@ def test_several_heads_train_on_features_that_are_computed_once(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed = []
-    call = _features.Computer.__call__
+    call = _computer.Computer.__call__
 
     def counting(self: Any, function: Any, batch: Any) -> Any:
         computed.append(len(batch))
         return call(self, function, batch)
 
-    monkeypatch.setattr(_features.Computer, "__call__", counting)
+    monkeypatch.setattr(_computer.Computer, "__call__", counting)
     for units in (1, 2, 3):
         fit_head(merged(units), X, np.ones((100, units)), cache=tmp_path, verbose=0)
     assert sum(computed) == 100
@@ -732,52 +731,6 @@ def test_lists_of_targets_and_missing_ones_come_from_a_folder(tmp_path: pathlib.
     expected = one.fit(X, [Y, Y + 1], shuffle=False, verbose=0).history["loss"]
     found = fit_head(other, X, [Y, Y + 1], shuffle=False, cache=tmp_path, verbose=0).history["loss"]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-# Models whose layers read their weights in ways of their own.
-READERS = {"bfloat16", "bidirectional", "float8", "int4", "lora_attention", "spectral", "text", "tied"}
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=if_quick(n in READERS)) for n in ZOO])
-def test_features_are_those_of_the_model(name: str) -> None:
-    model, data = made(ZOO[name], "off")
-    if _keras.call_graph(model) is None:
-        pytest.skip("it has no graph that could be cut")
-    features = split(model).features
-    expected = features.predict(guarantees.tensors(data), batch_size=ZOO[name].batch or 8, verbose=0)
-    for actual, tensor in zip(Computer(features).once(data), keras.tree.flatten(expected)):
-        guarantees.assert_same(array(actual), array(tensor), exact=ZOO[name].exact)
-
-
-def test_a_pass_computes_with_the_weights_that_it_began_with() -> None:
-    model = frozen_part()
-    computer = Computer(model)
-    running = computer.over([(X[:10], ())] * 20)
-    before = array(next(running)[0][0])
-    model.layers[1].bias.assign(np.ones(6))
-    after = array(computer.once(X[:10])[0])
-    for features, _ in running:
-        np.testing.assert_array_equal(array(features[0]), before)
-    assert (after > before).all()
-
-
-@keras.saving.register_keras_serializable(package="test_features")
-class Compiled(layers.Layer):
-    """A stranger's layer that keeps what its function of TensorFlow found when it was traced."""
-
-    def build(self, shape: Any) -> None:
-        self.kernel = self.add_weight(shape=(shape[-1], 3), initializer="ones")
-        self.product = tf.function(lambda x: tf.matmul(x, self.kernel))
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self.product(inputs) if training is False else tf.matmul(inputs, self.kernel)
-
-
-def test_a_function_of_tensorflow_in_a_layer_works_afterwards() -> None:
-    x = keras.Input((8,))
-    model = keras.Model(x, Compiled()(x))
-    features = Computer(model).once(X)[0]
-    np.testing.assert_array_equal(array(features), model.predict(X, batch_size=100, verbose=0))
 
 
 def test_folded_features_are_the_same_but_for_rounding_and_are_kept_apart(tmp_path: pathlib.Path) -> None:

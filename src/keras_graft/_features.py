@@ -8,8 +8,6 @@ features are for.
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -19,7 +17,6 @@ import os
 import pathlib
 import shutil
 import socket
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -29,11 +26,12 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
-from ._data import Source, numbers, tensors
+from ._computer import Computer, alike
+from ._data import Source
 from ._fingerprint import checksum, fingerprint_of_data, fingerprint_of_model, outputs_by_key
 from ._split import bytes_of
 
-__all__ = ["Computer", "FeatureStoreError", "Features", "features_in_folder", "features_in_memory"]
+__all__ = ["FeatureStoreError", "Features", "features_in_folder", "features_in_memory"]
 
 # How many bytes of features, or of the data that they are computed from, make a shard.
 SHARD_BYTES = 64 * 2**20
@@ -68,139 +66,6 @@ class Features:
 
 
 Progress = Callable[[int], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Computer:
-    """Computes the features of batches.
-
-    Attributes:
-        model: The model that gives them.
-        exact: Whether they are those of the model to the last bit. Otherwise its weights become constants, which
-            TensorFlow folds into the operations around them: a batch normalisation into its convolution, say.
-        compiled: The functions that compute them, by the kinds of tensors that they take.
-        local: What each thread that computes holds: the values of the weights, as its pass found them.
-    """
-
-    model: keras.Model
-    exact: bool = True
-    compiled: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict)
-    local: threading.local = dataclasses.field(default_factory=threading.local)
-
-    def over(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[list[Any], Any]]:
-        """The features of each batch, as tensors, with what came with it.
-
-        Some batches are computed at a time, because few operations keep all cores busy from beginning to end.
-        """
-        values = self._values()
-        with concurrent.futures.ThreadPoolExecutor(_AT_A_TIME, initializer=self._hold, initargs=(values,)) as pool:
-            running: collections.deque[Any] = collections.deque()
-            for batch, targets in batches:
-                data = tensors(batch)
-                # Compiled in this thread: scopes of Keras hold for a thread.
-                running.append((pool.submit(self, self._compiled_for(data), data), numbers(targets)))
-                if len(running) > _AT_A_TIME:
-                    computed, came = running.popleft()
-                    yield computed.result(), came
-            yield from ((computed.result(), came) for computed, came in running)
-
-    def __call__(self, function: Callable[..., Any], batch: Any) -> list[Any]:
-        return function(batch)
-
-    def once(self, batch: Any) -> list[Any]:
-        """The features of one batch."""
-        data = tensors(batch)
-        function = self._compiled_for(data)
-        self._hold(self._values())
-        try:
-            return function(data)
-        finally:
-            self._hold([])
-
-    @functools.cached_property
-    def _handed_in(self) -> list[keras.Variable]:
-        """The weights whose values are handed to the function, which makes it quicker to trace.
-
-        Those of a stranger's layer are read in it: a function of TensorFlow that the layer holds would otherwise keep
-        what stood for them when it was traced.
-        """
-        known = all(map(_is_known, _keras.walk(self.model)))
-        return self.model.weights if known and self.exact else []
-
-    def _values(self) -> list[tf.Tensor]:
-        return [tf.convert_to_tensor(variable.value) for variable in self._handed_in]
-
-    def _hold(self, values: list[tf.Tensor]) -> None:
-        self.local.values = values
-
-    def _held(self, index: int) -> tf.Tensor:
-        return self.local.values[index]
-
-    def _outputs(self, batch: Any) -> list[Any]:
-        given = [
-            (variable, _keras.at_call_time(functools.partial(self._held, index), variable))
-            for index, variable in enumerate(self._handed_in)
-        ]
-        with keras.StatelessScope(given) if given else contextlib.nullcontext():
-            outputs = self.model(batch, training=False)
-        keys = outputs_by_key(self.model)
-        return [outputs[key] for key in keys] if isinstance(outputs, dict) else [outputs]
-
-    def _compiled_for(self, batch: Any) -> Callable[..., Any]:
-        """The model as a function of TensorFlow, for batches of any size."""
-        sized = any(tensor.shape[0] for tensor in self.model.inputs)
-        kinds = keras.tree.map_structure(lambda leaf: leaf if sized else _of_any_size(leaf), batch)
-        known = str([_kind(leaf) for leaf in keras.tree.flatten(kinds)])
-        if known not in self.compiled:
-            self.compiled[known] = self._compile(kinds, batch)
-        return self.compiled[known]
-
-    @functools.cached_property
-    def _function(self) -> Any:
-        return tf.function(self._outputs, reduce_retracing=True)
-
-    def _compile(self, kinds: Any, batch: Any) -> Callable[..., Any]:
-        traced = self._function.get_concrete_function(kinds)
-        if self.exact:
-            return self._function
-        try:
-            folded = _keras.with_constants(traced)
-            right = all(map(alike, folded(batch), self._function(batch)))
-        except Exception:  # whatever TensorFlow raises for what it cannot fold, such as tables of words
-            right = False
-        return folded if right else self._function
-
-
-# How many batches are computed at a time.
-_AT_A_TIME = 2
-
-
-def _is_known(layer: Any) -> bool:
-    """Whether a layer is one of Keras or of this library that runs no code of others."""
-    ours = type(layer).__module__.startswith(("keras.src.layers.", "keras.src.models.", "keras_graft."))
-    return ours and not isinstance(layer, keras.layers.Lambda)
-
-
-def alike(actual: Any, expected: Any) -> bool:
-    """Whether features are the same but for rounding, which may turn a few whole numbers into others."""
-    one, other = (np.asarray(values) for values in (actual, expected))
-    if one.shape != other.shape:
-        return False
-    error = 0.03 if other.dtype.itemsize == 2 else 1e-3  # noqa: PLR2004  the bytes of a number of half precision
-    one, other = one.astype("float64"), other.astype("float64")
-    scale = np.abs(other, where=np.isfinite(other), out=np.zeros_like(other)).max(initial=0.0)
-    return bool(np.mean(np.isclose(one, other, rtol=error, atol=error * scale, equal_nan=True)) >= _SHARE_ALIKE)
-
-
-_SHARE_ALIKE = 0.99
-
-
-def _kind(leaf: Any) -> str:
-    return f"{type(leaf).__name__} {getattr(leaf, 'shape', '')} {getattr(leaf, 'dtype', '')}"
-
-
-def _of_any_size(leaf: Any) -> Any:
-    return tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype) if isinstance(leaf, tf.Tensor) else leaf
 
 
 def _computed(computer: Computer, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[list[np.ndarray], Any]]:

@@ -629,15 +629,15 @@ def batches_of_fit(x: Any, batch_size: int, shuffle: bool, **beside: Any) -> tf.
     return pairs.map(batch_of, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def at_call_time(value: Callable[[], Any], like: Any) -> Any:
+def at_call_time(graph: Any, value: Callable[[], Any], kind: tf.TensorSpec) -> Any:
     """In a function that is being traced: what `value` gives in each call of it (TensorFlow 2.20 to 2.22).
 
     Args:
-        value: It gives a tensor, in the thread of the call.
-        like: A variable of the shape and dtype of that.
+        graph: The graph of the function.
+        value: It gives a tensor of that kind, in the thread of the call.
+        kind: Its shape and dtype.
     """
-    graph = tf.compat.v1.get_default_graph()
-    return graph.capture_call_time_value(value, tf.TensorSpec(like.shape, like.dtype))
+    return graph.capture_call_time_value(value, kind)
 
 
 def with_constants(traced: Any) -> Callable[[Any], list[Any]]:

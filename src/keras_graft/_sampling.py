@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
+from ._computer import Computer
 from ._data import numbers, source_of
-from ._features import Computer
 from ._fingerprint import fingerprint_of_model, outputs_by_key
 from ._mode_lock import ModeLock
 from ._policy import check_model, decider

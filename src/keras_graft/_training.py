@@ -18,8 +18,9 @@ import tensorflow as tf
 
 from . import _keras, _probe
 from ._audit import rows_by_layer
+from ._computer import Computer
 from ._data import Source, is_stream, part_of, rows_of_arrays, source_of
-from ._features import Computer, Features, features_in_folder, features_in_memory
+from ._features import Features, features_in_folder, features_in_memory
 from ._feed import even, fed_with_features, in_place_of_inputs, stored_batches
 from ._policy import check_model, check_option
 from ._split import Split, bytes_of, ends_determinism, forget, make_cut

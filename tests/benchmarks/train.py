@@ -27,7 +27,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_graft as kg
-from keras_graft import _data, _features, _feed, _training
+from keras_graft import _computer, _data, _features, _feed, _training
 
 PIXELS = 96
 CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -105,9 +105,9 @@ def extraction(images: int) -> list[list[str]]:
     model = merged(["MobileNetV2", "EfficientNetB0"])
     features = kg.split(model).features
     source = _data.source_of(x, y, None, steps=None, batch_size=_training._BATCH, name="x")
-    computers = {"exact": _features.Computer(features), "exact=False": _features.Computer(features, exact=False)}
+    computers = {"exact": _computer.Computer(features), "exact=False": _computer.Computer(features, exact=False)}
 
-    def compute(computer: _features.Computer) -> None:
+    def compute(computer: _computer.Computer) -> None:
         for found, _ in computer.over(source.batches()):
             [np.asarray(tensor) for tensor in found]
 

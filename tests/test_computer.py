@@ -1,0 +1,201 @@
+"""What computes features: the bits of the model, whatever is computed once for a whole pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import guarantees
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import zoo
+from guarantees import array, made
+from helpers import KERAS_3_12
+from keras import layers
+from zoo import ZOO, if_quick
+
+from keras_graft import _computer, _keras, split
+from keras_graft._computer import Computer
+
+X = zoo.vectors(100, 8)
+
+
+# Models whose layers read their weights in ways of their own.
+READERS = {"bfloat16", "bidirectional", "float8", "int4", "lora_attention", "spectral", "text", "tied"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=if_quick(n in READERS)) for n in ZOO])
+def test_features_are_those_of_the_model(name: str) -> None:
+    model, data = made(ZOO[name], "off")
+    if _keras.call_graph(model) is None:
+        pytest.skip("it has no graph that could be cut")
+    features = split(model).features
+    expected = features.predict(guarantees.tensors(data), batch_size=ZOO[name].batch or 8, verbose=0)
+    for actual, tensor in zip(Computer(features).once(data), keras.tree.flatten(expected)):
+        guarantees.assert_same(array(actual), array(tensor), exact=ZOO[name].exact)
+
+
+def test_a_pass_computes_with_the_weights_that_it_began_with() -> None:
+    model = dense()
+    computer = Computer(model)
+    running = computer.over([(X[:10], ())] * 20)
+    before = array(next(running)[0][0])
+    model.layers[1].bias.assign(np.ones(6))
+    after = array(computer.once(X[:10])[0])
+    for features, _ in running:
+        np.testing.assert_array_equal(array(features[0]), before)
+    assert (after > before).all()
+
+
+@keras.saving.register_keras_serializable(package="test_features")
+class Compiled(layers.Layer):
+    """A stranger's layer that keeps what its function of TensorFlow found when it was traced."""
+
+    def build(self, shape: Any) -> None:
+        self.kernel = self.add_weight(shape=(shape[-1], 3), initializer="ones")
+        self.product = tf.function(lambda x: tf.matmul(x, self.kernel))
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.product(inputs) if training is False else tf.matmul(inputs, self.kernel)
+
+
+def test_a_function_of_tensorflow_in_a_layer_works_afterwards() -> None:
+    x = keras.Input((8,))
+    model = keras.Model(x, Compiled()(x))
+    features = Computer(model).once(X)[0]
+    np.testing.assert_array_equal(array(features), model.predict(X, batch_size=100, verbose=0))
+
+
+def dense() -> keras.Model:
+    x = keras.Input((8,))
+    return keras.Model(x, layers.Dense(6, activation="tanh")(x))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Batch normalisations come to a factor and an offset
+# ---------------------------------------------------------------------------------------------------------
+
+
+def norm(**options: Any) -> layers.BatchNormalization:
+    return layers.BatchNormalization(**options)
+
+
+def alone(**options: Any) -> Any:
+    x = keras.Input((4, 6, 8))
+    return keras.Model(x, norm(**options)(x)), 1
+
+
+def shared() -> Any:
+    x, one = keras.Input((4, 6, 8)), norm()
+    return keras.Model(x, layers.Add()([one(x), one(layers.ReLU()(one(x)))])), 1
+
+
+def nested() -> Any:
+    inner = zoo.sequential(keras.Input((4, 6, 8)), norm(), layers.Conv2D(8, 3, padding="same"), norm(axis=-2))
+    x = keras.Input((4, 6, 8))
+    middle = keras.Model(x, {"deep": inner(x), "flat": norm(axis=1)(x)})
+    x = keras.Input((4, 6, 8))
+    return keras.Model(x, layers.Concatenate()([middle(x)["deep"], middle(x)["flat"], inner(x)])), 3
+
+
+def within_a_wrapper() -> Any:
+    x, one = keras.Input((4, 6, 8)), norm()
+    rows = layers.Reshape((24, 8))
+    return keras.Model(x, layers.Concatenate()([one(rows(x)), rows(layers.TimeDistributed(one)(x))])), 1
+
+
+def tied() -> Any:
+    x, one, other = keras.Input((4, 6, 8)), norm(), norm()
+    model = keras.Model(x, layers.Add()([one(x), other(x)]))
+    _keras.tie(other, other.gamma, one.gamma)
+    return model, 2
+
+
+def behind_a_mask() -> Any:
+    x = keras.Input((4, 6, 8))
+    rows = norm()(layers.Masking()(layers.Reshape((24, 8))(x)))
+    return keras.Model(x, layers.GlobalAveragePooling1D()(rows)), 1
+
+
+def of_whole_numbers() -> Any:
+    x = keras.Input((4, 6, 8), dtype="int32")
+    return keras.Model(x, norm()(x)), 1
+
+
+def in_half_a_model_of_half_precision() -> Any:
+    x = keras.Input((4, 6, 8))
+    half = keras.Model(x, norm(dtype="mixed_float16")(layers.Conv2D(8, 3, dtype="mixed_float16")(x)))
+    x = keras.Input((4, 6, 8))
+    return keras.Model(x, norm()(half(x))), 2
+
+
+NORMS: dict[str, Callable[[], Any]] = {
+    "the last axis": alone,
+    "the first axis": lambda: alone(axis=1),
+    "another axis": lambda: alone(axis=-2),
+    "without a factor": lambda: alone(scale=False),
+    "without an offset": lambda: alone(center=False),
+    "without both": lambda: alone(scale=False, center=False, epsilon=0.1),
+    "half precision": lambda: alone(dtype="mixed_float16"),
+    "bfloat16": lambda: alone(dtype="mixed_bfloat16"),
+    "double precision": lambda: (alone(dtype="float64")[0], 0),
+    "weights of half precision": lambda: (alone(dtype="float16")[0], 0),
+    "shared": shared,
+    "nested": nested,
+    "in a wrapper": within_a_wrapper,
+    "tied": tied,
+    "behind a mask": behind_a_mask,
+    "whole numbers": of_whole_numbers,
+    "half a model of half precision": in_half_a_model_of_half_precision,
+}
+if not KERAS_3_12:
+    NORMS["with renormalisation"] = lambda: alone(renorm=True)
+
+
+def with_values(model: keras.Model, seed: int) -> keras.Model:
+    rng = zoo.RNG(seed)
+    for weight in model.weights:
+        weight.assign(rng.uniform(0.2, 2.0, weight.shape))
+    return model
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_give_the_bits_of_the_model(name: str) -> None:
+    model, norms = NORMS[name]()
+    parts = list(_keras.walk(with_values(model, 0)))
+    calls = [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
+    x = 5 * zoo.RNG(1).normal(size=(10, 4, 6, 8)).astype(model.inputs[0].dtype)
+    computer = Computer(model)
+    for seed in (0, 2):  # what is computed beforehand follows the weights
+        with_values(model, seed)
+        expected = model.predict(x, batch_size=10, verbose=0)
+        np.testing.assert_array_equal(array(computer.once(x)[0]), expected)
+    assert len(computer._lean.norms) == norms
+    assert [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts] == calls
+
+
+def test_a_normalisation_of_another_class_is_left_alone() -> None:
+    @keras.saving.register_keras_serializable(package="test_computer")
+    class Doubled(layers.BatchNormalization):
+        def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+            return 2.0 * super().call(inputs, training=training, mask=mask)
+
+    x = keras.Input((8,))
+    model = with_values(keras.Model(x, Doubled()(x)), 0)
+    np.testing.assert_array_equal(array(Computer(model).once(X)[0]), model.predict(X, batch_size=100, verbose=0))
+
+
+def test_a_keras_that_normalises_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    _computer._norms_are_plain.cache_clear()
+    assert _computer._norms_are_plain()
+    _computer._norms_are_plain.cache_clear()
+    call = layers.BatchNormalization.call
+    monkeypatch.setattr(layers.BatchNormalization, "call", lambda self, x, **options: call(self, x, **options) + 1e-6)
+    model = with_values(alone()[0], 0)
+    x = zoo.RNG(1).normal(size=(10, 4, 6, 8)).astype("float32")
+    computer = Computer(model)
+    np.testing.assert_array_equal(array(computer.once(x)[0]), model.predict(x, batch_size=10, verbose=0))
+    assert not computer._lean.norms
+    _computer._norms_are_plain.cache_clear()
