@@ -18,6 +18,7 @@ import guarantees
 import keras
 import numpy as np
 import pytest
+import test_computer
 import test_features
 import test_sampling
 import test_training
@@ -302,6 +303,16 @@ def without_seeds(patch: Patch) -> None:
     patch.setattr(_sampling, "_set_seeds", lambda model, seed: None)
 
 
+def without_another_tensor_for_each_reading(patch: Patch) -> None:
+    at_call_time = _keras.at_call_time
+    read: dict[Any, Any] = {}
+
+    def joined(graph: Any, value: Any, kind: Any) -> Any:
+        return read.setdefault((graph, *value.args), at_call_time(graph, value, kind))
+
+    patch.setattr(_keras, "at_call_time", joined)
+
+
 def without_an_order_of_its_own(patch: Patch) -> None:
     portions = _feed._portions
     patch.setattr(_feed, "_portions", lambda shards, random: portions(shards, None))
@@ -324,6 +335,10 @@ BASE_OF_FEATURES: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
         ),
     ),
     (without_seeds, test_sampling.test_samples_repeat_by_their_seed),
+    (
+        without_another_tensor_for_each_reading,
+        functools.partial(test_computer.test_norms_give_the_bits_of_the_model, "shared"),
+    ),
     (without_an_order_of_its_own, test_features.test_each_epoch_holds_each_example_once_in_an_order_of_its_own),
 ]
 

@@ -108,7 +108,8 @@ class Computer:
 
     @functools.cached_property
     def _function(self) -> Any:
-        return tf.function(self._outputs, reduce_retracing=True)
+        strangers = not self._lean.weights  # which alone may need AutoGraph: to start takes it some tenths of a second
+        return tf.function(self._outputs, autograph=strangers, reduce_retracing=True)
 
     def _compile(self, kinds: Any, batch: Any) -> Callable[..., Any]:
         traced = self._function.get_concrete_function(kinds)
