@@ -97,7 +97,7 @@ class Recipe(_Printed):
 
     Attributes:
         graph: The model.
-        prepared: The states in which it is handed in: see `guarantees.PREPARED`.
+        prepared: The states in which it is handed in: see `guarantees.originals`.
         copy: Whether it is copied.
     """
 

@@ -13,7 +13,7 @@ from zoo import ZOO
 
 
 @pytest.mark.parametrize("policies", [("keep", "remove"), pytest.param(("off",), marks=pytest.mark.slow)], ids="-".join)
-@pytest.mark.parametrize("kind", ["plain", "library"])
+@pytest.mark.parametrize("kind", ["plain", pytest.param("library", marks=pytest.mark.slow)])
 def test_saved_models_load_with_the_same_outputs_and_as_frozen(
     kind: str, policies: tuple[str, ...], tmp_path: pathlib.Path
 ) -> None:

@@ -100,7 +100,7 @@ FIT_ARGUMENTS: list[dict[str, Any]] = [
 ]
 
 # Of these others show as much: Keras itself takes them, or they come together with others.
-SLOW_ARGUMENTS = ("batch_size", "initial_epoch", "validation_data")
+SLOW_ARGUMENTS = ("batch_size", "initial_epoch", "validation_data", "validation_data validation_steps")
 
 
 @pytest.mark.parametrize(
@@ -168,12 +168,11 @@ def test_a_dataset_of_unknown_length_trains_as_in_fit() -> None:
         np.testing.assert_allclose(array(theirs), array(own), rtol=1e-4, atol=1e-6)
 
 
-def test_validation_batches_count_as_in_fit() -> None:
-    def data() -> Any:
-        return tf.data.Dataset.from_tensor_slices((X[:50], Y[:50])).batch(20)
-
-    assert_same_training(model, lambda: (X, Y), validation_data=data())
-    assert_same_training(model, lambda: (X, Y), validation_data=data().repeat(), validation_steps=2)
+@pytest.mark.parametrize("steps", [pytest.param(None, marks=pytest.mark.slow), 2])
+def test_validation_batches_count_as_in_fit(steps: int | None) -> None:
+    data = tf.data.Dataset.from_tensor_slices((X[:50], Y[:50])).batch(20)
+    options = {"validation_data": data.repeat(), "validation_steps": steps} if steps else {"validation_data": data}
+    assert_same_training(model, lambda: (X, Y), **options)
 
 
 @pytest.mark.parametrize("structure", ["list", "dict"])
@@ -242,7 +241,7 @@ def test_every_optimizer_trains_as_in_fit(name: str) -> None:
     "options",
     [
         pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
-        {"jit_compile": False},
+        pytest.param({"jit_compile": False}, marks=pytest.mark.slow),
         {"run_eagerly": True},
         {"steps_per_execution": 3},
         {"optimizer": keras.optimizers.SGD, "weighted_metrics": ["accuracy"]},
