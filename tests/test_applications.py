@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from zoo import if_quick
 
-from keras_graft import _keras, freeze_and_merge
+from keras_graft import _keras, freeze_and_merge, split
+from keras_graft._computer import Computer
 
 CONSTRUCTORS = dict(inspect.getmembers(keras.applications, inspect.isfunction))
 QUICK = {"ConvNeXtTiny", "EfficientNetB0", "MobileNet", "MobileNetV3Small"}
@@ -139,6 +140,14 @@ def test_always_drops_in_inference_too(application: Application) -> None:
     assert np.array_equal(seen, application.features) != application.noisy
     assert_only_the_head_trains(model)
     assert facts(application.base) == application.before
+
+
+@pytest.mark.slow
+def test_features_are_computed_to_the_bit(application: Application) -> None:
+    features = split(application.merged("off")).features
+    images = guarantees.array(application.images)
+    expected = features.predict(images, batch_size=2, verbose=0)
+    np.testing.assert_array_equal(guarantees.array(Computer(features).once(images)[0]), expected)
 
 
 def assert_only_the_head_trains(model: keras.Model) -> None:
