@@ -187,6 +187,15 @@ def test_a_normalisation_of_another_class_is_left_alone() -> None:
     np.testing.assert_array_equal(array(Computer(model).once(X)[0]), model.predict(X, batch_size=100, verbose=0))
 
 
+def test_a_normalisation_with_a_call_of_its_own_is_left_alone() -> None:
+    model = with_values(alone()[0], 0)
+    one = model.layers[1]
+    call = one.call
+    one.call = lambda inputs, training=None, mask=None: 2.0 * call(inputs, training=training, mask=mask)
+    x = zoo.RNG(1).normal(size=(10, 4, 6, 8)).astype("float32")
+    np.testing.assert_array_equal(array(Computer(model).once(x)[0]), model.predict(x, batch_size=10, verbose=0))
+
+
 def test_a_keras_that_normalises_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     _computer._norms_are_plain.cache_clear()
     assert _computer._norms_are_plain()

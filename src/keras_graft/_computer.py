@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import threading
@@ -92,8 +93,9 @@ class Computer:
 
     def _outputs(self, batch: Any) -> list[Any]:
         self.local.graph = tf.compat.v1.get_default_graph()
-        with _Handed(self._lean.weights, self._handed, 2 * len(self._lean.norms)):
-            outputs = self._lean.model(batch, training=False)
+        lean = self._lean
+        with _Handed(lean.weights, self._handed, 2 * len(lean.norms)) if lean.weights else contextlib.nullcontext():
+            outputs = lean.model(batch, training=False)
         keys = outputs_by_key(self.model)
         return [outputs[key] for key in keys] if isinstance(outputs, dict) else [outputs]
 
@@ -241,7 +243,7 @@ def _replayed(model: Any, instead: Callable[[Any], Any]) -> keras.Model:
 
 def _is_plain_norm(layer: Any) -> bool:
     """Whether a layer is a batch normalisation whose statistics are known to come to a factor and an offset."""
-    if type(layer) is not keras.layers.BatchNormalization or not layer.built:
+    if type(layer) is not keras.layers.BatchNormalization or not layer.built or "call" in vars(layer):
         return False
     return layer.variable_dtype == "float32" and layer.compute_dtype != "float64" and _norms_are_plain()
 
