@@ -337,7 +337,7 @@ BASE_OF_FEATURES: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
     (without_seeds, test_sampling.test_samples_repeat_by_their_seed),
     (
         without_another_tensor_for_each_reading,
-        functools.partial(test_computer.test_norms_give_the_bits_of_the_model, "shared"),
+        functools.partial(test_computer.test_weights_that_are_handed_in_give_the_bits_of_the_model, "shared"),
     ),
     (without_an_order_of_its_own, test_features.test_each_epoch_holds_each_example_once_in_an_order_of_its_own),
 ]

@@ -1,8 +1,7 @@
-"""What a model gives for batches of data in inference mode, to the last bit, and quickly.
+"""What a model gives for batches of data in inference mode, as `predict` gives it, and quickly.
 
-What hangs on weights alone is computed once for a pass over the data, and handed to the function that TensorFlow makes
-of the model: the values of the weights and, of a batch normalisation, the factor and the offset that it comes to. That
-leaves half as many operations to enter, to optimise and to run. It must not know what the results are for.
+The function that TensorFlow makes of a model gets the values of its weights handed in, once for a pass over the data,
+where all layers are Keras's own. It must not know what the results are for.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ import tensorflow as tf
 from . import _keras
 from ._data import numbers, tensors
 from ._fingerprint import outputs_by_key
-from ._split import forget
 
 __all__ = ["Computer", "alike"]
 
@@ -40,7 +38,7 @@ class Computer:
         exact: Whether they are those of the model to the last bit. Otherwise its weights become constants, which
             TensorFlow folds into the operations around them: a batch normalisation into its convolution, say.
         compiled: The functions that compute them, by the kinds of tensors that they take.
-        local: What each thread that computes holds: what is handed to the function, as its pass found it.
+        local: What each thread that computes holds: the values of the weights, as its pass found them.
     """
 
     model: keras.Model
@@ -53,7 +51,7 @@ class Computer:
 
         Some batches are computed at a time, because few operations keep all cores busy from beginning to end.
         """
-        values = self._lean.values()
+        values = self._values()
         with concurrent.futures.ThreadPoolExecutor(_AT_A_TIME, initializer=self._hold, initargs=(values,)) as pool:
             running: collections.deque[Any] = collections.deque()
             for batch, targets in batches:
@@ -71,15 +69,19 @@ class Computer:
     def once(self, batch: Any) -> list[Any]:
         """The features of one batch."""
         data = tensors(batch)
-        self._hold(self._lean.values())
+        self._hold(self._values())
         try:
             return self._compiled_for(data)(data)
         finally:
             self._hold([])
 
     @functools.cached_property
-    def _lean(self) -> _Lean:
-        return _lean(self.model, self._handed) if self.exact else _Lean(self.model)
+    def _handed_in(self) -> list[keras.Variable]:
+        """The weights whose values are handed to the function, which makes it quicker to trace."""
+        return self.model.weights if self.exact and _is_known(self.model) else []
+
+    def _values(self) -> list[tf.Tensor]:
+        return [tf.convert_to_tensor(weight.value) for weight in self._handed_in]
 
     def _hold(self, values: list[tf.Tensor]) -> None:
         self.local.values = values
@@ -87,15 +89,10 @@ class Computer:
     def _held(self, index: int) -> tf.Tensor:
         return self.local.values[index]
 
-    def _handed(self, index: int, kind: tf.TensorSpec) -> Any:
-        """In the function that is being traced: the value with that index of those that a pass found."""
-        return _keras.at_call_time(self.local.graph, functools.partial(self._held, index), kind)
-
     def _outputs(self, batch: Any) -> list[Any]:
-        self.local.graph = tf.compat.v1.get_default_graph()
-        lean = self._lean
-        with _Handed(lean.weights, self._handed, 2 * len(lean.norms)) if lean.weights else contextlib.nullcontext():
-            outputs = lean.model(batch, training=False)
+        traced = self._handed_in and not tf.executing_eagerly()
+        with _Values(self._handed_in, self._held) if traced else contextlib.nullcontext():
+            outputs = self.model(batch, training=False)
         keys = outputs_by_key(self.model)
         return [outputs[key] for key in keys] if isinstance(outputs, dict) else [outputs]
 
@@ -110,8 +107,8 @@ class Computer:
 
     @functools.cached_property
     def _function(self) -> Any:
-        strangers = not self._lean.weights  # which alone may need AutoGraph: to start takes it some tenths of a second
-        return tf.function(self._outputs, autograph=strangers, reduce_retracing=True)
+        # AutoGraph, which takes some tenths of a second to start, is for code of others.
+        return tf.function(self._outputs, autograph=not self._handed_in, reduce_retracing=True)
 
     def _compile(self, kinds: Any, batch: Any) -> Callable[..., Any]:
         traced = self._function.get_concrete_function(kinds)
@@ -148,148 +145,43 @@ def _of_any_size(leaf: Any) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# What hangs on weights alone
+# Values that are handed in
 # ---------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class _Lean:
-    """A model to which what hangs on weights alone is handed.
+class _Values(keras.StatelessScope):
+    """In a function that is being traced: weights have the values that `held` gives, by index, in each call of it.
 
-    Attributes:
-        model: The model. It shares all layers with the one that it was made from but those that `norms` stand for.
-        norms: The batch normalisations of which it takes the factor and the offset.
-        weights: The weights of which it takes the value.
+    Each time that a weight is read there is another tensor, as there is of a variable. TensorFlow joins what is
+    computed twice from the same tensors, and would then round sums in another order.
     """
 
-    model: keras.Model
-    norms: list[keras.layers.BatchNormalization] = dataclasses.field(default_factory=list)
-    weights: list[keras.Variable] = dataclasses.field(default_factory=list)
-
-    def values(self) -> list[tf.Tensor]:
-        """What is handed to the model, as it is now."""
-        factors = [tensor for norm in self.norms for tensor in _factor_and_offset(norm)]
-        return [*factors, *(tf.convert_to_tensor(weight.value) for weight in self.weights)]
-
-
-# Gives, in a function that is being traced, the value with an index, of a shape and a dtype.
-_Handing = Callable[[int, tf.TensorSpec], Any]
-
-
-def _lean(model: keras.Model, handed: _Handing) -> _Lean:
-    """A model that gives the same, and takes what hangs on weights alone from `handed`.
-
-    Only where all layers are known: a function of TensorFlow that a stranger's layer holds would keep what stood for
-    its weights when it was traced.
-    """
-    if not all(map(_is_known, _keras.walk(model))):
-        return _Lean(model)
-    norms: list[keras.layers.BatchNormalization] = []
-
-    @functools.cache
-    def instead(operation: Any) -> Any:
-        if _keras.call_graph(operation) is not None and any(map(_is_plain_norm, _keras.walk(operation))):
-            return _replayed(operation, instead)
-        if not _is_plain_norm(operation):
-            return operation
-        norms.append(operation)
-        return _Normalized(operation, 2 * len(norms) - 2, handed)
-
-    new = instead(model)
-    if new is not model:
-        forget(model, new)
-    return _Lean(new, norms, new.weights)
-
-
-class _Handed(keras.StatelessScope):
-    """Within it, weights have values that are handed in: others for each time that they are read, as from variables.
-
-    TensorFlow joins what is computed twice from the same tensors, and would then round sums in another order.
-    """
-
-    def __init__(self, weights: list[keras.Variable], handed: _Handing, first: int) -> None:
+    def __init__(self, weights: list[keras.Variable], held: Callable[[int], tf.Tensor]) -> None:
         super().__init__()
-        self.handed = handed
-        self.kinds = {id(weight): (index, _kind_of(weight)) for index, weight in enumerate(weights, first)}
+        self.graph = tf.compat.v1.get_default_graph()
+        self.handed_in = {
+            id(weight): (functools.partial(held, index), tf.TensorSpec(weight.shape, weight.dtype))
+            for index, weight in enumerate(weights)
+        }
 
     def get_current_value(self, variable: keras.Variable) -> Any:
         value = super().get_current_value(variable)
-        return self.handed(*self.kinds[id(variable)]) if value is None and id(variable) in self.kinds else value
+        if value is None and id(variable) in self.handed_in:
+            return _keras.at_call_time(self.graph, *self.handed_in[id(variable)])
+        return value
 
 
-def _kind_of(weight: keras.Variable) -> tf.TensorSpec:
-    return tf.TensorSpec(weight.shape, weight.dtype)
+def _is_known(model: keras.Model) -> bool:
+    """Whether a model runs no code of others, and reads its weights a few times at the most.
 
-
-def _is_known(layer: Any) -> bool:
-    """Whether a layer is one of Keras or of this library that runs no code of others."""
-    ours = type(layer).__module__.startswith(("keras.src.layers.", "keras.src.models.", "keras_graft."))
-    return ours and not isinstance(layer, keras.layers.Lambda)
-
-
-def _replayed(model: Any, instead: Callable[[Any], Any]) -> keras.Model:
-    """A model of the same calls, of what is there `instead` of each operation."""
-    graph = _keras.call_graph(model)
-    inputs = keras.tree.map_structure(_keras.new_input, _keras.input_structure(graph))
-    tensors = dict(zip(map(id, graph.inputs), keras.tree.flatten(inputs)))
-    for node in _keras.nodes(graph):
-        if not node.is_input:
-            args, kwargs = node.arguments.fill_in(tensors)
-            outputs = _keras.connect(instead(node.operation), args, kwargs, node.outputs)
-            tensors.update(zip(map(id, node.outputs), outputs))
-    outputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], _keras.output_structure(graph))
-    return keras.Model(inputs, outputs, name=model.name)
-
-
-def _is_plain_norm(layer: Any) -> bool:
-    """Whether a layer is a batch normalisation whose statistics are known to come to a factor and an offset."""
-    if type(layer) is not keras.layers.BatchNormalization or not layer.built or "call" in vars(layer):
+    A function of TensorFlow that a stranger's layer holds would keep what stood for its weights when it was traced.
+    """
+    layers = list(_keras.walk(model))
+    graphs = [_keras.graph_of(layer) for layer in layers if _keras.graph_of(layer) is not None]
+    operations = [operation for graph in graphs for operation in graph.operations]
+    if any(isinstance(layer, keras.layers.Lambda) or getattr(layer, "unroll", False) for layer in layers):
         return False
-    return layer.variable_dtype == "float32" and layer.compute_dtype != "float64" and _norms_are_plain()
+    return all(type(one).__module__.startswith(_OWN) and "call" not in vars(one) for one in (*layers, *operations))
 
 
-@functools.cache
-def _norms_are_plain() -> bool:
-    """Whether the installed Keras normalises with a factor and an offset, to the last bit (all)."""
-    rng = np.random.default_rng(0)
-    for given in ({}, {"scale": False}, {"center": False}):
-        norm = keras.layers.BatchNormalization(name="norm", dtype="float32", **given)
-        norm.build((None, 64))
-        for weight in norm.weights:
-            weight.assign(rng.uniform(0.1, 2.0, weight.shape))
-        x = rng.normal(size=(9, 64)).astype("float32")
-        factor, offset = _factor_and_offset(norm)
-        if (np.asarray(norm(x, training=False)) != np.asarray(x * factor + offset)).any():
-            return False
-    return True
-
-
-def _factor_and_offset(norm: keras.layers.BatchNormalization) -> tuple[tf.Tensor, tf.Tensor]:
-    """What a batch normalisation multiplies its input with and adds to it in inference mode, as Keras computes it."""
-    mean, variance = norm.moving_mean.value, norm.moving_variance.value
-    factor = tf.math.rsqrt(variance + norm.epsilon)
-    if norm.scale:
-        factor *= norm.gamma.value
-    return factor, norm.beta.value - mean * factor if norm.center else -mean * factor
-
-
-class _Normalized(keras.layers.Layer):
-    """A batch normalisation in inference mode whose factor and offset are handed in."""
-
-    def __init__(self, norm: keras.layers.BatchNormalization, index: int, handed: _Handing) -> None:
-        super().__init__(name=norm.name, dtype=norm.dtype_policy)
-        self.supports_masking = True
-        self.built = True
-        self._axis = norm.axis
-        self._values = [functools.partial(handed, at, _kind_of(norm.moving_mean)) for at in (index, index + 1)]
-
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        factor, offset = (self._beside(inputs, value()) for value in self._values)
-        return tf.cast(tf.cast(inputs, factor.dtype) * factor + offset, self.compute_dtype)
-
-    def _beside(self, inputs: Any, value: Any) -> Any:
-        """One number for each channel, in a shape that goes with the inputs."""
-        axes = len(inputs.shape)
-        if self._axis % axes == axes - 1:
-            return value
-        return tf.reshape(value, [-1 if axis == self._axis % axes else 1 for axis in range(axes)])
+_OWN = ("keras.src.layers.", "keras.src.models.", "keras.src.ops.", "keras_graft.")
