@@ -64,6 +64,7 @@ class Computer:
             yield from ((computed.result(), came) for computed, came in running)
 
     def __call__(self, function: Callable[..., Any], batch: Any) -> list[Any]:
+        """The features of one batch of a pass, by one of the compiled functions."""
         return function(batch)
 
     def once(self, batch: Any) -> list[Any]:
