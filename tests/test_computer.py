@@ -82,17 +82,17 @@ def norm(**options: Any) -> layers.BatchNormalization:
     return layers.BatchNormalization(**options)
 
 
-def alone(**options: Any) -> Any:
+def alone(**options: Any) -> keras.Model:
     x = keras.Input((4, 6, 8))
     return keras.Model(x, norm(**options)(x))
 
 
-def shared() -> Any:
+def shared() -> keras.Model:
     x, one = keras.Input((4, 6, 8)), norm()
     return keras.Model(x, layers.Add()([one(x), one(layers.ReLU()(one(x)))]))
 
 
-def nested() -> Any:
+def nested() -> keras.Model:
     inner = zoo.sequential(keras.Input((4, 6, 8)), norm(), layers.Conv2D(8, 3, padding="same"), norm(axis=-2))
     x = keras.Input((4, 6, 8))
     middle = keras.Model(x, {"deep": inner(x), "flat": norm(axis=1)(x)})
@@ -100,50 +100,50 @@ def nested() -> Any:
     return keras.Model(x, layers.Concatenate()([middle(x)["deep"], middle(x)["flat"], inner(x)]))
 
 
-def within_a_wrapper() -> Any:
+def within_a_wrapper() -> keras.Model:
     x, one = keras.Input((4, 6, 8)), norm()
     rows = layers.Reshape((24, 8))
     return keras.Model(x, layers.Concatenate()([one(rows(x)), rows(layers.TimeDistributed(one)(x))]))
 
 
-def tied() -> Any:
+def tied() -> keras.Model:
     x, one, other = keras.Input((4, 6, 8)), norm(), norm()
     model = keras.Model(x, layers.Add()([one(x), other(x)]))
     _keras.tie(other, other.gamma, one.gamma)
     return model
 
 
-def behind_a_mask() -> Any:
+def behind_a_mask() -> keras.Model:
     x = keras.Input((4, 6, 8))
     rows = norm()(layers.Masking()(layers.Reshape((24, 8))(x)))
     return keras.Model(x, layers.GlobalAveragePooling1D()(rows))
 
 
-def of_whole_numbers() -> Any:
+def of_whole_numbers() -> keras.Model:
     x = keras.Input((4, 6, 8), dtype="int32")
     return keras.Model(x, norm()(x))
 
 
-def in_half_a_model_of_half_precision() -> Any:
+def in_half_a_model_of_half_precision() -> keras.Model:
     x = keras.Input((4, 6, 8))
     half = keras.Model(x, norm(dtype="mixed_float16")(layers.Conv2D(8, 3, dtype="mixed_float16")(x)))
     x = keras.Input((4, 6, 8))
     return keras.Model(x, norm()(half(x)))
 
 
-def ahead_of_constants() -> Any:
+def ahead_of_constants() -> keras.Model:
     x = keras.Input((4, 6, 8))
     y = layers.Activation("hard_sigmoid")(norm(axis=3)(layers.Conv2D(8, 3)(x)))
     return keras.Model(x, layers.Rescaling(0.5, 0.3)(norm()(y)) + 1.0)
 
 
-def in_sums() -> Any:
+def in_sums() -> keras.Model:
     x = keras.Input((4, 6, 8))
     last = norm(axis=-1)(layers.Conv2D(8, 1)(x))
     return keras.Model(x, layers.Add()([norm(axis=3)(x), last, norm(axis=3)(layers.ReLU()(x))]))
 
 
-NORMS: dict[str, Callable[[], Any]] = {
+NORMS: dict[str, Callable[[], keras.Model]] = {
     "the last axis": alone,
     "the first axis": lambda: alone(axis=1),
     "another axis": lambda: alone(axis=-2),

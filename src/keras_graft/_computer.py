@@ -178,7 +178,7 @@ def _is_known(model: keras.Model) -> bool:
     A function of TensorFlow that a stranger's layer holds would keep what stood for its weights when it was traced.
     """
     layers = list(_keras.walk(model))
-    graphs = [_keras.graph_of(layer) for layer in layers if _keras.graph_of(layer) is not None]
+    graphs = filter(None, map(_keras.graph_of, layers))
     operations = [operation for graph in graphs for operation in graph.operations]
     if any(isinstance(layer, keras.layers.Lambda) or getattr(layer, "unroll", False) for layer in layers):
         return False
