@@ -6,6 +6,7 @@ Two things hold that plain Keras leaves to chance: frozen means frozen, and drop
 from ._audit import Audit, audit
 from ._behaviour import register_layer
 from ._branch import Branch
+from ._check_layer import LayerReport, check_layer
 from ._compose import freeze_and_merge
 from ._mode_lock import ModeLock
 from ._policy import with_dropout
@@ -16,10 +17,12 @@ from ._training import fit_head
 __all__ = [
     "Audit",
     "Branch",
+    "LayerReport",
     "ModeLock",
     "Samples",
     "Split",
     "audit",
+    "check_layer",
     "fit_head",
     "freeze_and_merge",
     "predict_samples",

@@ -25,6 +25,7 @@ __all__ = [
     "Call",
     "Observation",
     "calls_within",
+    "close",
     "does_nothing",
     "hidden_values",
     "left_as_it_was",
@@ -513,7 +514,7 @@ def same(original: Any, new: Any, training: bool) -> bool:
         with keras.StatelessScope():
             expected = keras.tree.flatten(original(*made_up_args, training=False, **made_up_kwargs))
             actual = keras.tree.flatten(new(*made_up_args, training=training, **made_up_kwargs))
-        return len(expected) == len(actual) and all(map(_close, expected, actual))
+        return len(expected) == len(actual) and all(map(close, expected, actual))
 
     return _with_sizes(compare)
 
@@ -526,7 +527,7 @@ def does_nothing(layer: Any) -> bool:
         with keras.StatelessScope():
             actual = keras.tree.flatten(layer(*args, training=False, **kwargs))
         expected = keras.tree.flatten((args, kwargs))[:1]
-        return len(actual) == 1 and _close(expected[0], actual[0])
+        return len(actual) == 1 and close(expected[0], actual[0])
 
     return _with_sizes(compare)
 
@@ -553,7 +554,7 @@ def _closed(shape: Any, size: int) -> list[int]:
     return [(2 if axis == 0 else size) if known is None else known for axis, known in enumerate(shape)]
 
 
-def _close(expected: Any, actual: Any) -> bool:
+def close(expected: Any, actual: Any) -> bool:
     """Whether two tensors are equal but for what another kernel may change in the last places of their dtype."""
     dtype = keras.backend.standardize_dtype(expected.dtype)
     if expected.shape != actual.shape or dtype != keras.backend.standardize_dtype(actual.dtype):
