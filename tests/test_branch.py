@@ -418,6 +418,38 @@ def test_a_preprocessing_that_is_not_built_serves_inputs_of_several_sizes():
     expect(model, x, joined(bases, 2.0 * x[0], 2.0 * x[1]))
 
 
+TWICE = {
+    "a_new_layer": lambda: layers.Rescaling(2.0),
+    "a_model": lambda: keras.Sequential([layers.Rescaling(2.0)]),
+    "a_built_layer": lambda: built(layers.Rescaling(2.0)),
+}
+
+
+def built(layer: Any) -> Any:
+    layer.build((None, 3))
+    return layer
+
+
+@pytest.mark.parametrize("make", TWICE.values(), ids=TWICE)
+def test_preprocessing_may_call_one_layer_twice(make):
+    base, step = dense_base(), make()
+    model = ensemble([Branch(base, preprocess=[step, step])])
+    expect(model, vectors(4, 3), outputs(base, 4.0 * vectors(4, 3)))
+
+
+def test_weights_of_a_layer_that_preprocessing_calls_twice_are_one():
+    model = ensemble([Branch(dense_base(), preprocess=[step := layers.Dense(3), step], name="a")])
+    assert len(model.get_layer("a").weights) == len(dense_base().weights) + 2
+
+
+def test_preprocessing_of_two_layers_of_one_name_is_refused_for_that():
+    steps = [layers.Rescaling(2.0, name="scale"), layers.Rescaling(3.0, name="scale")]
+    with pytest.raises(ValueError, match=r'names that are all different.*"scale" is used 2 times'):
+        ensemble([Branch(dense_base(), preprocess=steps)])
+    steps[1].name = "scale_1"
+    assert ensemble([Branch(dense_base(), preprocess=steps)]).built
+
+
 def test_a_layer_that_a_preprocessing_callable_reaches_is_untouched():
     scale = adapted()
     before = snapshot(scale)
@@ -643,6 +675,45 @@ def test_separate_inputs_of_several_are_named_after_branch_and_input(structure):
     assert [tensor.name for tensor in model.inputs] == ["a_left", "a_right", "b_left", "b_right"]
     x = as_structure(structure, pair())
     expect(model, [*pair().values()] * 2, joined(list(bases.values()), x, x))
+
+
+def test_names_that_separate_inputs_would_share_are_numbered():
+    def base(*names: str) -> keras.Model:
+        inputs = [keras.Input((3,), name=name) for name in names]
+        return functional(inputs, layers.Concatenate()(inputs))
+
+    bases = {"a": base("b_c", "d"), "a_b": base("c", "d")}
+    model = ensemble(bases, inputs="separate")
+    assert [tensor.name for tensor in model.inputs] == ["a_b_c", "a_d", "a_b_c_1", "a_b_d"]
+    x = [vectors(4, 3, seed=seed) for seed in range(4)]
+    expect(model, x, np.hstack(x))
+
+
+@pytest.mark.parametrize("inputs", ["shared", "separate"])
+@pytest.mark.parametrize("place", ["head", "merge", "projection"])
+def test_the_name_of_an_input_gives_way_to_a_new_layer(place, inputs):
+    name = {"shared": "vector", "separate": "base_input"}[inputs]
+    mine = layers.Concatenate(name=name) if place == "merge" else layers.Dense(3, name=name)
+    if place == "projection":
+        model = grafted([Branch(dense_base(), projection=mine)], inputs=inputs)
+    else:
+        model = grafted([dense_base(), dense_base(name="b")], inputs=inputs, **{place: mine})
+    assert model.get_layer(name) is mine
+    assert model.inputs[0].name == {"shared": "vector_input", "separate": "base_input_1"}[inputs]
+
+
+def test_separate_inputs_of_a_subclassed_model_are_named_after_its_keys():
+    class Sum(keras.Model):
+        def call(self, inputs: Any) -> Any:
+            return inputs["left"] + inputs["right"]
+
+    bases = {"a": Sum(), "b": Sum()}
+    x = {"left": vectors(4, 3), "right": vectors(4, 3, seed=1)}
+    for base in bases.values():
+        base(x)
+    model = ensemble(bases, inputs="separate", copy=False)
+    assert [tensor.name for tensor in model.inputs] == ["a_left", "a_right", "b_left", "b_right"]
+    expect(model, [*x.values()] * 2, np.hstack([x["left"] + x["right"]] * 2))
 
 
 def test_an_input_of_the_callers_own():

@@ -13,7 +13,8 @@ from typing import Any, Literal, TypeAlias
 import keras
 
 from . import _keras
-from ._merge import Stage, apply_stage, checked_result, free_name, is_units
+from ._layout import data_format_of, data_formats_in
+from ._merge import Stage, apply_stage, checked_result, dtype_for, free_name, is_units
 from ._mode_lock import freeze
 from ._policy import Augmentation, DropoutPolicy, check_model, decider
 from ._rebuild import Decide, rebuild
@@ -139,13 +140,14 @@ def _named_by_key(key: str, branch: Branch) -> Branch:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def make_inputs(inputs: Inputs, branches: Mapping[str, Branch]) -> tuple[Any, dict[str, Any]]:
-    """The inputs of the merged model, and what each branch gets of them."""
+def make_inputs(inputs: Inputs, branches: Mapping[str, Branch], taken: Collection[str]) -> tuple[Any, dict[str, Any]]:
+    """The inputs of the merged model, which give way to the names that are taken, and what each branch gets of them."""
     if isinstance(inputs, str) and inputs == "shared":
-        shared = _shared_inputs(branches)
+        shared = _shared_inputs(branches, taken)
         return shared, dict.fromkeys(branches, shared)
     if isinstance(inputs, str) and inputs == "separate":
-        each = {name: _separate_inputs(name, branch, branches) for name, branch in branches.items()}
+        names = set(taken)  # each input takes one more
+        each = {name: _separate_inputs(name, branch, names) for name, branch in branches.items()}
         return keras.tree.flatten(list(each.values())), each
     tensors = [] if isinstance(inputs, str) else keras.tree.flatten(inputs)
     if tensors and all(_is_input(tensor) for tensor in tensors):
@@ -161,7 +163,7 @@ def _is_input(tensor: Any) -> bool:
     )
 
 
-def _shared_inputs(branches: Mapping[str, Branch]) -> Any:
+def _shared_inputs(branches: Mapping[str, Branch], taken: Collection[str]) -> Any:
     signatures = {name: _signature(branch.model) for name, branch in branches.items()}
     (first, expected), *others = signatures.items()
     for name, signature in others:
@@ -173,24 +175,27 @@ def _shared_inputs(branches: Mapping[str, Branch]) -> Any:
                 f"Received: '{first}' takes {expected}, '{name}' takes {signature}"
             )
     structure = _keras.symbolic_inputs(branches[first].model)
-    named = isinstance(structure, dict)  # whose keys are the names
+    if isinstance(structure, dict):  # whose keys are the names
+        return _keras.new_inputs(structure)
 
     def new_input(tensor: Any) -> Any:
         new = _keras.new_input(tensor)
         name = _keras.tensor_history(new)[0].name
-        return new if named or name not in branches else _keras.new_input(tensor, free_name(f"{name}_input", branches))
+        return new if name not in taken else _keras.new_input(tensor, free_name(f"{name}_input", taken))
 
     return keras.tree.map_structure(new_input, structure)
 
 
-def _separate_inputs(name: str, branch: Branch, taken: Collection[str]) -> Any:
+def _separate_inputs(name: str, branch: Branch, taken: set[str]) -> Any:
     structure = _keras.symbolic_inputs(branch.model)
-    single = len(keras.tree.flatten(structure)) == 1
-
-    def new_input(tensor: Any) -> Any:
-        return _keras.new_input(tensor, free_name(f"{name}_input" if single else f"{name}_{tensor.name}", taken))
-
-    return keras.tree.map_structure(new_input, structure)
+    leaves = keras.tree.flatten_with_path(structure)
+    inputs = []
+    for path, tensor in leaves:
+        own_name = tensor.name if _keras.in_graph(tensor) else "_".join(map(str, path))
+        new_name = free_name(f"{name}_{'input' if len(leaves) == 1 else own_name}", taken)
+        taken.add(new_name)
+        inputs.append(_keras.new_input(tensor, new_name))
+    return keras.tree.pack_sequence_as(structure, inputs)
 
 
 def _signature(model: Any) -> Any:
@@ -230,7 +235,7 @@ def graft(
     )
     assert branch.name is not None
     alone = branch.preprocess is None and branch.pooling is None
-    entries = _entries(inputs)
+    entries = _keras.new_inputs(inputs)
     name = branch.name if alone else free_name(branch.model.name, [t.name for t in keras.tree.flatten(entries)])
     base = rebuild(branch.model, decide, frozen=True, name=name, cuts=_cuts(branch))
     submodel = base
@@ -251,37 +256,31 @@ def _surrounded(
         tensors = _apply_copy(branch.preprocess, tensors, decide, "preprocess", free_name("preprocess", [base.name]))
     features = _call(base, tensors, branch)
     if branch.pooling is not None:
-        features = _pool(branch.pooling, features, branch, decide, free_name("pooling", [base.name, "preprocess"]))
+        features = _pool(branch, base, features, decide, free_name("pooling", [base.name, "preprocess"]))
     used, features = _used_inputs(entries, features)
     return keras.Model(used, features, name=branch.name), _same_of(used, entries, inputs)
 
 
 def _apply_copy(stage: Any, tensors: Any, decide: Decide, argument: str, name: str) -> Any:
     """Applies a copy of a stage, made as that of a base model is; the stage itself stays as it was."""
-    entries = _entries(tensors)
+    entries = _keras.new_inputs(tensors)
     with _keras.nothing_left_behind(stage, always=True):
-        results = entries
+        results, copies = entries, dict[int, Any]()
         for step in stage if isinstance(stage, (list, tuple)) else [stage]:
-            results = _step(step, results, argument)
+            results = _step(step, results, argument, copies)
         used, results = _used_inputs(entries, results)
         try:
             model = _keras.connected_model(used, results, name)
         except ValueError as error:
             raise ValueError(
-                f"`{argument}` must return what it computes from the one that it gets. Received: {argument}={stage!r}"
+                f"`{argument}` must return what it computes from the one that it gets, with layers of names that are "
+                f"all different. Keras says: {error} Received: {argument}={stage!r}"
             ) from error
         if argument == "pooling":
             _check_no_new_weights(stage, model)
         copy = rebuild(model, decide, frozen=True)
         _keras.forget_calls(model)
     return copy(_same_of(used, entries, tensors))
-
-
-def _entries(tensors: Any) -> Any:
-    """Inputs of a model that takes such tensors. In a dict they are named after their keys, as Keras wants it."""
-    if isinstance(tensors, dict) and not any(map(keras.tree.is_nested, tensors.values())):
-        return {key: _keras.new_input(tensor, key) for key, tensor in tensors.items()}
-    return keras.tree.map_structure(_keras.new_input, tensors)
 
 
 def _same_of(used: Any, entries: Any, tensors: Any) -> Any:
@@ -294,17 +293,23 @@ def _used_inputs(entries: Any, results: Any) -> tuple[Any, Any]:
     """The inputs that a stage uses, and its results, none of them an input itself: Keras 3.12 builds no such models."""
     flat = keras.tree.flatten(entries)
     inputs = {id(entry) for entry in flat}
-    results = keras.tree.map_structure(lambda t: keras.layers.Identity()(t) if id(t) in inputs else t, results)
+
+    def computed(tensor: Any) -> Any:
+        return keras.layers.Identity(dtype=dtype_for([tensor]))(tensor) if id(tensor) in inputs else tensor
+
+    results = keras.tree.map_structure(computed, results)
     behind = {name for result in keras.tree.flatten(results) for name in _keras.names_behind(result)}
     used = [entry for entry in flat if _keras.tensor_history(entry)[0].name in behind]
     return (entries if len(used) in (0, len(flat)) else used), results
 
 
-def _step(step: Any, tensors: Any, argument: str) -> Any:
-    """One layer or callable of a stage. A layer may be in use elsewhere, or not be built: it is copied."""
+def _step(step: Any, tensors: Any, argument: str, copies: dict[int, Any]) -> Any:
+    """One layer or callable of a stage. A layer may be in use elsewhere, or not be built: it is copied, once."""
     if isinstance(step, keras.Layer):
         known = step.built or _keras.with_state(step)  # adapted text layers know their vocabulary before they are built
-        return (step if known else _keras.copy_from_config(step, step.get_config()))(tensors)
+        if not known and id(step) not in copies:
+            copies[id(step)] = _keras.copy_from_config(step, step.get_config())
+        return copies.get(id(step), step)(tensors)
     if not callable(step) or isinstance(step, type):
         return apply_stage(step, tensors, argument, units=False)
     results = step(tensors)
@@ -313,28 +318,49 @@ def _step(step: Any, tensors: Any, argument: str) -> Any:
     return keras.tree.map_structure(lambda tensor: checked_result(tensor, argument), results)
 
 
-def _pool(pooling: Any, features: Any, branch: Branch, decide: Decide, name: str) -> Any:
+def _pool(branch: Branch, base: keras.Model, features: Any, decide: Decide, name: str) -> Any:
+    pooling, rank = branch.pooling, len(features.shape)
     if isinstance(pooling, (list, tuple)) or (callable(pooling) and not isinstance(pooling, type)):
         return _apply_copy(pooling, features, decide, "pooling", name)
+    _check_pooling(branch, features)
+    if rank == _RANK_OF_VECTORS:
+        return features
     kinds = {"avg": "GlobalAveragePooling", "max": "GlobalMaxPooling"}
-    rank = len(features.shape)
-    if pooling == "flatten":
-        return keras.layers.Flatten(name=name)(features)
-    if pooling not in kinds:
+    kind = "Flatten" if pooling == "flatten" else f"{kinds[str(pooling)]}{rank - 2}D"
+    layer = getattr(keras.layers, kind)
+    return layer(name=name, data_format=_data_format(branch, base, kind), dtype=dtype_for([features]))(features)
+
+
+def _check_pooling(branch: Branch, features: Any) -> None:
+    pooling, rank = branch.pooling, len(features.shape)
+    if pooling not in POOLINGS:
         words = ", ".join(f'"{word}"' for word in POOLINGS)
         kind = ValueError if isinstance(pooling, str) else TypeError
         raise kind(
             f"`pooling` must be one of {words}, a Keras layer, or a callable from tensor to tensor. "
             f"Received: pooling={pooling!r}"
         )
-    if rank == _RANK_OF_VECTORS:
-        return features
-    if rank not in (3, 4, 5):
+    if pooling != "flatten" and rank not in (2, 3, 4, 5):
         raise ValueError(
             f"pooling=\"{pooling}\" needs features of rank 3, 4 or 5, and those of branch '{branch.name}' have shape "
             f"{features.shape}. Pass a layer or a callable as `pooling`."
         )
-    return getattr(keras.layers, f"{kinds[pooling]}{rank - 2}D")(name=name)(features)
+
+
+def _data_format(branch: Branch, base: keras.Model, layer: str) -> str:
+    """On which side the channels of a base model stand, whatever was set globally after it was made."""
+    known = data_format_of(base)
+    current = keras.config.image_data_format()
+    if known is not None:
+        return known
+    if current == "channels_last" and "channels_first" not in data_formats_in(base):
+        return current
+    raise ValueError(
+        f"On which axis the channels of branch '{branch.name}' stand cannot be told from its layers, so "
+        f'pooling="{branch.pooling}" might take the wrong axes. Say it: '
+        f'`Branch(..., pooling=keras.layers.{layer}(data_format="channels_last"))`, or "channels_first". '
+        f'Received: pooling="{branch.pooling}", keras.config.image_data_format()="{current}"'
+    )
 
 
 def _check_no_new_weights(pooling: Any, stage: keras.Model) -> None:

@@ -92,7 +92,7 @@ def freeze_and_merge(
     _check_arguments(branches, head, dropout, augmentation, copy, name, compile_args)
     originals = [branch.model for branch in branches.values()]
     with _keras.nothing_left_behind([list(map(_handed_in, branches.values())), head, merge, inputs]):
-        entries, each = make_inputs(inputs, branches)
+        entries, each = make_inputs(inputs, branches, {*branches, *_names_given(head, merge, branches)})
         submodels, features = {}, {}
         for branch_name, branch in branches.items():
             submodels[branch_name], features[branch_name] = graft(
@@ -117,6 +117,12 @@ def _project(branch: Branch, features: Any, taken: set[str]) -> Any:
         return features
     name = free_name(f"{branch.name}_projection", taken)
     return apply_stage(branch.projection, features, "projection", name=name)
+
+
+def _names_given(head: Head, merge: Merge, branches: Mapping[str, Branch]) -> set[str]:
+    """The names of the layers that will stand beside the branches, as far as the caller handed them in."""
+    stages = [head, merge, *(branch.projection for branch in branches.values())]
+    return {layer.name for layer in keras.tree.flatten(stages) if isinstance(layer, keras.Layer)}
 
 
 def _names(entries: Any) -> list[str]:

@@ -356,14 +356,15 @@ def symbolic_inputs(model: Any) -> Any:
             "then `keras.Model(x, model(x))`. "
             f"Received: model={model!r}"
         )
+    structure = dict(shapes[0]) if isinstance(shapes[0], dict) else shapes[0]  # not the dict in which Keras tracks it
     return tree.map_shape_structure(
-        lambda shape: keras.KerasTensor((None, *shape[1:]), dtype=model.input_dtype), shapes[0]
+        lambda shape: keras.KerasTensor((None, *shape[1:]), dtype=model.input_dtype), structure
     )
 
 
 def new_input(tensor: Any, name: str | None = None) -> Any:
     """A new `keras.Input` that takes what `tensor` takes, under its name where it is an input itself (all)."""
-    layer = tensor_history(tensor)[0] if hasattr(tensor, "_keras_history") else None
+    layer = tensor_history(tensor)[0] if in_graph(tensor) else None
     if isinstance(layer, keras.layers.InputLayer):
         new = type(layer).from_config({**layer.get_config(), "name": name or layer.name})
         set_own_trainable(new, layer.trainable)
@@ -371,6 +372,13 @@ def new_input(tensor: Any, name: str | None = None) -> Any:
         new.output.name = name or tensor.name
         return new.output
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, sparse=tensor.sparse, name=name)
+
+
+def new_inputs(structure: Any) -> Any:
+    """Inputs of a model that takes such tensors. In a dict they are named after their keys, as Keras wants it (all)."""
+    if isinstance(structure, dict) and not any(map(tree.is_nested, structure.values())):
+        return {key: new_input(tensor, key) for key, tensor in structure.items()}
+    return tree.map_structure(new_input, structure)
 
 
 def names_behind(tensor: Any) -> set[str]:
@@ -411,6 +419,11 @@ def call_arguments(layer: Any) -> tuple[Any, Any]:
     if isinstance(layer, keras.Model):
         return (symbolic_inputs(layer),), {}
     raise ValueError(f"Layer '{layer.name}' was never called on symbolic tensors.")
+
+
+def in_graph(tensor: Any) -> bool:
+    """Whether a symbolic tensor is the result of an operation (all)."""
+    return hasattr(tensor, "_keras_history")
 
 
 def tensor_history(tensor: Any) -> tuple[Any, int]:

@@ -24,6 +24,7 @@ __all__ = [
     "apply_stage",
     "attach_head",
     "checked_result",
+    "dtype_for",
     "free_name",
     "is_units",
     "merge_features",
@@ -128,7 +129,10 @@ def merge_features(merge: Merge, features: Mapping[str, Any], taken: Collection[
     if len(tensors) == 1 and merge in (*_LAYERS, "attention"):
         return tensors[0]
     name = free_name("merge", taken)
-    return _LAYERS[merge](name=name)(tensors) if merge in _LAYERS else _LEARNED[str(merge)](tensors, name)
+    dtype = dtype_for(tensors)
+    if merge in _LAYERS:
+        return _LAYERS[merge](name=name, dtype=dtype)(tensors)
+    return _LEARNED[str(merge)](tensors, name, dtype)
 
 
 def _check_features(merge: str, features: Mapping[str, Any]) -> None:
@@ -154,6 +158,17 @@ def _check_features(merge: str, features: Mapping[str, Any]) -> None:
         )
 
 
+def dtype_for(tensors: Collection[Any]) -> str | None:
+    """The dtype in which a new layer rounds none of `tensors`; None where that is the one it has anyway.
+
+    A global policy that was set after a base model was made, such as mixed_float16, would otherwise round its features.
+    """
+    own = keras.config.dtype_policy().compute_dtype
+    floats = [tensor.dtype for tensor in tensors if "float" in tensor.dtype]
+    widest = keras.backend.result_type(own, *floats)
+    return None if widest == own else widest
+
+
 def free_name(wanted: str, taken: Collection[str]) -> str:
     """`wanted`, or with the first number behind it under which no other layer goes."""
     names = itertools.chain([wanted], (f"{wanted}_{i}" for i in itertools.count(1)))
@@ -164,21 +179,21 @@ def _stack(tensors: list[Any], axis: int) -> Any:
     return keras.ops.stack(tensors, axis=axis)
 
 
-def _weighted(tensors: list[Any], name: str) -> Any:
+def _weighted(tensors: list[Any], name: str, dtype: str | None) -> Any:
     """The sum of the branches, each times a learned scalar that starts at 1 / branches."""
     start = keras.initializers.Constant(1.0 / len(tensors))
-    weigh = keras.layers.Dense(1, use_bias=False, kernel_initializer=start, name=name)
+    weigh = keras.layers.Dense(1, use_bias=False, kernel_initializer=start, name=name, dtype=dtype)
     return keras.ops.squeeze(weigh(_stack(tensors, axis=2)), axis=2)
 
 
-def _attention(tensors: list[Any], name: str) -> Any:
+def _attention(tensors: list[Any], name: str, dtype: str | None) -> Any:
     """The sum of the branches, weighted for each example by a softmax over learned scores of their features.
 
     The linear form of the pooling of Ilse, Tomczak and Welling, 2018, arXiv:1802.04712.
     """
     stacked = _stack(tensors, axis=1)
-    scores = keras.layers.Dense(1, use_bias=False, name=name)(stacked)
-    weights = keras.layers.Softmax(axis=1, name=f"{name}_weights")(scores)
+    scores = keras.layers.Dense(1, use_bias=False, name=name, dtype=dtype)(stacked)
+    weights = keras.layers.Softmax(axis=1, name=f"{name}_weights", dtype=dtype)(scores)
     return keras.ops.sum(keras.ops.multiply(weights, stacked), axis=1)
 
 
@@ -189,8 +204,8 @@ _LAYERS = {
     "multiply": keras.layers.Multiply,
     "maximum": keras.layers.Maximum,
 }
-_LEARNED: dict[str, Callable[[list[Any], str], Any]] = {
-    "stack": lambda tensors, name: _stack(tensors, axis=1),
+_LEARNED: dict[str, Callable[[list[Any], str, str | None], Any]] = {
+    "stack": lambda tensors, name, dtype: _stack(tensors, axis=1),
     "weighted": _weighted,
     "attention": _attention,
 }

@@ -206,7 +206,7 @@ class _Builder:
         return keras.Model(new_inputs, keras.tree.map_structure(output, outputs), name=name)
 
     def _around_opaque(self, model: Any, name: str) -> keras.Model:
-        inputs = keras.tree.map_structure(_keras.new_input, _keras.symbolic_inputs(model))
+        inputs = _keras.new_inputs(_keras.symbolic_inputs(model))
         new = self.replacement(model, "") or _identity(model)
         outputs = new(inputs)
         self._settle(new)
@@ -523,9 +523,11 @@ def _replacement(layer: Any, replace: Callable[[Any], Any], path: str) -> keras.
 
 def _identity(removed: Any) -> keras.layers.Layer:
     """Stands for a removed layer where a model would otherwise be left without any."""
-    name = f"{removed.name}_identity" if isinstance(removed, keras.layers.InputLayer) else removed.name
+    if isinstance(removed, keras.layers.InputLayer):  # its policy is the global one, whatever it takes
+        dtype = removed.dtype if "float" in removed.dtype else None
+        return keras.layers.Identity(name=f"{removed.name}_identity", dtype=dtype)
     # The name of the dtype policy, because Identity cannot write the policy itself into its config (3.12 to 3.16).
-    return keras.layers.Identity(name=name, dtype=removed.dtype_policy.name)
+    return keras.layers.Identity(name=removed.name, dtype=removed.dtype_policy.name)
 
 
 def _cast_of(removed: Any) -> keras.layers.Layer | None:
