@@ -13,7 +13,7 @@ from guarantees import POLICIES
 from keras import layers
 from zoo import ZOO
 
-from keras_graft import ModeLock, freeze_and_merge, with_dropout
+from keras_graft import ModeLock, _keras, freeze_and_merge, with_dropout
 
 ONES = np.ones((100, 100), "float32")
 
@@ -114,13 +114,83 @@ def test_a_merged_model_can_be_merged_again(copy: bool) -> None:
     np.testing.assert_array_equal(guarantees.array(model(x, training=True)), guarantees.array(model(x, training=False)))
 
 
+@keras.saving.register_keras_serializable(package="policy")
+class Fixed(layers.Layer):
+    """Drops at a rate that is written into its code."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dense, self.drop = layers.Dense(6), layers.Dropout(0.5, name="inner_drop")
+
+    def call(self, x: Any) -> Any:
+        return self.drop(self.dense(x))
+
+
+def fixed() -> keras.Model:
+    return keras.Sequential([keras.Input((6,)), Fixed(name="fixed")])
+
+
 def test_a_layer_that_would_have_to_be_frozen_is_refused_while_it_trains() -> None:
-    with pytest.raises(ValueError, match=r"Layer 'block.*' .*has to be locked.*Freeze it first"):
-        with_dropout(zoo.make_custom(), "off")
+    with pytest.raises(ValueError, match=r"Layer 'fixed.*' .*has to be locked.*Freeze it first"):
+        with_dropout(fixed(), "off")
+
+
+def locks(model: keras.Model) -> list[str]:
+    return [part.name for part in _keras.walk(model) if type(part) is ModeLock]
+
+
+def test_off_sets_rates_to_0_where_it_can_and_leaves_the_layer_trainable() -> None:
+    model = zoo.make_custom()
+    silent = with_dropout(model, "off")
+    assert not locks(silent)
+    assert [v.shape for v in silent.trainable_variables] == [v.shape for v in model.trainable_variables]
+    x = zoo.vectors(8)
+    np.testing.assert_array_equal(guarantees.array(silent(x)), guarantees.array(model(x)))
+    once, again = (guarantees.array(silent(x, training=True)) for _ in range(2))
+    np.testing.assert_array_equal(once, again)
+
+
+@keras.saving.register_keras_serializable(package="policy")
+class Bare(layers.Layer):
+    """Holds a Dropout and no weights, so that nothing of it is forgotten in a file."""
+
+    def __init__(self, rate: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate, self.drop = rate, layers.Dropout(rate)
+
+    def call(self, x: Any) -> Any:
+        return self.drop(x)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self.rate}
+
+
+@keras.saving.register_keras_serializable(package="policy")
+class HalfSilent(Bare):
+    """Drops at a rate of its own as well."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        x = super().call(x)
+        return keras.random.dropout(x, 0.5) if training else x
+
+
+@pytest.mark.parametrize("policy", ["off", "remove"])
+def test_a_branch_has_no_lock_where_rates_of_0_do(policy: Any) -> None:
+    base = keras.Sequential([keras.Input((100,)), Bare(0.5)], name="base")
+    model = freeze_and_merge([base], None, dropout=policy)
+    assert not locks(model)
+    assert dropped(model, training=True) == 0
+
+
+def test_a_lock_silences_a_layer_that_its_rates_do_not() -> None:
+    base = keras.Sequential([keras.Input((100,)), HalfSilent(0.5)], name="base")
+    for model in (freeze_and_merge([base], None, dropout="off"), with_dropout(base, "off")):
+        assert len(locks(model)) == 1
+        assert dropped(model, training=True) == 0
 
 
 def test_the_same_layer_is_locked_once_it_is_frozen() -> None:
-    model = zoo.make_custom()
+    model = fixed()
     model.trainable = False
     silent = with_dropout(model, "off")
     x = zoo.vectors(8)
@@ -164,17 +234,8 @@ def test_a_layer_that_cannot_be_frozen_and_live_is_named_with_the_way_out(policy
 
 
 def test_remove_is_refused_where_the_noise_hangs_on_no_argument() -> None:
-    class Fixed(layers.Layer):
-        def __init__(self, **kwargs: Any) -> None:
-            super().__init__(**kwargs)
-            self.drop = layers.Dropout(0.5, name="inner_drop")
-
-        def call(self, x: Any) -> Any:
-            return self.drop(x)
-
-    model = keras.Sequential([keras.Input((6,)), Fixed(name="fixed")])
     with pytest.raises(ValueError, match=r'Policy "remove".*\'fixed\'.*\'inner_drop\'.*Use "off"'):
-        freeze_and_merge([model], 1, dropout="remove", loss="mse")
+        freeze_and_merge([fixed()], 1, dropout="remove", loss="mse")
 
 
 def test_a_lock_in_the_original_gives_way_to_the_policy() -> None:

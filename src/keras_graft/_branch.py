@@ -232,6 +232,7 @@ def graft(
         augmentation if branch.augmentation is None else branch.augmentation,
         copy=copy,
         frozen=True,
+        model=branch.model,
     )
     assert branch.name is not None
     alone = branch.preprocess is None and branch.pooling is None

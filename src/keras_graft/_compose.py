@@ -13,6 +13,7 @@ from ._branch import Branch, Inputs, Models, graft, make_inputs, name_branches
 from ._loss import CompileArgs, check_compile_args, per_output
 from ._merge import Head, Merge, apply_stage, attach_head, free_name, merge_features
 from ._policy import Augmentation, DropoutPolicy, decider
+from ._rebuild import strip_modes
 
 __all__ = ["freeze_and_merge"]
 
@@ -147,7 +148,7 @@ def _assemble(entries: Any, outputs: Any, name: str | None) -> keras.Model:
 
 def _seal(model: keras.Model, submodels: Mapping[str, keras.Model], originals: list[keras.Model]) -> None:
     """Removes stored modes from every graph, and makes sure that the head alone trains."""
-    _keras.strip_training(model, originals)
+    strip_modes(model, originals)
     theirs = {id(part) for original in originals for part in _keras.walk(original)}
     _check_head_is_new(model, submodels, theirs)
     _check_frozen(submodels)

@@ -5,6 +5,7 @@ It knows Keras only through `_keras.py`, and nothing of policies or branches.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras
@@ -38,7 +39,9 @@ class ModeLock(keras.layers.Layer):
 
     The inner layer stays frozen: `trainable` of a lock is always `False`, setting it changes nothing,
     and flags that a saved file lost are set again on loading. Its activity losses, which are constants
-    then, are dropped. A lock takes the call arguments, masks and dtypes of its inner layer.
+    then, are dropped. A lock takes the call arguments, masks and dtypes of its inner layer. Modes that
+    are stored in graphs below it (`layer(x, training=True)`), which Keras obeys from 3.16 on, do not count
+    against its own.
 
     Args:
         layer: The `keras.Layer` or model to lock. It is held, not copied: its variables are frozen from
@@ -77,21 +80,30 @@ class ModeLock(keras.layers.Layer):
             )
         kwargs.pop("trainable", None)
         kwargs.pop("dtype", None)
+        # The library's own locks may hold the mode alone, or let the outer mode through to where another one is stored.
+        frozen, over_stored = kwargs.pop("frozen", True), kwargs.pop("over_stored", training is not None)
         super().__init__(name=name or layer.name, dtype=_plain_policy(layer), **kwargs)
+        self.frozen, self.over_stored = frozen, over_stored
         self.layer = layer
         self.training = training
         self.supports_masking = True
         _keras.adopt_call(self, layer)
-        freeze(self)
+        self._freeze()
+
+    def _freeze(self) -> None:
+        if self.frozen:
+            freeze(self)
 
     @property
     def trainable(self) -> bool:
-        """Always `False`."""
-        return False
+        """Always `False`, unless the lock holds the mode alone."""
+        return not self.frozen and _keras.own_trainable(self)
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        """Changes nothing: take the inner layer out of the lock to train it."""
+        """Changes nothing where the lock freezes: take the inner layer out of it to train it."""
+        if not self.frozen:
+            _keras.set_trainable(self, value)
 
     def _maybe_build(self, call_spec: Any) -> None:
         """Builds the inner layer from the call, just as Keras would without a lock around it."""
@@ -103,7 +115,7 @@ class ModeLock(keras.layers.Layer):
         """Builds the inner layer, where a wrapper such as TimeDistributed asks for it by shape."""
         if not self.layer.built:
             self.layer.build(input_shape)
-        freeze(self)
+        self._freeze()
 
     def get_build_config(self) -> None:
         """Nothing: the config of the inner layer carries what it was built with."""
@@ -112,10 +124,12 @@ class ModeLock(keras.layers.Layer):
         """Calls the inner layer in the mode of the lock."""
         mode = training if self.training is None else self.training
         new = not self.layer.built
-        outputs = _keras.call_in_mode(self, self.layer, mode, args, kwargs)
+        with _keras.stored_modes_passed_over(self.layer) if self.over_stored else contextlib.nullcontext():
+            outputs = _keras.call_in_mode(self, self.layer, mode, args, kwargs)
         if new:
-            freeze(self)
-        _keras.drop_losses(self.layer)
+            self._freeze()
+        if self.frozen:
+            _keras.drop_losses(self.layer)
         return outputs
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
@@ -154,7 +168,7 @@ class ModeLock(keras.layers.Layer):
                 "`build` must create all of them. "
                 f"Received: layer={self.layer!r}"
             )
-        freeze(self)
+        self._freeze()
 
     def get_config(self) -> dict[str, Any]:
         """The config of the lock, with that of its inner layer."""
@@ -163,6 +177,8 @@ class ModeLock(keras.layers.Layer):
             "name": config["name"],
             "layer": keras.saving.serialize_keras_object(self.layer),
             "training": self.training,
+            **({} if self.frozen else {"frozen": False}),
+            **({"over_stored": True} if self.over_stored and self.training is None else {}),
         }
 
     @classmethod

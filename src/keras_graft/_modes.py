@@ -16,7 +16,7 @@ from . import _keras, _probe
 from ._behaviour import behaviour
 from ._mode_lock import ModeLock
 
-__all__ = ["Reached", "Run", "follow", "parts_of"]
+__all__ = ["Reached", "Run", "follow", "parts_of", "stored_modes"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +60,27 @@ def follow(model: keras.Model, training: bool) -> Run:
     return run
 
 
+def stored_modes(model: Any) -> dict[int, bool | None]:
+    """The mode of each layer that calls stored in a model hold in a mode of its own (3.16), by the id of the layer.
+
+    None for a layer that is called in a mode of its own and in another one as well.
+    """
+    if not _keras.rests_on_stored_modes(model):
+        return {}
+    in_fit, in_predict = (_modes_by_layer(follow(model, training)) for training in (True, False))
+    held: dict[int, bool | None] = {}
+    for key, modes in in_fit.items():
+        if modes == in_predict[key]:
+            held[key] = next(iter(modes)) if len(modes) == 1 else None
+        elif (modes, in_predict[key]) != ({True}, {False}):
+            held[key] = None
+    return held
+
+
+def _modes_by_layer(run: Run) -> dict[int, set[bool]]:
+    return {key: {bool(call.training) for call in calls} for key, calls in run.calls.items()}
+
+
 def parts_of(layer: Any) -> list[Any]:
     """The layers that `layer` holds, if what they do is a question of their own."""
     graph = _keras.call_graph(layer)
@@ -85,6 +106,7 @@ class _Follower:
 
     run: Run
     strange: dict[int, bool] = dataclasses.field(default_factory=dict)
+    locked: bool = False
 
     def enter(self, layer: Any, call: Reached, arguments: tuple[Any, Any] | None) -> bool | None:
         """Enters a call of `layer` and all within, and returns the mode that it leaves to what is behind."""
@@ -94,7 +116,8 @@ class _Follower:
             return self._enter_graph(graph, call)
         if type(layer) is ModeLock:
             self._note(layer, call)
-            self.enter(layer.layer, _locked(layer, call), arguments)
+            within = dataclasses.replace(self, locked=self.locked or layer.over_stored)
+            within.enter(layer.layer, _locked(layer, call), arguments)
             return call.training
         if self._is_strange(layer):
             return self._enter_strange(layer, call, arguments)
@@ -124,6 +147,8 @@ class _Follower:
         """The call that `node` stores, and whether its mode leaks to those behind."""
         name, kwargs = node.operation.name, node.arguments.kwargs
         stored = kwargs.get("training")
+        if self.locked:
+            return call, False  # a lock passes over what is stored below it
         if _keras.obeys_stored_modes():
             if "training" in kwargs and stored is not call.training:
                 return Reached(stored, f"the stored `training={stored}` of '{name}' counts from Keras 3.16 on"), True

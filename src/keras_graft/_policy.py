@@ -5,8 +5,9 @@ It knows the table of behaviours and the words of the engine. It must not know o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import keras
@@ -14,6 +15,7 @@ import keras
 from . import _keras, _probe
 from ._behaviour import Behaviour, Effect, behaviour, noise_rates
 from ._mode_lock import ModeLock
+from ._modes import stored_modes
 from ._rebuild import Decision, Mode, RebuildError, rebuild
 
 __all__ = [
@@ -72,7 +74,7 @@ def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
     [[1.0, 1.0, 1.0, 1.0]]
     """
     check_model(model, "model")
-    decide = decider(policy, "keep", copy=True, frozen=False)
+    decide = decider(policy, "keep", copy=True, frozen=False, model=model)
     with _keras.nothing_left_behind([model]):
         return rebuild(model, decide)
 
@@ -101,7 +103,9 @@ def check_option(name: str, value: Any, allowed: tuple[str, ...], *, or_a: str =
         )
 
 
-def decider(policy: DropoutPolicy, augmentation: Augmentation, *, copy: bool, frozen: bool) -> Decider:
+def decider(
+    policy: DropoutPolicy, augmentation: Augmentation, *, copy: bool, frozen: bool, model: keras.Model | None = None
+) -> Decider:
     """The function that decides about each layer of a model.
 
     Args:
@@ -109,11 +113,12 @@ def decider(policy: DropoutPolicy, augmentation: Augmentation, *, copy: bool, fr
         augmentation: Whether image augmentation follows the outer mode (`"keep"`) or is `"off"`.
         copy: Whether the layers are copied, or used themselves.
         frozen: Whether the model is frozen for good, also against what ignores `trainable=False`.
+        model: The model, for the modes that are stored in it.
     """
     if not callable(policy):
         check_option("dropout", policy, POLICIES, or_a=", or a callable that returns one of them for a layer")
     check_option("augmentation", augmentation, AUGMENTATION)
-    return Decider(policy, augmentation, copy, frozen)
+    return Decider(policy, augmentation, copy, frozen, stored_modes(model) if model is not None else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,19 +129,23 @@ class Decider:
     augmentation: Augmentation
     copy: bool
     frozen: bool
+    stored: Mapping[int, bool | None] = dataclasses.field(default_factory=dict)
 
     def __call__(self, layer: Any, path: str) -> Decision:
         known = behaviour(layer)
-        if type(layer) is ModeLock and self.policy != "keep":
+        _probe.note_holder(layer)
+        if type(layer) is ModeLock and self._speaks_of(layer.layer):
             return Decision(unwrap=True, reuse=not self.copy)
         seen = _observe(layer) if known.traced or known.registered else _Seen(draws=False)
         if known.traced and known.effect is Effect.NOTHING and (seen.draws or seen.updates):
             known = dataclasses.replace(known, effect=Effect.UNKNOWN)  # it hides from Keras what it does
         decision = _RULES[known.effect](self, layer, path, known, seen)
-        decision = dataclasses.replace(
+        over_stored = not self.copy and _holds_noise(layer) and _keras.rests_on_stored_modes(layer)
+        decision = _for_all(
             decision,
             reuse=not self.copy,
-            lock=self._needs_lock(layer, known, seen),
+            over_stored=over_stored,
+            lock=over_stored or self._needs_lock(layer, known, seen),
             verify=known.effect is Effect.UNKNOWN or known.registered,
         )
         if not self.frozen:
@@ -146,6 +155,28 @@ class Decider:
             cause = f"it updates {list(seen.updates)} whenever it is in training mode, so it cannot be live and frozen"
             raise _refused(layer, path, choice, cause)
         return decision
+
+    def _speaks_of(self, layer: Any) -> bool:
+        """Whether a lock around `layer` holds what the policies decide about; else it was meant for something else."""
+        effects = {behaviour(part).effect for part in _keras.walk(layer)}
+        if self.augmentation == "off" and Effect.AUGMENTATION in effects:
+            return True
+        return self.policy != "keep" and (
+            Effect.NOISE in effects or (Effect.UNKNOWN in effects and _observe(layer).draws)
+        )
+
+    def _as_stored(self, layer: Any, path: str) -> Decision:
+        """For what no policy speaks of: the mode that is stored in its calls, where the installed Keras obeys that."""
+        if id(layer) not in self.stored:
+            return Decision(mode=Mode.OUTER)
+        stored = self.stored[id(layer)]
+        if stored is None:
+            raise RebuildError(
+                f"Layer '{path}' (of type {type(layer).__name__}) is called in two modes: a `training=` that is stored "
+                "in the model holds for one of its calls and not for the others, and its copy can run in one alone. "
+                f"Leave `training` out of those calls, or give each call a layer of its own. Received: layer={layer!r}"
+            )
+        return Decision(mode=Mode.TRAINING if stored else Mode.INFERENCE, trains=not self.frozen)
 
     def choice(self, layer: Any, path: str) -> Policy:
         """What the policy says about one noise layer."""
@@ -189,14 +220,16 @@ class Decider:
         return Decision(mode=Mode.INFERENCE)
 
     def augmenting(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
-        return Decision(mode=Mode.OUTER if self.augmentation == "keep" else Mode.INFERENCE)
+        if self.augmentation == "off":
+            return Decision(mode=Mode.INFERENCE)
+        return Decision(mode=Mode.OUTER) if self.frozen else self._as_stored(layer, path)
 
     def statistics(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
-        return Decision(mode=Mode.ANY if self.frozen else Mode.OUTER)
+        return Decision(mode=Mode.ANY) if self.frozen else self._as_stored(layer, path)
 
     def state(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         if not self.frozen:
-            return Decision(mode=Mode.OUTER)
+            return self._as_stored(layer, path)
         if self.copy and known.replacement:
             return Decision(replacement=known.replacement)
         unwrap = self.copy and known.parts and layer.layer.compute_dtype == layer.compute_dtype  # else it casts
@@ -204,20 +237,42 @@ class Decider:
 
     def unknown(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         choice = self._choice_within(layer, path)
-        if choice == "remove" and self.copy:
-            return self._remove_within(layer, path, seen)
+        silent = seen.complete and not seen.draws
         if choice in ("off", "remove"):
-            deaf = seen.draws_always and self.copy  # a lock is no help then
-            return Decision(changes=_rates_of(layer) if deaf else {}, mode=Mode.INFERENCE)
+            if silent:
+                return Decision(mode=Mode.INFERENCE) if self.frozen else self._as_stored(layer, path)
+            return self._silenced(layer, path, choice, known, seen)
         if choice == "always" and _silent_locks(layer):
             raise _refused(
                 layer, path, choice, f"it holds {_silent_locks(layer)}, locked to inference mode by ModeLock"
             )
-        if not seen.draws and seen.complete:
-            return Decision(mode=Mode.INFERENCE if seen.updates and self.frozen else Mode.OUTER)
+        if silent:
+            stands = seen.updates and self.frozen
+            return Decision(mode=Mode.INFERENCE) if stands else self._as_stored(layer, path)
         if choice == "always" and not seen.complete:
             raise _refused(layer, path, choice, "what it does in training mode could not be found out")
         return Decision(mode=Mode.OUTER if choice == "keep" else Mode.TRAINING)
+
+    def _silenced(self, layer: Any, path: str, choice: Policy, known: Behaviour, seen: _Seen) -> Decision:
+        """A copy with its rates at 0 where it has any, and a lock only where that does not do."""
+        rates = _rates_of(layer) if self.copy else {}
+        lockable = not seen.draws_always and (self.frozen or not layer.trainable_variables)
+        locked = Decision(mode=Mode.INFERENCE)
+        if choice == "remove" and self.copy:
+            if not rates:
+                raise _refused(
+                    layer, path, choice, f"its noise ({_noise_of(layer)}) hangs on no argument of its config"
+                )
+            lockable = False
+        if not rates:
+            return locked
+        otherwise = locked if lockable else None
+        if not self.frozen:
+            return dataclasses.replace(self._as_stored(layer, path), changes=rates, otherwise=otherwise)
+        at_zero = Decision(changes=rates, mode=Mode.INFERENCE, otherwise=otherwise)
+        if seen.updates or self._needs_lock(layer, known, seen):
+            return at_zero
+        return dataclasses.replace(at_zero, mode=Mode.ANY, otherwise=at_zero)
 
     def _choice_within(self, layer: Any, path: str) -> Policy:
         """The one choice for a layer whose noise cannot be reached part by part."""
@@ -232,17 +287,6 @@ class Decider:
                 f"Received: {choices}"
             )
         return next(iter(choices.values()))
-
-    def _remove_within(self, layer: Any, path: str, seen: _Seen) -> Decision:
-        if not seen.draws and seen.complete:
-            return Decision(mode=Mode.INFERENCE if self.frozen else Mode.OUTER)
-        rates = _rates_of(layer)
-        if not rates:
-            noisy = [f"'{p.name}'" for p in _keras.walk(layer) if behaviour(p).effect is Effect.NOISE]
-            raise _refused(
-                layer, path, "remove", f"its noise ({', '.join(noisy) or 'its own'}) hangs on no argument of its config"
-            )
-        return Decision(changes=rates, mode=Mode.INFERENCE if self.frozen else Mode.OUTER)
 
 
 _RULES = {
@@ -283,18 +327,33 @@ def _observe(layer: Any) -> _Seen:
         for variable in _keras.own_variables(part)
     }
     try:
-        arguments, keywords = _keras.call_arguments(layer)
-        try:
-            seen, complete = _probe.observe(layer, True, arguments, keywords), True
-            deaf = seen.draws and _probe.observe(layer, False, arguments, keywords).draws
-        except Exception:  # whatever a stranger's `call` may raise
-            seen, complete, deaf = _probe.tried(layer, True, arguments, keywords), False, False
+        arguments, keywords = _probe.call_of(layer)
+        with _keras.stored_modes_passed_over(layer) if _holds_noise(layer) else contextlib.nullcontext():
+            try:
+                seen, complete = _probe.observe(layer, True, arguments, keywords), True
+                deaf = seen.draws and _probe.observe(layer, False, arguments, keywords).draws
+            except Exception:  # whatever a stranger's `call` may raise
+                seen, complete, deaf = _probe.tried(layer, True, arguments, keywords), False, False
     except Exception:  # nothing is known of it then
         return _Seen(draws=True, complete=False)
     updates = tuple(name for name in seen.updates if name not in harmless)
-    noisy = any(behaviour(part).effect is Effect.NOISE for part in _keras.walk(layer))
-    stored = noisy and _keras.rests_on_stored_modes(layer)  # which its copy does not have
-    return _Seen(seen.draws or stored, deaf or stored, updates, seen.losses, complete)
+    return _Seen(seen.draws, deaf, updates, seen.losses, complete)
+
+
+def _holds_noise(layer: Any) -> bool:
+    return any(behaviour(part).effect is Effect.NOISE for part in _keras.walk(layer))
+
+
+def _for_all(decision: Decision, **of_layer: Any) -> Decision:
+    """A decision, and those that would take its place, with what holds for the layer whatever is decided."""
+    otherwise = None if decision.otherwise is None else _for_all(decision.otherwise, **of_layer)
+    return dataclasses.replace(decision, otherwise=otherwise, **of_layer)
+
+
+def _noise_of(layer: Any) -> str:
+    """The names of the noise layers in a layer, for a message."""
+    names = [f"'{part.name}'" for part in _keras.walk(layer) if behaviour(part).effect is Effect.NOISE]
+    return ", ".join(names) or "its own"
 
 
 def _silent_locks(layer: Any) -> list[str]:
@@ -306,18 +365,30 @@ def _silent_locks(layer: Any) -> list[str]:
 
 def _rates_of(layer: Any) -> dict[str, Any]:
     """The arguments of a stranger that look like dropout rates, or hold a config with such, with 0 in their place."""
+    rows = {keras.saving.get_registered_name(type(part)): behaviour(part).rates for part in _keras.walk(layer)}
     config = _config_of(layer)
-    silenced = {name: _silenced(name, value) for name, value in config.items()}
+    silenced = {name: _silenced(name, value, rows) for name, value in config.items()}
     return {name: value for name, value in silenced.items() if value is not config[name]}
 
 
-def _silenced(name: str, value: Any) -> Any:
-    """The value of a config with 0 for each rate in it: the very value where it has none."""
+def _silenced(name: str, value: Any, rows: Mapping[str, Mapping[str, Any]]) -> Any:
+    """The value of a config with 0 for each rate in it: the very value where it has none.
+
+    Args:
+        name: The name of the argument.
+        value: Its value.
+        rows: For classes, by the names under which they are saved: the arguments that are known to silence them.
+    """
     if isinstance(value, dict):
-        new = {key: _silenced(str(key), held) for key, held in value.items()}
+        new = {key: _silenced(str(key), held, rows) for key, held in value.items()}
+        known = rows.get(value.get("registered_name") or value.get("class_name") or "", {})
+        held = value.get("config")
+        if known and isinstance(held, dict):
+            live = {key: silent for key, silent in known.items() if held.get(key) not in (silent, None)}
+            new["config"] = {**new["config"], **live} if live else new["config"]
         return value if all(new[key] is value[key] for key in value) else new
     if isinstance(value, (list, tuple)):
-        items = [_silenced(name, item) for item in value]
+        items = [_silenced(name, item, rows) for item in value]
         return value if all(new is item for new, item in zip(items, value)) else items
     is_rate = name == "rate" or any(word in name for word in _RATE_WORDS)
     return 0.0 if is_rate and isinstance(value, float) and 0 < value < 1 else value
@@ -347,13 +418,13 @@ def _leaks_its_mode(layer: Any, known: Behaviour) -> bool:
     if not known.traced:
         return False
     try:
-        return any(_probe.observe(layer, mode, *_keras.call_arguments(layer)).leaks for mode in (True, False))
+        return any(_probe.observe(layer, mode, *_probe.call_of(layer)).leaks for mode in (True, False))
     except Exception:  # see `_observe`
         return True
 
 
 def _refuse_to_freeze(layer: Any, path: str, decision: Decision) -> None:
-    if decision.holds_mode and layer.trainable_variables:
+    if decision.holds_mode and not decision.trains and layer.trainable_variables:
         raise ValueError(
             f"Layer '{path}' (of type {type(layer).__name__}) has to be locked for this policy, and a locked layer is "
             "frozen, but it has trainable weights. Freeze it first (`layer.trainable = False`), or choose another "

@@ -11,6 +11,7 @@ import functools
 import math
 import random
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "UNTRACKED",
     "Call",
     "Observation",
+    "call_of",
     "calls_within",
     "close",
     "does_nothing",
@@ -31,6 +33,7 @@ __all__ = [
     "left_as_it_was",
     "looks_like_a_seed",
     "multiplications",
+    "note_holder",
     "observe",
     "recording",
     "same",
@@ -336,6 +339,57 @@ def recording(layers: list[Any], around: Callable[[Any, Callable[..., Any], Any,
                 attributes.update({} if call is None else {name: call})
 
 
+# For layers inside others, which no graph holds: the layer that calls them.
+_holders: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
+
+
+def note_holder(holder: Any) -> None:
+    """Remembers of the layers in `holder` where they are, so that `call_of` can tell how they are called."""
+    for part in _keras.sublayers(holder):
+        _holders[part] = weakref.ref(holder)
+
+
+def call_of(layer: Any) -> tuple[Any, Any]:
+    """The arguments of the last symbolic call of `layer`; for one inside another layer, of the call that it gets there.
+
+    Raises:
+        ValueError: If `layer` was never called on symbolic tensors.
+    """
+    reference = _holders.get(layer)
+    holder = None if reference is None else reference()
+    if holder is None or _keras.inbound_nodes(layer):
+        return _keras.call_arguments(layer)
+    return _call_within(holder, layer)
+
+
+def _call_within(holder: Any, layer: Any) -> tuple[Any, Any]:
+    """The arguments of the first call of `layer` in a call of `holder`, as a trace shows them."""
+    args, kwargs = call_of(holder)
+    found: list[tuple[Any, Any]] = []
+
+    def around(_: Any, call: Callable[..., Any], args: Any, kwargs: Any, training: bool) -> Any:
+        given = {key: value for key, value in kwargs.items() if key != "training"}
+        found.append(keras.tree.map_structure(_as_symbolic, (tuple(args), given)))
+        return call(*args, **kwargs)
+
+    def probe(*args: Any, **kwargs: Any) -> Any:
+        with keras.StatelessScope(), recording([layer], around):
+            return holder(*args, training=False, **kwargs)
+
+    with left_as_it_was(holder):
+        trace(probe, *args, **kwargs)
+    if not found:
+        raise ValueError(f"Layer '{layer.name}' is not called by '{holder.name}', which holds it.")
+    return found[0]
+
+
+def _as_symbolic(value: Any) -> Any:
+    """A tensor of a graph that is being traced as one of Keras."""
+    if keras.ops.is_tensor(value) and not hasattr(value, "numpy"):
+        return keras.KerasTensor(tuple(value.shape), dtype=keras.backend.standardize_dtype(value.dtype))
+    return value
+
+
 @dataclasses.dataclass(frozen=True)
 class Call:
     """A call of a layer within a call of another one, as a trace shows it. What other layers do in it is theirs.
@@ -505,7 +559,7 @@ def same(original: Any, new: Any, training: bool) -> bool:
 
     Nothing of either changes. Where `original` draws random numbers in inference mode too, there is nothing to compare.
     """
-    args, kwargs = _keras.call_arguments(original)
+    args, kwargs = call_of(original)
     if observe(original, False, args, kwargs).draws:
         return True
 
@@ -523,7 +577,7 @@ def does_nothing(layer: Any) -> bool:
     """Whether `layer` gives back its first argument in inference mode, on made-up data."""
 
     def compare(size: int) -> bool:
-        args, kwargs = _made_up(_keras.call_arguments(layer), size)
+        args, kwargs = _made_up(call_of(layer), size)
         with keras.StatelessScope():
             actual = keras.tree.flatten(layer(*args, training=False, **kwargs))
         expected = keras.tree.flatten((args, kwargs))[:1]

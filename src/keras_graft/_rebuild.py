@@ -8,10 +8,12 @@ that is `_policy.py`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import tempfile
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any
@@ -19,10 +21,10 @@ from typing import Any
 import keras
 
 from . import _keras, _probe
-from ._behaviour import behaviour
+from ._behaviour import Effect, behaviour
 from ._mode_lock import ModeLock, freeze
 
-__all__ = ["Decide", "Decision", "Mode", "RebuildError", "Removed", "rebuild", "removed_from"]
+__all__ = ["Decide", "Decision", "Mode", "RebuildError", "Removed", "rebuild", "removed_from", "strip_modes"]
 
 
 class RebuildError(ValueError):
@@ -52,6 +54,9 @@ class Decision:
         lock: Hold the layer in a `ModeLock` also where no mode asks for it, because saving and loading
             would forget that it is frozen.
         verify: Check, once the model stands, that what became of the layer does what it is there for.
+        otherwise: What to do where this cannot be done, or does not have the effect that it is there for.
+        over_stored: A `ModeLock` lets the outer mode through also to calls in the layer that another one is stored in.
+        trains: A `ModeLock` that holds the mode leaves the layer as trainable as it is.
     """
 
     mode: Mode = Mode.ANY
@@ -62,6 +67,9 @@ class Decision:
     reuse: bool = False
     lock: bool = False
     verify: bool = False
+    over_stored: bool = False
+    trains: bool = False
+    otherwise: Decision | None = None
 
     @property
     def holds_mode(self) -> bool:
@@ -121,14 +129,35 @@ def rebuild(
     Raises:
         RebuildError: If a layer cannot be rebuilt.
     """
-    builder = _Builder(decide, dict(cuts or {}))
-    new = builder.model(model, "", name or model.name)
-    _keras.strip_training(new, [model])
-    if frozen:
-        freeze(new)
-    builder.verify()
-    _removed[new] = tuple(builder.removed)
-    return new
+    given_up: Counter[int] = Counter()
+    while True:
+        builder = _Builder(decide, dict(cuts or {}), given_up)
+        try:
+            with _keras.nothing_left_behind([model]):
+                new = builder.model(model, "", name or model.name)
+                strip_modes(new, [model])
+                if frozen:
+                    freeze(new)
+                builder.verify()
+        except Exception:
+            on_trust = builder.tried_at_fault()
+            if not on_trust:
+                raise
+            given_up.update(on_trust)
+            continue
+        _removed[new] = tuple(builder.removed)
+        return new
+
+
+def strip_modes(model: keras.Model, originals: Iterable[Any]) -> None:
+    """Removes stored modes from the graphs of a model, but for those in a stranger without noise: they are its own."""
+
+    def leave(layer: Any) -> bool:
+        return behaviour(layer).traced and not any(
+            behaviour(part).effect is Effect.NOISE for part in _keras.walk(layer)
+        )
+
+    _keras.strip_training(model, originals, leave)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +167,9 @@ class _Builder:
     Attributes:
         decide: See `rebuild`.
         cuts: See `rebuild`.
+        given_up: How many decisions about a layer, by its id, have turned out not to work.
+        at_work: The ids of the operations that are being worked on, the innermost last.
+        tried: For operations, by their id: the ids of the layers in them for which there is another decision left.
         made: What each operation of the original became: None where it was bypassed. The original stands
             beside it so that its id stays its own.
         stand_ins: For layers inside wrappers: the layer that holds the state of their replacement.
@@ -152,6 +184,9 @@ class _Builder:
 
     decide: Decide
     cuts: dict[int, Any]
+    given_up: Mapping[int, int]
+    at_work: list[int] = dataclasses.field(default_factory=list)
+    tried: dict[int, list[int]] = dataclasses.field(default_factory=dict)
     made: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     stand_ins: dict[int, Any] = dataclasses.field(default_factory=dict)
     shared: dict[int, Any] = dataclasses.field(default_factory=dict)
@@ -249,7 +284,31 @@ class _Builder:
             return _named(operation, path, lambda: type(operation).from_config(operation.get_config()))
         if _keras.graph_of(operation) is not None:
             return self.model(operation, path, operation.name)
-        decision = self.decide(operation, path)
+        with self._working_on(operation):
+            return self._make_layer(operation, path)
+
+    @contextlib.contextmanager
+    def _working_on(self, operation: Any) -> Iterator[None]:
+        """Remembers what is worked on when something goes wrong."""
+        self.at_work.append(id(operation))
+        yield
+        self.at_work.pop()
+
+    def tried_at_fault(self) -> list[int]:
+        """The ids of the layers, in the operation where something went wrong, that can be decided about otherwise."""
+        return self.tried.get(self.at_work[-1], []) if self.at_work else []
+
+    def _decide(self, layer: Any, path: str) -> Decision:
+        """The first decision about a layer that was not given up."""
+        decision = self.decide(layer, path)
+        for _ in range(self.given_up.get(id(layer), 0)):
+            decision = decision.otherwise or decision
+        if decision.otherwise is not None:
+            self.tried.setdefault(self.at_work[-1], []).append(id(layer))
+        return decision
+
+    def _make_layer(self, operation: Any, path: str) -> Any | None:
+        decision = self._decide(operation, path)
         if decision.reuse:
             return self._reuse(operation, decision, path) or self._without(operation, path)
         new, decision, source = self._copy(operation, decision, path)
@@ -276,7 +335,10 @@ class _Builder:
             return None, decision, layer
         if decision.unwrap:
             inner = self.stand_ins[id(layer)] = layer.layer
-            new, inner_decision, source = self._copy(inner, self.decide(inner, path), path)
+            if _keras.graph_of(inner) is not None:
+                new = self.stand_ins[id(layer)] = self.model(inner, path, layer.name)
+                return new, Decision(), new
+            new, inner_decision, source = self._copy(inner, self._decide(inner, path), path)
             if new is not None:
                 new.name = layer.name
             return new, inner_decision, source
@@ -309,7 +371,7 @@ class _Builder:
         if _keras.graph_of(part) is not None:
             self.stand_ins[id(part)] = self.model(part, path, part.name)
             return self.stand_ins[id(part)], Decision()
-        new, decision, _ = self._copy(part, self.decide(part, path), path)
+        new, decision, _ = self._copy(part, self._decide(part, path), path)
         return new, decision
 
     def _reuse(self, layer: Any, decision: Decision, path: str) -> Any | None:
@@ -334,7 +396,9 @@ class _Builder:
     def _locked(self, layer: Any, decision: Decision, path: str, original: Any) -> Any:
         result = layer
         if decision.lock or decision.holds_mode:
-            result = ModeLock(layer, training=_TRAINING[decision.mode])
+            over_stored = decision.over_stored or decision.holds_mode
+            mode = _TRAINING[decision.mode]
+            result = ModeLock(layer, training=mode, frozen=not decision.trains, over_stored=over_stored)
             if layer.built:
                 result.build()
         if decision.verify:
@@ -346,7 +410,9 @@ class _Builder:
     def _settle(self, new: Any) -> None:
         """Gives its state to a layer that only a call could build."""
         if id(new) in self.waiting:
-            self._transfer(*self.waiting.pop(id(new)))
+            waiting = self.waiting.pop(id(new))
+            with self._working_on(waiting[0]):
+                self._transfer(*waiting)
 
     def _transfer(self, original: Any, new: Any, path: str, decision: Decision) -> None:
         """Assigns the state of `original` to `new`, matched by the attributes that hold it."""
@@ -408,10 +474,11 @@ class _Builder:
             _check_left_out(layer, path)
         for layer, path, decision, original in self.to_verify:
             inner = layer.layer if isinstance(layer, ModeLock) else layer
-            if decision.changes or decision.replacement:
-                _check_silenced(original, inner, _keras.call_arguments(layer), path, decision)
-            if decision.mode in (Mode.INFERENCE, Mode.ANY):
-                _check_still(layer, inner, path, decision)
+            with self._working_on(original):
+                if decision.changes or decision.replacement:
+                    _check_silenced(original, inner, _probe.call_of(layer), path, decision)
+                if decision.mode in (Mode.INFERENCE, Mode.ANY):
+                    _check_still(layer, inner, path, decision)
 
 
 def _check_left_out(layer: Any, path: str) -> None:
@@ -497,6 +564,8 @@ def _together(decisions: Iterable[Decision], path: str) -> Decision:
         mode=modes.pop() if modes else Mode.ANY,
         lock=any(decision.lock for decision in decisions),
         verify=any(decision.verify for decision in decisions),
+        over_stored=any(decision.over_stored for decision in decisions),
+        trains=any(decision.trains for decision in decisions),
     )
 
 

@@ -201,7 +201,7 @@ _KEPT: weakref.WeakKeyDictionary[keras.Model, tuple[Any, Computer]] = weakref.We
 
 def _with_live_noise(rest: keras.Model) -> keras.Model:
     """A copy of a model whose noise layers run in training mode, and all others in inference mode."""
-    live = decider("always", "off", copy=True, frozen=True)
+    live = decider("always", "off", copy=True, frozen=True, model=rest)
 
     def decide(layer: Any, path: str) -> Decision:
         locked = type(layer) is ModeLock and layer.training is not None  # it was locked on purpose
