@@ -16,11 +16,11 @@ from typing import Any
 import keras
 
 from . import _keras
+from ._arguments import check_model, described
 from ._behaviour import Behaviour, Effect, behaviour, noise_rates
 from ._measure import Measured, Measurement, measure
 from ._mode_lock import ModeLock
 from ._modes import Reached, Run, follow, parts_of
-from ._policy import check_model
 from ._rebuild import removed_from
 from ._render import as_dict, notebook, page, text
 
@@ -275,13 +275,8 @@ def _seen(model: keras.Model, x: Any, places: list[_Place]) -> Measurement:
         cause = f"{type(error).__name__}: {_keras.first_line(error)}"
         raise ValueError(
             f"Model '{model.name}' does not run on `x`: {cause} Give one batch of inputs as `model(x)` takes "
-            f"them. Received: x={_described(x)}"
+            f"them. Received: x={described(x)}"
         ) from error
-
-
-def _described(x: Any) -> str:
-    shapes = keras.tree.map_structure(lambda leaf: f"{type(leaf).__name__}{list(getattr(leaf, 'shape', []))}", x)
-    return str(shapes).replace("'", "")
 
 
 # ---------------------------------------------------------------------------------------------------------

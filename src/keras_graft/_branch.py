@@ -13,10 +13,11 @@ from typing import Any, Literal, TypeAlias
 import keras
 
 from . import _keras
+from ._arguments import check_model
 from ._layout import data_format_of, data_formats_in
 from ._merge import Stage, apply_stage, checked_result, dtype_for, free_name, is_units
 from ._mode_lock import freeze
-from ._policy import Augmentation, DropoutPolicy, check_model, decider
+from ._policy import Augmentation, DropoutPolicy, decider
 from ._rebuild import Decide, rebuild
 
 __all__ = ["Branch", "Inputs", "Models", "graft", "make_inputs", "name_branches"]

@@ -14,6 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ._arguments import described
+
 __all__ = ["Source", "beside_inputs", "is_stream", "numbers", "part_of", "rows_of_arrays", "source_of", "tensors"]
 
 
@@ -73,46 +75,72 @@ def is_stream(x: Any) -> bool:
 
 def rows_of_arrays(x: Any, y: Any, weights: Any, name: str) -> int:
     """How many examples arrays hold."""
-    leaves = [leaf for leaf in keras.tree.flatten((x, y, weights)) if leaf is not None]
-    if not all(getattr(leaf, "shape", ()) for leaf in leaves) or not leaves:
-        raise TypeError(
-            f"`{name}` must be arrays or tensors (alone, in a list or in a dict), a tf.data.Dataset of batches, a "
-            f"keras.utils.PyDataset or a generator of batches. Received: {name}={_described(x)}"
-        )
-    sizes = {int(leaf.shape[0]) for leaf in leaves}
+    beside = ("y", "sample_weight") if name == "x" else (f"the targets in {name}", f"the weights in {name}")
+    if not keras.tree.flatten(x):
+        raise TypeError(_no_arrays(name, x))
+    for argument, given in zip((name, *beside), (x, y, weights)):
+        leaves = [leaf for leaf in keras.tree.flatten(given) if leaf is not None]
+        if not all(getattr(leaf, "shape", ()) for leaf in leaves):
+            raise TypeError(_no_arrays(argument, given))
+    sizes = {int(leaf.shape[0]) for leaf in keras.tree.flatten((x, y, weights)) if leaf is not None}
     if len(sizes) > 1:
         raise ValueError(
-            f"`{name}`, its targets and its weights must hold equally many examples. Received: {_described(x)}, "
-            f"targets {_described(y)}, weights {_described(weights)}"
+            f"`{name}`, its targets and its weights must hold equally many examples. Received: {described(x)}, "
+            f"targets {described(y)}, weights {described(weights)}"
         )
+    if not sizes:
+        raise TypeError(_no_arrays(name, x))
     if sizes == {0}:
-        raise ValueError(f"`{name}` holds no examples. Received: {_described(x)}")
+        raise ValueError(f"`{name}` holds no examples. Received: {described(x)}")
     return sizes.pop()
 
 
-def _described(value: Any) -> str:
-    described = keras.tree.map_structure(
-        lambda leaf: f"{type(leaf).__name__}{list(leaf.shape)}" if hasattr(leaf, "shape") else repr(leaf)[:60], value
-    )
-    return str(described).replace("'", "")
+def _no_arrays(argument: str, given: Any) -> str:
+    """The sentence for something that holds no examples, with what turns it into an array where that is known."""
+    expected = "arrays or tensors of shape (examples, ...), alone, in a list or in a dict"
+    if argument in ("x", "validation_data"):
+        expected += ", a tf.data.Dataset of batches, a keras.utils.PyDataset or a generator of batches"
+    way = ""
+    if isinstance(given, (list, tuple, range)):
+        way = " Python lists of numbers become an array by numpy.asarray(...)."
+    elif callable(given):
+        way = " A function that makes a generator has to be called."
+    quoted = argument if argument.startswith("the ") else f"`{argument}`"
+    return f"{quoted} must be {expected}.{way} Received: {described(given)} (of type {type(given).__name__})"
 
 
 def _slices(x: Any, rows: int, batch_size: int) -> Iterator[tuple[Any, tuple[Any, ...]]]:
     x = keras.tree.map_structure(_sliceable, x)
     if not all(
-        isinstance(leaf, (np.ndarray, tf.Tensor, tf.RaggedTensor, type(None))) for leaf in keras.tree.flatten(x)
+        isinstance(leaf, (np.ndarray, tf.Tensor, tf.RaggedTensor, type(None))) or is_scipy_sparse(leaf)
+        for leaf in keras.tree.flatten(x)
     ):
         yield from (
             (batch, ()) for batch in tf.data.Dataset.from_tensor_slices(keras.tree.lists_to_tuples(x)).batch(batch_size)
         )
         return
     for start in range(0, rows, batch_size):
-        yield part_of(x, start, start + batch_size), ()
+        yield keras.tree.map_structure(_for_tensorflow, part_of(x, start, start + batch_size)), ()
 
 
 def _sliceable(leaf: Any) -> Any:
-    """Frames and series of pandas as arrays."""
+    """Frames and series of pandas as arrays, and sparse matrices of scipy in rows."""
+    if is_scipy_sparse(leaf):
+        return leaf.tocsr()
     return leaf.to_numpy() if hasattr(leaf, "to_numpy") else leaf
+
+
+def is_scipy_sparse(leaf: Any) -> bool:
+    """Whether a value is a sparse matrix or array of scipy, which Keras takes for `x` (all)."""
+    return type(leaf).__module__.startswith("scipy.sparse") and hasattr(leaf, "tocoo")
+
+
+def _for_tensorflow(leaf: Any) -> Any:
+    if not is_scipy_sparse(leaf):
+        return leaf
+    rows = leaf.tocoo()
+    places = np.stack([rows.row, rows.col], axis=1).astype("int64")
+    return tf.sparse.reorder(tf.SparseTensor(places, rows.data, rows.shape))
 
 
 def part_of(structure: Any, start: int, stop: int) -> Any:
@@ -124,6 +152,7 @@ def _rows(leaf: Any, start: int, stop: int) -> Any:
     if isinstance(leaf, tf.SparseTensor):
         rest = [0] * (len(leaf.shape) - 1)
         return tf.sparse.slice(leaf, [start, *rest], [stop - start, *leaf.shape[1:]])
+    leaf = leaf.tocsr() if is_scipy_sparse(leaf) else leaf
     return None if leaf is None else leaf[start:stop]
 
 

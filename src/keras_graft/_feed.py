@@ -65,7 +65,7 @@ def even(rows: int, size: int) -> list[int]:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def stored_batches(features: Features, targets: tuple[Any, Any], sizes: list[int], shuffled: bool) -> tf.data.Dataset:
+def stored_batches(features: Features, targets: tuple[Any, Any], sizes: list[int], shuffled: Any) -> tf.data.Dataset:
     """Batches of features and targets that are read portion by portion.
 
     Args:
@@ -73,6 +73,7 @@ def stored_batches(features: Features, targets: tuple[Any, Any], sizes: list[int
         targets: Targets and weights that did not.
         sizes: The sizes of the batches.
         shuffled: Whether each epoch has an order of its own: of shards, and of the examples in each portion of them.
+            With `"batch"`, of the examples in each batch alone.
     """
     shards = _shards(features, numbers(targets))
     example = shards[0]()
@@ -90,8 +91,13 @@ def stored_batches(features: Features, targets: tuple[Any, Any], sizes: list[int
         found = [None if leaf is None else next(rest) for leaf in leaves]
         return keras.tree.lists_to_tuples(keras.tree.pack_sequence_as(example, found))
 
+    def in_order() -> Iterator[tuple[np.ndarray, ...]]:
+        if random is None or not isinstance(shuffled, str):
+            return _in_whole_batches(_portions(shards, random), sizes)
+        return _shuffled_within_batches(_in_whole_batches(_portions(shards, None), sizes), random)
+
     portions = tf.data.Dataset.from_generator(
-        lambda: _in_whole_batches(_portions(shards, random), sizes),
+        in_order,
         output_signature=(tf.TensorSpec((None, 2), tf.int64), *arrays),
     )
     batches = portions.flat_map(batches_of).prefetch(tf.data.AUTOTUNE)
@@ -139,6 +145,15 @@ def _in_whole_batches(portions: Iterator[list[np.ndarray]], sizes: list[int]) ->
             yield np.stack([bounds[:-1], bounds[1:]], axis=1), *arrays
         left = [array[bounds[-1] :] for array in arrays]
         done += int(bounds[-1])
+
+
+def _shuffled_within_batches(
+    portions: Iterator[tuple[np.ndarray, ...]], random: np.random.Generator
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Portions with the examples of each batch in an order drawn from `random`."""
+    for bounds, *arrays in portions:
+        places = np.concatenate([begin + random.permutation(end - begin) for begin, end in bounds])
+        yield bounds, *(array[places] for array in arrays)
 
 
 def _joined(portion: list[list[np.ndarray]], random: np.random.Generator | None) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import keras
 
 from . import _keras
-from ._policy import check_option
+from ._arguments import check_option
 
 __all__ = [
     "MERGES",

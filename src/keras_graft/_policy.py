@@ -13,6 +13,7 @@ from typing import Any, Literal
 import keras
 
 from . import _keras, _probe
+from ._arguments import check_model, check_option
 from ._behaviour import Behaviour, Effect, behaviour, noise_rates
 from ._mode_lock import ModeLock
 from ._modes import stored_modes
@@ -25,7 +26,6 @@ __all__ = [
     "Decider",
     "DropoutPolicy",
     "Policy",
-    "check_option",
     "decider",
     "with_dropout",
 ]
@@ -77,30 +77,6 @@ def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
     decide = decider(policy, "keep", copy=True, frozen=False, model=model)
     with _keras.nothing_left_behind([model]):
         return rebuild(model, decide)
-
-
-def check_model(model: Any, name: str) -> None:
-    """Raises unless `model` is a built Keras model."""
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"`{name}` must be a keras.Model. Load a file with keras.models.load_model(path) first, and put a "
-            f"single layer into keras.Sequential([keras.Input(...), layer]). Received: {name}={model!r} (of type "
-            f"{type(model).__name__})"
-        )
-    if not model.built or (type(model) is keras.Sequential and not model.layers):
-        raise ValueError(
-            f"`{name}` must be built: its shapes and weights do not exist yet. Call it on a batch of data, give it a "
-            f"keras.Input, or call `{name}.build(input_shape)`. Received: {name}={model!r}"
-        )
-
-
-def check_option(name: str, value: Any, allowed: tuple[str, ...], *, or_a: str = "") -> None:
-    """Raises unless `value` is one of the allowed strings."""
-    if not (isinstance(value, str) and value in allowed):
-        words = ", ".join(f'"{word}"' for word in allowed)
-        raise ValueError(
-            f"`{name}` must be one of {words}{or_a}. Received: {name}={value!r} (of type {type(value).__name__})"
-        )
 
 
 def decider(

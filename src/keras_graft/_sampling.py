@@ -14,11 +14,12 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
+from ._arguments import check_model, integer
 from ._computer import Computer
 from ._data import numbers, source_of
 from ._fingerprint import fingerprint_of_model, outputs_by_key
 from ._mode_lock import ModeLock
-from ._policy import check_model, decider
+from ._policy import decider
 from ._rebuild import Decision, rebuild
 from ._split import ends_noiselessness, forget, make_cut
 
@@ -156,6 +157,8 @@ def predict_samples(
     check_model(model, "model")
     if not isinstance(samples, (int, np.integer)) or isinstance(samples, bool) or samples < 1:
         raise ValueError(f"`samples` must be an integer of 1 or more. Received: samples={samples!r}")
+    batch_size = integer("batch_size", batch_size, least=1, or_none=True)
+    seed = integer("seed", seed, least=0, or_none=True)
     found = make_cut(model, ends_noiselessness(model))
     try:
         stateful = [part.name for part in _keras.walk(found.rest) if getattr(part, "stateful", False)]

@@ -15,10 +15,10 @@ from typing import Any
 import keras
 
 from . import _keras, _probe
+from ._arguments import check_model
 from ._audit import Row, rows_by_layer
 from ._behaviour import Effect, behaviour
 from ._modes import Run, follow
-from ._policy import check_model
 
 __all__ = [
     "MaskOf",

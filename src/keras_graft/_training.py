@@ -17,12 +17,21 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras, _probe
+from ._arguments import (
+    callbacks_in,
+    check_callbacks,
+    check_class_weight,
+    check_model,
+    check_option,
+    check_share,
+    checked_frequency,
+    integer,
+)
 from ._audit import rows_by_layer
 from ._computer import Computer
 from ._data import Source, is_stream, part_of, rows_of_arrays, source_of
 from ._features import Features, features_in_folder, features_in_memory
 from ._feed import even, fed_with_features, in_place_of_inputs, stored_batches
-from ._policy import check_model, check_option
 from ._split import Split, bytes_of, ends_determinism, forget, make_cut
 
 __all__ = ["fit_head"]
@@ -44,7 +53,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
     callbacks: Any = None,
     validation_split: float = 0.0,
     validation_data: Any = None,
-    shuffle: bool | None = None,
+    shuffle: bool | Literal["batch"] | None = None,
     class_weight: Any = None,
     sample_weight: Any = None,
     initial_epoch: int = 0,
@@ -89,8 +98,9 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         validation_data: `(x, y)`, `(x, y, weights)` or a dataset to validate on.
         shuffle: Whether examples are shuffled before each epoch. By default those of arrays are, as in `fit`, and
             those of a dataset come in the order of its first pass. With a folder they are shuffled within large
-            portions, which come in random order.
-        class_weight: Weights of classes in the loss.
+            portions, which come in random order. `"batch"` shuffles arrays within each batch alone, as in `fit`, and
+            leaves datasets in order.
+        class_weight: Weights of classes in the loss, such as `{0: 1.0, 1: 3.0}`; 1 for those that are left out.
         sample_weight: Weights of the examples of arrays.
         initial_epoch: The epoch to begin at.
         steps_per_epoch: Batches per epoch. An endless dataset and a generator need it, and **so many batches, the
@@ -120,17 +130,25 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
     >>> len(history.history["loss"])
     3
     """
-    _check(model, dropout, cache, {"batch_size": batch_size, "validation_batch_size": validation_batch_size})
-    arguments = {
-        "epochs": epochs,
-        "verbose": verbose,
-        "callbacks": callbacks,
-        "class_weight": class_weight,
-        "initial_epoch": initial_epoch,
-        "validation_freq": validation_freq,
-        "steps_per_epoch": steps_per_epoch,
-        "validation_steps": validation_steps,
-    }
+    _check(model, dropout, cache, shuffle)
+    check_callbacks(callbacks)
+    check_class_weight(class_weight, sample_weight, len(model.outputs))
+    check_share("validation_split", validation_split)
+    validates = validation_data is not None or validation_split
+    arguments = _with_integers(
+        {
+            "epochs": epochs,
+            "verbose": verbose,
+            "callbacks": callbacks,
+            "class_weight": class_weight,
+            "initial_epoch": initial_epoch,
+            "validation_freq": checked_frequency(validation_freq) if validates else validation_freq,
+            "steps_per_epoch": steps_per_epoch,
+            "validation_steps": validation_steps,
+            "batch_size": batch_size,
+            "validation_batch_size": validation_batch_size,
+        }
+    )
     found = make_cut(model, ends_determinism(model, noise_off=dropout == "off"))
     try:
         cause = _why_not_ahead(model, found)
@@ -141,21 +159,20 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
             return model.fit(
                 x,
                 y,
-                batch_size=batch_size,
                 validation_split=validation_split,
                 validation_data=validation_data,
                 shuffle=True if shuffle is None else shuffle,
                 sample_weight=sample_weight,
-                validation_batch_size=validation_batch_size,
                 **arguments,
             )
         wish = _Wish(found, Computer(found.features, exact), cache, verbose)
         frozen = _Frozen.of(found.features)
         train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
-        arguments.update(wish.training(train, batch_size, steps_per_epoch, shuffle))
+        size, validation_size = arguments.pop("batch_size"), arguments.pop("validation_batch_size")
+        arguments.update(wish.training(train, size, arguments["steps_per_epoch"], shuffle))
         if validation is not None:
-            size = validation_batch_size or batch_size
-            arguments.update(wish.validation(validation, size, validation_steps))
+            steps = arguments["validation_steps"]
+            arguments.update(wish.validation(validation, validation_size or size, steps))
         at_once = _steps_at_once(model, found.rest, arguments)
         arguments["callbacks"] = frozen.watched(callbacks)
         with fed_with_features(model, found.rest, at_once):
@@ -166,16 +183,24 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         forget(model, found.features, found.rest)
 
 
-def _check(model: Any, dropout: Any, cache: Any, sizes: dict[str, Any]) -> None:
+def _check(model: Any, dropout: Any, cache: Any, shuffle: Any) -> None:
     check_model(model, "model")
-    for name, size in sizes.items():
-        if size is not None and not (isinstance(size, (int, np.integer)) and size > 0):
-            raise ValueError(f"`{name}` must be a positive integer or None. Received: {name}={size!r}")
+    if isinstance(shuffle, str):
+        check_option("shuffle", shuffle, ("batch",), or_a=", True, False or None")
     if not (isinstance(cache, (str, os.PathLike)) and os.fspath(cache)):
         raise TypeError(f'`cache` must be "memory" or the path of a folder. Received: cache={cache!r}')
     check_option("dropout", dropout, _DROPOUT)
     if not model.compiled:
         raise ValueError(f"`model` must be compiled: call `model.compile(loss=...)` first. Received: model={model!r}")
+
+
+def _with_integers(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `fit`, with integers of Python in place of others."""
+    bounds = dict.fromkeys(("batch_size", "validation_batch_size"), (1, True))
+    bounds |= dict.fromkeys(("steps_per_epoch", "validation_steps"), (0, True))
+    whole = {name: integer(name, arguments[name], least=least, or_none=none) for name, (least, none) in bounds.items()}
+    whole |= {name: integer(name, arguments[name]) for name in ("epochs", "initial_epoch")}
+    return {**arguments, **whole}
 
 
 def _why_not_ahead(model: keras.Model, found: Split) -> str:
@@ -211,7 +236,7 @@ def _steps_at_once(model: keras.Model, rest: keras.Model, arguments: dict[str, A
     With features at hand a step of a small head takes less time than what Keras does between two steps. So many run in
     one call, unless somebody would notice: a callback that listens to batches, or one who watches long steps.
     """
-    listeners = any(map(_listens_to_batches, _callbacks(arguments["callbacks"])))
+    listeners = any(map(_listens_to_batches, callbacks_in(arguments["callbacks"])))
     several = len(model.outputs) > 1  # with several steps at once 3.16-dev reports other losses of single outputs
     several |= model.distribute_strategy.num_replicas_in_sync > 1  # which fails with several steps (all)
     decided = model.steps_per_execution != 1 or model.run_eagerly or arguments["steps_per_epoch"]
@@ -250,10 +275,6 @@ def _with_one_iterator(arguments: dict[str, Any], at_once: int) -> dict[str, Any
     return {**arguments, "x": batches, "steps_per_epoch": steps, "shuffle": False}
 
 
-def _callbacks(given: Any) -> list[Any]:
-    return keras.tree.flatten(given.callbacks if isinstance(given, keras.callbacks.CallbackList) else given or [])
-
-
 def _listens_to_batches(callback: Any) -> bool:
     """Whether a callback is to hear of single batches of the training."""
     if type(callback) in _BY_EPOCH and callback.save_freq == "epoch":
@@ -290,7 +311,7 @@ def _check_silent(model: keras.Model, found: Split, cause: str) -> None:
         )
 
 
-def _split_off(train: tuple[Any, Any, Any], share: float, validation: Any) -> tuple[tuple[Any, Any, Any], Any]:
+def _split_off(train: tuple[Any, Any, Any], share: float | None, validation: Any) -> tuple[tuple[Any, Any, Any], Any]:
     """The data to train on, and those to validate on, each as inputs, targets and weights."""
     if validation is not None:
         if isinstance(validation, (tuple, list)):
@@ -346,7 +367,7 @@ class _Frozen:
 
         if isinstance(callbacks, keras.callbacks.CallbackList):
             return callbacks
-        return [*_callbacks(callbacks), keras.callbacks.LambdaCallback(on_train_begin=check)]
+        return [*callbacks_in(callbacks), keras.callbacks.LambdaCallback(on_train_begin=check)]
 
     def warn_if_changed(self, model: keras.Model) -> None:
         changed = self.changed()
@@ -372,14 +393,16 @@ class _Wish:
     cache: Any
     verbose: Any
 
-    def training(self, data: Any, batch_size: int | None, steps: int | None, shuffle: bool | None) -> dict[str, Any]:
+    def training(self, data: Any, batch_size: int | None, steps: int | None, shuffle: Any) -> dict[str, Any]:
         source = self._source(data, steps, "x")
         features = self._features(source, "train")
-        shuffled = not source.holds_targets if shuffle is None else bool(shuffle)
+        shuffled = not source.holds_targets if shuffle is None else shuffle
+        if isinstance(shuffle, str) and source.holds_targets:  # "batch", which Keras does with arrays alone (all)
+            shuffled = False
         if source.holds_targets and source.count == steps:
             steps = None  # it holds exactly so many
         fed = self._fed(features, source, batch_size, steps, shuffled)
-        return {"shuffle": shuffled and "y" in fed, "steps_per_epoch": steps, **fed}
+        return {"shuffle": shuffled if "y" in fed else False, "steps_per_epoch": steps, **fed}
 
     def validation(self, data: Any, batch_size: int | None, steps: int | None) -> dict[str, Any]:
         source = self._source(data, steps, "validation_data")
@@ -398,7 +421,7 @@ class _Wish:
         return source_of(*data, steps=steps, batch_size=fixed or _BATCH, name=name)
 
     def _features(self, source: Source, part: str) -> Features:
-        verbose = 1 if self.verbose == "auto" else int(self.verbose)
+        verbose = 2 if self.verbose == 2 else int(self.verbose in (1, "auto"))  # noqa: PLR2004  a line, as in Keras
         bar = keras.utils.Progbar(source.count, verbose=verbose, unit_name="batch") if verbose else None
         if bar is not None:
             sys.stdout.write(f"Computing the frozen part ({part})\n")
@@ -412,7 +435,7 @@ class _Wish:
         return features_in_folder(self.computer, source, progress, self.cache, part)
 
     def _fed(
-        self, features: Features, source: Source, batch_size: int | None, steps: int | None, shuffled: bool
+        self, features: Features, source: Source, batch_size: int | None, steps: int | None, shuffled: Any
     ) -> dict[str, Any]:
         """The arguments of `fit` for some data: arrays where they are in memory and in even batches."""
         sizes = even(features.rows, batch_size or (math.ceil(features.rows / steps) if steps else 32))
