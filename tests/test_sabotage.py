@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import pytest
 import test_computer
+import test_copies
 import test_features
 import test_sampling
 import test_training
@@ -34,6 +35,8 @@ from keras_graft import (
     _keras,
     _mode_lock,
     _policy,
+    _probe,
+    _proof,
     _rebuild,
     _sampling,
     _split,
@@ -351,3 +354,51 @@ def test_a_test_of_features_fails(
     sabotage(monkeypatch)
     with pytest.raises((AssertionError, pytest.fail.Exception, _features.FeatureStoreError)):
         check(**({"tmp_path": tmp_path} if "tmp_path" in inspect.signature(check).parameters else {}))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Copies that are proved: the tests themselves must fail
+# ---------------------------------------------------------------------------------------------------------
+
+
+def without_comparing(patch: Patch) -> None:
+    patch.setattr(_proof.Counterparts, "differences", lambda self, old, new: [])
+
+
+def without_handing_over(patch: Patch) -> None:
+    patch.setattr(_proof.Counterparts, "hand_over", lambda self, old, new, names: names)
+
+
+def without_copying_what_is_handed_over(patch: Patch) -> None:
+    patch.setattr(_proof.Counterparts, "duplicate", lambda self, value: value)
+    patch.setattr(_proof.Counterparts, "alike", lambda self, old, new: old is new)
+
+
+def without_a_call_in_doubt(patch: Patch) -> None:
+    patch.setattr(_probe, "agree", lambda original, copy, training: True)
+
+
+PROOFS: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
+    *(
+        (without_comparing, functools.partial(test_copies.test_what_no_config_carries_is_handed_over, what))
+        for what in test_copies.HIDDEN
+    ),
+    (without_comparing, test_copies.test_the_state_of_an_operation_is_copied),
+    (without_comparing, functools.partial(test_copies.test_activations_are_the_very_functions, "a lambda", False)),
+    (without_handing_over, functools.partial(test_copies.test_what_no_config_carries_is_handed_over, "an array")),
+    (
+        without_copying_what_is_handed_over,
+        functools.partial(test_copies.test_what_is_handed_over_is_not_shared, "an array"),
+    ),
+    (without_a_call_in_doubt, test_copies.test_a_doubt_is_decided_by_a_call),
+]
+
+
+@pytest.mark.parametrize(
+    "sabotage, check", [pytest.param(*pair, id=f"{pair[0].__name__}-{index}") for index, pair in enumerate(PROOFS)]
+)
+def test_a_test_of_copies_fails(sabotage: Callable[[Patch], None], check: Callable[..., None]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        sabotage(patch)
+        with pytest.raises((AssertionError, pytest.fail.Exception, _rebuild.RebuildError)):
+            check()

@@ -289,7 +289,7 @@ def noise_rates(layer: Any) -> dict[str, Any]:
     row = _TABLE.get(type(layer))
     if row is None or not row.rates:
         return {}
-    config = layer.get_config()
+    config = _keras.config_of(layer)
     missing = [name for name in row.rates if name not in config]
     if missing:
         raise ValueError(

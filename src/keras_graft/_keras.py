@@ -12,6 +12,7 @@ import functools
 import inspect
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -24,13 +25,15 @@ from keras.src.backend.common import global_state
 from keras.src.models import Functional
 from keras.src.ops.node import Node
 from keras.src.random.seed_generator import global_seed_generator
+from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.saving.serialization_lib import SafeModeScope
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.array_slicing import convert_to_sliceable
+from keras.src.utils import tracking
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.framework.random_seed import DEFAULT_GRAPH_SEED, get_seed
 
-__all__ = ["Functional", "Node", "compute_output_spec", "tree"]
+__all__ = ["Functional", "KerasSaveable", "Node", "compute_output_spec", "tree"]
 
 # Names under which Keras books what a layer owns; every other attribute is the layer's own.
 _BOOKKEEPING = frozenset(
@@ -43,9 +46,24 @@ _BOOKKEEPING = frozenset(
 # What stands before the cause in errors about files.
 _CAUSE = "Exception encountered: "
 
-# Attributes that decide what a layer computes and that its config leaves out (all); `lora_alpha` is in the config, and
-# Dense and Embedding do not read it there (3.12, 3.15).
-_NOT_IN_CONFIG = ("use_cudnn", "function", "lora_alpha")
+# Attributes of every layer that decide what it computes; all others that every layer has are bookkeeping.
+_DECIDING = frozenset(
+    "autocast activity_regularizer supports_jit _convert_input_args _allow_non_tensor_positional_args "
+    "_supports_masking".split()
+)
+
+# Names under which a model, or its graph, keeps what it was compiled and trained with, and what it is connected to.
+_OF_MODELS = frozenset(
+    "_compile_config _compile_loss _compile_metrics _compiled_trainable_state _compute_loss_has_training_arg "
+    "_distribute_strategy _eval_epoch_iterator _functional _initial_epoch _inputs _inputs_struct _jit_compile "
+    "_loss_tracker _outputs _outputs_struct _run_eagerly compiled history loss optimizer output_names "
+    "predict_function steps_per_execution stop_predicting stop_training test_function train_function "
+    "unrolled_steps_per_execution".split()
+)
+
+# The collections in which Keras wraps those that are set as attributes, with what they wrap (3.12: no ordered one).
+_WRAPPERS = {"TrackedDict": dict, "TrackedList": list, "TrackedOrderedDict": OrderedDict, "TrackedSet": set}
+TRACKED = {getattr(tracking, name): kind for name, kind in _WRAPPERS.items() if hasattr(tracking, name)}
 
 
 def first_line(error: Exception) -> str:
@@ -107,6 +125,59 @@ def held_by(layer: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"{attribute}{suffix}", leaf) for suffix, leaf in _flat(attributes[attribute]))
 
 
+def attributes(owner: Any) -> dict[str, Any]:
+    """Every attribute of an object, also those in slots."""
+    slots = [name for kind in type(owner).__mro__ for name in _words(vars(kind).get("__slots__", ()))]
+    in_slots = {name: getattr(owner, name) for name in slots if name[:2] != "__" and hasattr(owner, name)}
+    return {**in_slots, **getattr(owner, "__dict__", {})}
+
+
+def _words(names: Any) -> Iterable[str]:
+    return (names,) if isinstance(names, str) else names
+
+
+def held(operation: Any) -> dict[str, Any]:
+    """The attributes of a layer, or an operation, that are not bookkeeping of Keras or TensorFlow (all)."""
+    ours = _OF_MODELS if isinstance(operation, keras.Model) else frozenset()
+    left_out = _BOOKKEEPING | _of_every_layer() | ours
+    return {
+        name: value
+        for name, value in attributes(operation).items()
+        if name not in left_out and not name.startswith("_self_")  # the names that TensorFlow keeps for itself
+    }
+
+
+@functools.cache
+def _of_every_layer() -> frozenset[str]:
+    return frozenset(vars(keras.layers.Layer(name="reference"))) - _DECIDING
+
+
+def put(operation: Any, name: str, value: Any) -> None:
+    """Sets an attribute of a layer or an operation, also of one that is built (all)."""
+    if not isinstance(operation, keras.Layer):
+        setattr(operation, name, value)
+        return
+    locked = operation._tracker.locked
+    operation._tracker.unlock()
+    try:
+        keras.Layer.__setattr__(operation, name, value)
+    finally:
+        operation._tracker.locked = locked
+
+
+def is_of_keras(thing: Any) -> bool:
+    """Whether Keras itself defines a function, or the class of an object."""
+    defined = thing if inspect.isroutine(thing) else type(thing)
+    return str(defined.__module__).startswith("keras.src.")
+
+
+def same_policy(policy: Any, other: Any) -> bool:
+    """Whether two dtype policies are of one kind and say the same; their names may be lost (see `copy_policy`)."""
+    names = ("_name", "_source_name")
+    ours, theirs = ({k: v for k, v in vars(p).items() if k not in names} for p in (policy, other))
+    return type(policy) is type(other) and ours == theirs
+
+
 def _flat(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, item in value.items():
@@ -116,6 +187,22 @@ def _flat(value: Any) -> Iterator[tuple[str, Any]]:
             yield from ((f"[{index}]{suffix}", leaf) for suffix, leaf in _flat(item))
     else:
         yield "", value
+
+
+def own_methods(model: Any) -> list[str]:
+    """The methods of its class that were replaced on `model` itself, such as its `call` (all)."""
+    return sorted(
+        name
+        for name in vars(model).keys() - _of_every_layer() - _OF_MODELS
+        if inspect.isroutine(getattr(type(model), name, None))
+    )
+
+
+def bare_operations(layer: Any) -> list[Any]:
+    """The operations of the graph of `layer` that are no layers; none where it has no graph (all)."""
+    graph = layer._functional if isinstance(layer, keras.Sequential) else layer
+    operations = graph.operations if isinstance(graph, Functional) else []
+    return [operation for operation in operations if not isinstance(operation, keras.Layer)]
 
 
 def set_own_trainable(layer: Any, trainable: bool) -> None:
@@ -154,14 +241,18 @@ def is_built_by_calling(layer: Any) -> bool:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def copy_from_config(layer: Any, config: dict[str, Any]) -> Any:
-    """A new object of the class of `layer` from `config`, its random initialisation left out.
+def copy_from_config(layer: Any, changes: dict[str, Any]) -> Any:
+    """A new object of the class of `layer` from its config, with some entries changed, not initialised at random.
 
     The initialisers are put back by `restore_unserialized`: the values that they would draw are thrown
     away anyhow, and drawing them is most of the time that copying a large model takes.
     """
-    with keras.saving.custom_object_scope(_strangers(layer)), SafeModeScope(safe_mode=False):
-        new = type(layer).from_config(config)
+    with keras.saving.custom_object_scope(_in_scope(layer)), SafeModeScope(safe_mode=False):
+        try:
+            new = type(layer).from_config({**config_of(layer), **changes})
+        except Exception as error:
+            new = _from_config_without_strangers(layer, changes, error)
+    _share_alike(layer, new)
     for part in walk(new):
         attributes = vars(part)
         for attribute in [name for name, value in attributes.items() if _draws_values(value)]:
@@ -169,16 +260,158 @@ def copy_from_config(layer: Any, config: dict[str, Any]) -> Any:
     return new
 
 
+def _share_alike(layer: Any, new: Any) -> None:
+    """Lets `new` hold one layer where `layer` does, which a config names twice (StackedRNNCells: all)."""
+    for name in vars(layer).keys() - _of_every_layer() if sublayers(layer) else ():
+        value, other = vars(layer)[name], vars(new).get(name)
+        if isinstance(value, keras.Layer) and isinstance(other, keras.Layer):
+            _share_alike(value, other)
+        elif (
+            isinstance(value, list) and isinstance(other, list) and len(set(map(id, value))) < len(value) == len(other)
+        ):
+            first = {id(part): mine for part, mine in reversed(list(zip(value, other)))}
+            shared = [first[id(part)] for part in value]
+            for part in other:
+                if isinstance(part, keras.Layer) and id(part) not in map(id, shared):
+                    new._tracker.untrack(part)
+            put(new, name, shared)
+
+
+def serialized(layer: Any) -> dict[str, Any]:
+    """The config that a wrapper names `layer` by, found again in `copy_from_config` even if others have its name."""
+    config: dict[str, Any] = keras.saving.serialize_keras_object(layer)
+    return config if is_of_keras(layer) else {**config, "registered_name": _unmistakable(type(layer))}
+
+
+def _unmistakable(kind: type) -> str:
+    return f"{kind.__module__}>{kind.__qualname__}@{id(kind)}"
+
+
+def config_of(layer: Any) -> dict[str, Any]:
+    """The config of a layer, with dtype policies of its own in it.
+
+    The config of a `DTypePolicyMap` takes their names from the policies in it, which may stand in other layers, or be
+    the global one (all); and which of them a layer has hangs on its path, which its copy has not.
+    """
+    maps = [part._dtype_policy for part in walk(layer) if isinstance(getattr(part, "_dtype_policy", None), _PolicyMap)]
+    policies = [policy for policy_map in maps for policy in policy_map._policy_map.values()]
+    before = [dict(vars(policy)) for policy in policies]
+    try:
+        config = _config(layer)
+    finally:
+        for policy, attributes in zip(policies, before):
+            vars(policy).update(attributes)
+    if maps and "dtype" in config and isinstance(layer._dtype_policy, _PolicyMap):
+        config["dtype"] = policy_of(layer)
+    return {key: _with_own_policies(value) for key, value in config.items()}
+
+
+def _config(layer: Any) -> dict[str, Any]:
+    """The config of a layer; where it holds what no config can name, such as a lambda, with others in its place."""
+    bare = _without_strangers(layer) if is_of_keras(layer) and any(map(_is_nameless, vars(layer).values())) else None
+    if bare is not None:
+        return bare.get_config()
+    try:
+        return layer.get_config()
+    except Exception:
+        bare = _without_strangers(layer)
+        if bare is None:
+            raise
+        return bare.get_config()
+
+
+def _is_nameless(value: Any) -> bool:
+    if isinstance(value, _PLAIN) or inspect.isclass(value) or not callable(value):
+        return False
+    return not (hasattr(value, "get_config") or (inspect.isfunction(value) and value.__name__ != "<lambda>"))
+
+
+def _with_own_policies(value: Any) -> Any:
+    if type(value) is dict:
+        return {key: _with_own_policies(held) for key, held in value.items()}
+    if type(value) is list:
+        return [_with_own_policies(held) for held in value]
+    return copy_policy(value) if isinstance(value, keras.dtype_policies.DTypePolicy) else value
+
+
+def copy_policy(policy: Any) -> Any:
+    """A dtype policy like another one, which may be the global one of Keras."""
+    new = object.__new__(type(policy))
+    vars(new).update(vars(policy))
+    if isinstance(policy, _PolicyMap):
+        new._policy_map = {path: copy_policy(held) for path, held in policy._policy_map.items()}
+    return new
+
+
+def policy_of(layer: Any) -> Any:
+    """The dtype policy that holds for `layer`: of a map of policies, that of its path (all)."""
+    policy = layer._dtype_policy
+    return policy[layer.path] if isinstance(policy, _PolicyMap) and layer.path else policy
+
+
+def _in_scope(layer: Any) -> dict[str, Any]:
+    """What Keras finds by name while `layer` is copied: what the layer holds itself, then what the user's scopes name.
+
+    A scope takes the place of those around it (all).
+    """
+    return {**global_state.get_global_attribute("custom_objects_scope_dict", {}), **_strangers(layer)}
+
+
 def _strangers(layer: Any) -> dict[str, Any]:
     """The classes and functions in `layer` that Keras would not find by itself, under their saved names."""
     found: dict[str, Any] = {}
     for part in walk(layer):
-        if not type(part).__module__.startswith("keras."):
-            found[keras.saving.get_registered_name(type(part))] = type(part)
-        function = getattr(part, "function", None)  # of a Lambda layer
-        if callable(function):
-            found[getattr(function, "__name__", "function")] = function
+        values = [part, *(value for value in vars(part).values() if _may_be_a_stranger(value))]
+        for value in keras.tree.flatten(values):
+            named = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
+            if not str(named.__module__).startswith(("keras.", "builtins")):
+                found[keras.saving.get_registered_name(named)] = named
+                if inspect.isclass(named):
+                    found[_unmistakable(named)] = named
     return found
+
+
+def _may_be_a_stranger(value: Any) -> bool:
+    return not isinstance(value, (*_PLAIN, keras.Layer)) and (callable(value) or hasattr(value, "get_config"))
+
+
+_PLAIN = (type(None), bool, int, float, str, keras.Variable, keras.initializers.Zeros, keras.initializers.Ones)
+_PolicyMap = keras.dtype_policies.DTypePolicyMap
+
+
+def _from_config_without_strangers(layer: Any, changes: dict[str, Any], error: Exception) -> Any:
+    """The same where the config cannot name functions that `layer` holds: others stand in their places."""
+    bare = _without_strangers(layer)
+    if bare is None:
+        raise error
+    try:
+        return type(layer).from_config({**config_of(bare), **changes})
+    except Exception:
+        raise error from None
+
+
+def _without_strangers(layer: Any) -> Any | None:
+    """What stands for `layer` to give a config without the functions of others; None where it holds none."""
+    changed = {}
+    for name, value in vars(layer).items():
+        if isinstance(value, keras.Layer):
+            inner = _without_strangers(value)
+            changed.update({} if inner is None else {name: inner})
+        elif name not in _of_every_layer() and _may_be_a_stranger(value) and not is_of_keras(value):
+            changed[name] = _stands_for(name)
+    if not changed:
+        return None
+    new = object.__new__(type(layer))
+    vars(new).update(vars(layer))
+    vars(new).update(changed)
+    return new
+
+
+def _stands_for(name: str) -> Any:
+    """What Keras takes in the place of a function or an object of others; the very object is handed over later."""
+    if name.endswith("initializer"):
+        return keras.initializers.Zeros()
+    return None if name.endswith(("regularizer", "constraint")) else keras.activations.linear
 
 
 def _draws_values(value: Any) -> bool:
@@ -190,15 +423,13 @@ def _draws_values(value: Any) -> bool:
 
 
 def restore_unserialized(original: Any, new: Any) -> None:
-    """Gives `new` the initialisers of `original`, and what no config carries."""
+    """Gives `new` the initialisers and the dtype policy of `original`, which may be in no config."""
     for attribute, value in vars(original).items():
         if _draws_values(value):
             vars(new)[attribute] = value.clone()
-    for attribute in _NOT_IN_CONFIG:
-        if attribute in vars(original):
-            vars(new)[attribute] = vars(original)[attribute]
-    if new.dtype_policy.name != original.dtype_policy.name:  # SpatialDropout writes its variable dtype alone (all)
-        new.dtype_policy = original.dtype_policy
+    policy = policy_of(original)
+    if not same_policy(policy_of(new), policy):  # SpatialDropout writes its variable dtype alone (all)
+        vars(new)["_dtype_policy"] = copy_policy(policy)
 
 
 def adapt_like(original: Any, new: Any) -> None:

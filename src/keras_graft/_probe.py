@@ -25,6 +25,7 @@ __all__ = [
     "UNTRACKED",
     "Call",
     "Observation",
+    "agree",
     "call_of",
     "calls_within",
     "close",
@@ -573,6 +574,34 @@ def same(original: Any, new: Any, training: bool) -> bool:
     return _with_sizes(compare)
 
 
+# Smallest and largest values of the made-up data on which a copy must compute what its original computes.
+_RANGES = ((0.0, 1.0), (-1.0, 1.0), (-30.0, 30.0))
+
+
+def agree(original: Any, copy: Any, training: bool) -> bool:
+    """Whether a copy computes in a mode what its original computes there, on made-up data of several magnitudes.
+
+    Nothing of either changes. Seed generators of both draw the same numbers.
+    """
+    is_layer = isinstance(original, keras.Layer)
+    arguments = call_of(original) if is_layer else _keras.call_arguments(original)
+    mode = {"training": training} if is_layer else {}
+    pairs = zip(_keras.seed_states(original), _keras.seed_states(copy))
+    seeds = [(theirs, ours.value) for ours, theirs in pairs]
+
+    def outputs(operation: Any, data: Any) -> list[Any]:
+        args, kwargs = data
+        with keras.StatelessScope(state_mapping=seeds), left_as_it_was(operation):
+            return list(keras.tree.flatten(operation(*args, **kwargs, **mode)))
+
+    def compare(limits: tuple[float, float], size: int) -> bool:
+        data = _made_up(arguments, size, *limits)
+        expected, actual = outputs(original, data), outputs(copy, data)
+        return len(expected) == len(actual) and all(map(functools.partial(close, tolerance=1e-6), expected, actual))
+
+    return all(_with_sizes(functools.partial(compare, limits)) for limits in _RANGES)
+
+
 def does_nothing(layer: Any) -> bool:
     """Whether `layer` gives back its first argument in inference mode, on made-up data."""
 
@@ -586,10 +615,10 @@ def does_nothing(layer: Any) -> bool:
     return _with_sizes(compare)
 
 
-def _made_up(arguments: Any, size: int) -> Any:
+def _made_up(arguments: Any, size: int, low: float = 0.0, high: float = 1.0) -> Any:
     """Data for the symbolic tensors among some arguments. Everything else stays as it is.
 
-    Floats lie between 0 and 1, as those of images, boxes and audio do; all else is 1.
+    Floats lie between 0 and 1, as those of images, boxes and audio do, if nothing else is said; all else is 1.
     """
 
     def data(argument: Any) -> Any:
@@ -597,8 +626,8 @@ def _made_up(arguments: Any, size: int) -> Any:
             return argument
         shape = _closed(argument.shape, size)
         if "float" in argument.dtype:
-            return keras.random.uniform(shape, dtype=argument.dtype, seed=1)
-        return keras.ops.ones(shape, dtype=argument.dtype)
+            return keras.random.uniform(shape, low, high, dtype=argument.dtype, seed=1)
+        return tf.fill(shape, "1") if argument.dtype == "string" else keras.ops.ones(shape, dtype=argument.dtype)
 
     return keras.tree.map_structure(data, arguments)
 
@@ -608,7 +637,7 @@ def _closed(shape: Any, size: int) -> list[int]:
     return [(2 if axis == 0 else size) if known is None else known for axis, known in enumerate(shape)]
 
 
-def close(expected: Any, actual: Any) -> bool:
+def close(expected: Any, actual: Any, tolerance: float | None = None) -> bool:
     """Whether two tensors are equal but for what another kernel may change in the last places of their dtype."""
     dtype = keras.backend.standardize_dtype(expected.dtype)
     if expected.shape != actual.shape or dtype != keras.backend.standardize_dtype(actual.dtype):
@@ -616,5 +645,5 @@ def close(expected: Any, actual: Any) -> bool:
     if "float" not in dtype:
         return bool(keras.ops.all(expected == actual))
     expected, actual = (keras.ops.convert_to_numpy(keras.ops.cast(t, "float32")) for t in (expected, actual))
-    limit = (3e-2 if "16" in dtype else 1e-4) * max(1e-6, float(np.nanmax(np.abs(expected), initial=0)))
+    limit = (tolerance or (3e-2 if "16" in dtype else 1e-4)) * max(1e-6, float(np.nanmax(np.abs(expected), initial=0)))
     return bool(np.allclose(actual, expected, rtol=0, atol=limit, equal_nan=True))

@@ -20,7 +20,7 @@ from typing import Any
 
 import keras
 
-from . import _keras, _probe
+from . import _keras, _probe, _proof
 from ._behaviour import Effect, behaviour
 from ._mode_lock import ModeLock, freeze
 
@@ -138,6 +138,7 @@ def rebuild(
                 strip_modes(new, [model])
                 if frozen:
                     freeze(new)
+                    builder.tell_of_freezing(new)
                 builder.verify()
         except Exception:
             on_trust = builder.tried_at_fault()
@@ -161,6 +162,18 @@ def strip_modes(model: keras.Model, originals: Iterable[Any]) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Parts:
+    """A layer and its copy, with all that is in them by the path that leads there."""
+
+    original: Any
+    copy: Any
+    path: str
+    decision: Decision
+    old: dict[str, Any]
+    new: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class _Builder:
     """One run of the engine.
 
@@ -172,11 +185,15 @@ class _Builder:
         tried: For operations, by their id: the ids of the layers in them for which there is another decision left.
         made: What each operation of the original became: None where it was bypassed. The original stands
             beside it so that its id stays its own.
-        stand_ins: For layers inside wrappers: the layer that holds the state of their replacement.
+        stand_ins: For layers inside wrappers: the layer, and the one that holds the state of its replacement.
         waiting: New layers that only a call builds, with the originals of their state.
         shared: What each variable of the original, by its id, became: the first copy, if several layers share it.
         given: The id of each new variable that started with the value of a variable of the original: both of them.
         replaced: The ids of the layers that another one has replaced.
+        containers: The graph models that were walked.
+        passed_over: The ids of the layers that were left out.
+        changed: The changes that copies were made with, by the id of the original.
+        doubts: What copies may not hold although their originals do.
         removed: Layers that were bypassed.
         left_out: Those of them that were bypassed on trust, with their paths.
         to_verify: Layers that were locked, changed or replaced on trust, with path, decision and original.
@@ -188,11 +205,15 @@ class _Builder:
     at_work: list[int] = dataclasses.field(default_factory=list)
     tried: dict[int, list[int]] = dataclasses.field(default_factory=dict)
     made: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
-    stand_ins: dict[int, Any] = dataclasses.field(default_factory=dict)
+    stand_ins: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     shared: dict[int, Any] = dataclasses.field(default_factory=dict)
     waiting: dict[int, tuple[Any, Any, str, Decision]] = dataclasses.field(default_factory=dict)
     given: dict[int, Any] = dataclasses.field(default_factory=dict)
     replaced: set[int] = dataclasses.field(default_factory=set)
+    containers: list[Any] = dataclasses.field(default_factory=list)
+    passed_over: set[int] = dataclasses.field(default_factory=set)
+    changed: dict[int, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    doubts: list[_proof.Doubt] = dataclasses.field(default_factory=list)
     removed: list[Removed] = dataclasses.field(default_factory=list)
     left_out: list[tuple[Any, str]] = dataclasses.field(default_factory=list)
     to_verify: list[tuple[Any, str, Decision, Any]] = dataclasses.field(default_factory=list)
@@ -204,7 +225,9 @@ class _Builder:
         if _keras.graph_of(model) is None and not self._is_cut_inside(model):
             return self._around_opaque(model, name)
         plain = type(model) is keras.Sequential and id(model) not in self.cuts
+        self.containers.append(model)
         new = self._sequential(model, path, name) if plain else self._functional(model, path, name)
+        self.doubts.extend(_proof.Doubt(model, new, path, method) for method in _keras.own_methods(model))
         _keras.set_own_trainable(new, model.trainable)
         return new
 
@@ -281,7 +304,7 @@ class _Builder:
 
     def _make(self, operation: Any, path: str) -> Any | None:
         if not isinstance(operation, keras.Layer):
-            return _named(operation, path, lambda: type(operation).from_config(operation.get_config()))
+            return self._copy_operation(operation, path)
         if _keras.graph_of(operation) is not None:
             return self.model(operation, path, operation.name)
         with self._working_on(operation):
@@ -324,6 +347,13 @@ class _Builder:
             self.waiting[id(result)] = (source, new, path, decision)
         return result
 
+    def _copy_operation(self, operation: Any, path: str) -> Any:
+        """A copy of an operation that is no layer."""
+        new = _named(operation, path, lambda: type(operation).from_config(operation.get_config()))
+        for name in _proof.Counterparts.of_one(operation, new).brought_over(operation, new):
+            self.doubts.append(_proof.Doubt(operation, new, path, name))
+        return new
+
     def _without(self, layer: Any, path: str) -> Any | None:
         """What stands for a layer that is left out: nothing, but for a cast."""
         self.removed.append(Removed(path, type(layer).__name__))
@@ -332,11 +362,14 @@ class _Builder:
     def _copy(self, layer: Any, decision: Decision, path: str) -> tuple[Any | None, Decision, Any]:
         """A copy of `layer` that is not built yet, its whole decision, and the layer whose state it gets."""
         if decision.bypass:
+            self.passed_over.add(id(layer))
             return None, decision, layer
         if decision.unwrap:
-            inner = self.stand_ins[id(layer)] = layer.layer
+            inner = layer.layer
+            self.stand_ins[id(layer)] = (layer, inner)
             if _keras.graph_of(inner) is not None:
-                new = self.stand_ins[id(layer)] = self.model(inner, path, layer.name)
+                new = self.model(inner, path, layer.name)
+                self.stand_ins[id(layer)] = (layer, new)
                 return new, Decision(), new
             new, inner_decision, source = self._copy(inner, self._decide(inner, path), path)
             if new is not None:
@@ -346,6 +379,8 @@ class _Builder:
             self.replaced.add(id(layer))
             return _replacement(layer, decision.replacement, path), decision, layer
         changes: dict[str, Any] = dict(decision.changes)
+        if changes:
+            self.changed[id(layer)] = changes
         decisions = [decision]
         known = behaviour(layer)
         for key, attribute in known.parts:
@@ -355,12 +390,11 @@ class _Builder:
             decisions += [part_decision for _, part_decision in parts]
             if known.registered:  # it may do more than call what it holds, so it cannot be left out with it
                 parts = [(new or _identity(part), rest) for part, (new, rest) in zip(held if many else [held], parts)]
-            kept = [keras.saving.serialize_keras_object(part) for part, _ in parts if part is not None]
+            kept = [_keras.serialized(part) for part, _ in parts if part is not None]
             if not kept:
                 return None, Decision(bypass=True, verify=any(part.verify for part in decisions)), layer
             changes[key] = kept if many else kept[0]
-        config = _named(layer, path, lambda: {**layer.get_config(), **changes})
-        new = _named(layer, path, lambda: _keras.copy_from_config(layer, config))
+        new = _named(layer, path, lambda: _keras.copy_from_config(layer, changes))
         return new, _together(decisions, path), layer
 
     def _part(self, part: Any, path: str) -> tuple[Any | None, Decision]:
@@ -369,8 +403,9 @@ class _Builder:
             return part, Decision()  # a cell that is no layer
         path = f"{path}/{part.name}"
         if _keras.graph_of(part) is not None:
-            self.stand_ins[id(part)] = self.model(part, path, part.name)
-            return self.stand_ins[id(part)], Decision()
+            new = self.model(part, path, part.name)
+            self.stand_ins[id(part)] = (part, new)
+            return new, Decision()
         new, decision, _ = self._copy(part, self._decide(part, path), path)
         return new, decision
 
@@ -415,7 +450,9 @@ class _Builder:
                 self._transfer(*waiting)
 
     def _transfer(self, original: Any, new: Any, path: str, decision: Decision) -> None:
-        """Assigns the state of `original` to `new`, matched by the attributes that hold it."""
+        """Assigns the state of `original` to `new`, matched by the attributes that hold it, and proves the copy."""
+        if original is new:
+            return  # a model that was made for it
         only = _holds_state if decision.verify and decision.changes else _always  # at 0 many a class makes no dropout
         old_parts, new_parts = self._parts_by_path(original, only), self._parts_by_path(new, only)
         replaced = tuple(p for p, part in old_parts.items() if id(part) in self.replaced)
@@ -423,30 +460,89 @@ class _Builder:
         if old_parts.keys() != new_parts.keys():
             difference = sorted(old_parts.keys() ^ new_parts.keys())
             raise _cannot_rebuild(original, path, f"its copy differs in the sublayers {difference}")
+        counterparts = _proof.Counterparts()
         for part_path, old in old_parts.items():
             copy, fewer = new_parts[part_path], part_path.startswith(replaced)
+            if not (fewer or id(old) in self.passed_over):
+                _check_kind(original, path, part_path, old, copy)
+            counterparts.add(old, copy)
             _keras.set_own_trainable(copy, old.trainable)
-            if not fewer:
-                _named(original, path, functools.partial(_keras.adapt_like, old, copy))
-                _keras.restore_unserialized(old, copy)
-                _copy_assets(old, copy)
-            if _keras.own_variables(old) or _keras.own_variables(copy):
-                for old_variable, new_variable in list(self._pairs(old, copy, path, fewer)):
-                    if self.given.get(id(new_variable), (None, None))[1] is not old_variable:
-                        new_variable.assign(old_variable.value)
-                    new_variable.trainable = old_variable.trainable
-                    self._tie(copy, old_variable, new_variable, path)
-                _keras.finalize_state(copy)
-                if not (fewer or _keras.derives_the_same(old, copy)):
-                    raise _stale(old, path)
+            self._give_state(original, old, copy, path, fewer, counterparts)
+        for part, stand_in in self.stand_ins.values():
+            if id(stand_in) in counterparts.of:
+                counterparts.add(part, counterparts.of[id(stand_in)][1])
+        copies = _Parts(original, new, path, decision, old_parts, new_parts)
+        for part_path, old in old_parts.items():
+            if not part_path.startswith(replaced) and id(old) not in self.passed_over:
+                self._prove(copies, part_path, counterparts)
 
-    def _tie(self, copy: Any, old_variable: Any, new_variable: Any, path: str) -> None:
-        """Lets `copy` share the variable that another copy has, where their originals share one."""
+    def _give_state(
+        self, original: Any, old: Any, copy: Any, path: str, fewer: bool, counterparts: _proof.Counterparts
+    ) -> None:
+        """Gives the values of its variables, and what no config carries, to the copy of one part of a layer."""
+        if not fewer:
+            _named(original, path, functools.partial(_keras.adapt_like, old, copy))
+            _keras.restore_unserialized(old, copy)
+            _copy_assets(old, copy)
+        if not (_keras.own_variables(old) or _keras.own_variables(copy)):
+            return
+        for old_variable, new_variable in list(self._pairs(old, copy, path, fewer)):
+            if self.given.get(id(new_variable), (None, None))[1] is not old_variable:
+                new_variable.assign(old_variable.value)
+            new_variable.trainable = old_variable.trainable
+            mine = self._tie(copy, old_variable, new_variable, path)
+            counterparts.add(old_variable, mine)
+            counterparts.hand_over_rules(old_variable, mine)
+        _keras.finalize_state(copy)
+        if not (fewer or _keras.derives_the_same(old, copy)):
+            raise _stale(old, path)
+
+    def _prove(self, copies: _Parts, part_path: str, counterparts: _proof.Counterparts) -> None:
+        """Hands over what a part of a layer holds and its copy lacks; what is left is in doubt."""
+        old, copy = copies.old[part_path], copies.new[part_path]
+        names = counterparts.differences(old, copy)
+        doubtful: list[str] = []
+        changes = self._changes_of(copies, part_path) if names and self.changed else {}
+        if changes:
+            names = _proof.without_changed(old, copy, names, changes)
+            names, doubtful = self._not_meant(copies, part_path, names) if names else ([], [])
+        doubtful += counterparts.hand_over(old, copy, names)
+        doubtful += _proof.differing_operations(old, copy)
+        live = not changes and copies.decision.mode in (Mode.OUTER, Mode.TRAINING)
+        doubts = [(f"{part_path}.{name}".lstrip("."), live) for name in doubtful]
+        self.doubts.extend(_proof.Doubt(copies.original, copies.copy, copies.path, *doubt) for doubt in doubts)
+
+    def _changes_of(self, copies: _Parts, part_path: str) -> dict[str, Any]:
+        """The arguments with which a part of a layer, or what it is in, was made otherwise than the original."""
+        above = [id(part) for path, part in copies.old.items() if part_path.startswith(path)]
+        return {key: value for part in above for key, value in self.changed.get(part, {}).items()}
+
+    def _not_meant(self, copies: _Parts, part_path: str, names: list[str]) -> tuple[list[str], list[str]]:
+        """Of attributes that differ: those that no changed argument has changed, and those of which that is not known.
+
+        A second copy, with no argument changed, tells what the config carries.
+        """
+        plain = _keras.copy_from_config(copies.original, {})
+        _keras.build_like(plain, copies.original, {})
+        part = self._parts_by_path(plain, _always).get(part_path)
+        if part is None:
+            return [], names
+        ours, theirs, unchanged = map(_keras.held, (copies.old[part_path], copies.new[part_path], part))
+        both = _proof.Counterparts()
+        lost = [n for n in names if not (n in ours and n in unchanged and both.alike(ours[n], unchanged[n]))]
+        untouched = [
+            n for n in lost if (n in theirs) is (n in unchanged) and both.alike(theirs.get(n), unchanged.get(n))
+        ]
+        return untouched, [name for name in lost if name not in untouched]
+
+    def _tie(self, copy: Any, old_variable: Any, new_variable: Any, path: str) -> Any:
+        """Lets `copy` share the variable that another copy has, where their originals share one; returns it."""
         shared = self.shared.setdefault(id(old_variable), new_variable)
         if shared is not new_variable and not _keras.tie(copy, new_variable, shared):
             raise _cannot_rebuild(
                 copy, path, f"it shares its variable '{old_variable.path}' with another layer, and its copy cannot"
             )
+        return shared
 
     def _pairs(self, old: Any, copy: Any, path: str, fewer: bool) -> Iterable[tuple[Any, Any]]:
         """The own variables of a layer with those of its copy."""
@@ -457,7 +553,7 @@ class _Builder:
         return _matched_variables(old, copy, path, fewer)
 
     def _parts_by_path(self, layer: Any, only: Callable[[Any], bool], prefix: str = "") -> dict[str, Any]:
-        layer = self.stand_ins.get(id(layer), layer)
+        _, layer = self.stand_ins.get(id(layer), (layer, layer))
         found = {prefix: layer}
         parts = [part for part in _keras.sublayers(layer) if only(part)]
         names = _keras.named_parts(layer) if parts else {}
@@ -466,10 +562,23 @@ class _Builder:
             found.update({p: below for p, below in self._parts_by_path(part, only, path).items() if p not in found})
         return found
 
+    def tell_of_freezing(self, new: Any) -> None:
+        """Sets the flags of the models whose own layers stand in a frozen one, and that have nothing left to train."""
+        used = {id(part) for part in _keras.walk(new)}
+        for model in self.containers:
+            parts = list(_keras.walk(model))
+            live = any(variable.trainable for part in parts for variable in _keras.own_variables(part))
+            if not live and any(id(part) in used for part in parts):
+                for part in parts:
+                    _keras.set_own_trainable(part, False)
+
     # -- checks ---------------------------------------------------------------------------------------
 
     def verify(self) -> None:
         """Raises where something that was done on trust did not have the effect that it is there for."""
+        for doubt in {(id(doubt.original), id(doubt.copy)): doubt for doubt in self.doubts}.values():
+            with self._working_on(doubt.original):
+                _check_faithful(doubt)
         for layer, path in self.left_out:
             _check_left_out(layer, path)
         for layer, path, decision, original in self.to_verify:
@@ -479,6 +588,31 @@ class _Builder:
                     _check_silenced(original, inner, _probe.call_of(layer), path, decision)
                 if decision.mode in (Mode.INFERENCE, Mode.ANY):
                     _check_still(layer, inner, path, decision)
+
+
+def _check_kind(original: Any, path: str, part_path: str, old: Any, copy: Any) -> None:
+    """Raises where a part of a copy is of another class, or is the very part of the original."""
+    which = part_path.lstrip(".") or "it"
+    if type(old) is not type(copy):
+        kinds = " and ".join(f"{kind.__module__}.{kind.__qualname__}" for kind in (type(old), type(copy)))
+        raise _cannot_rebuild(
+            original, path, f"{which} is of another class in its copy ({kinds}), which is saved under the same name"
+        )
+    if old is copy:
+        raise _cannot_rebuild(original, path, f"its copy holds the very layer '{old.name}' that it holds ({which})")
+
+
+def _check_faithful(doubt: _proof.Doubt) -> None:
+    """Raises unless a copy that could not be proved by value computes what the original computes."""
+    modes = (False, True) if doubt.live else (False,)
+    try:
+        same = all(_probe.agree(doubt.original, doubt.copy, training) for training in modes)
+        cause = "and on made-up data the copy computes something else"
+    except Exception as error:  # whatever a stranger's `call` may raise
+        same = False
+        cause = f"and no call can show that it does not matter: {type(error).__name__}: {_keras.first_line(error)}"
+    if not same:
+        raise _unfaithful(doubt, cause)
 
 
 def _check_left_out(layer: Any, path: str) -> None:
@@ -686,6 +820,26 @@ def _cannot_rebuild(layer: Any, path: str, cause: str) -> RebuildError:
         "every weight, or pass `copy=False` to use the layer itself instead of a copy. "
         f"Received: layer={layer!r}"
     )
+
+
+def _unfaithful(doubt: _proof.Doubt, cause: str) -> RebuildError:
+    layer = doubt.original
+    is_model = isinstance(layer, keras.Layer) and _keras.graph_of(layer) is not None
+    way_out = _INSTEAD_OF_SETTING_IT if is_model else _INSTEAD_OF_HIDING_IT
+    return RebuildError(
+        f"{'Model' if is_model else 'Layer'} '{doubt.path or layer.name}' (of type {type(layer).__name__}) cannot be "
+        f"copied faithfully: its attribute '{doubt.attribute}' is not made from its config and cannot be handed over "
+        f"to a copy, {cause}. {way_out} Received: layer={layer!r}"
+    )
+
+
+_INSTEAD_OF_SETTING_IT = (
+    "Define it in a subclass of keras.Model or in a layer, with a `get_config`, instead of setting it on the model."
+)
+_INSTEAD_OF_HIDING_IT = (
+    "Let `get_config` return what the attribute is made from, or keep its value in a weight (`add_weight`), or pass "
+    "`copy=False` to use the layer itself instead of a copy."
+)
 
 
 def _stale(layer: Any, path: str) -> RebuildError:

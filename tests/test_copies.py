@@ -1,0 +1,593 @@
+"""Every copy is what it was copied from, or there is none: against the predictions of the original."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import keras_graft as kg
+from keras_graft import _keras, freeze_and_merge, with_dropout
+from keras_graft._rebuild import RebuildError
+
+X = np.random.default_rng(0).normal(3.0, 2.0, (6, 8)).astype("float32")
+FORGOTTEN = np.arange(8, dtype="float32")
+
+
+def model_of(*parts: keras.Layer, name: str = "base") -> keras.Model:
+    return keras.Sequential([keras.Input((8,)), *parts], name=name)
+
+
+def outputs(model: Any, x: Any = X, **mode: Any) -> np.ndarray:
+    return np.asarray(model(x, **(mode or {"training": False})))
+
+
+def branch_of(base: keras.Model, **options: Any) -> Any:
+    merged = freeze_and_merge([base], head=1, loss="mse", **options)
+    return merged.get_layer(base.name)
+
+
+def assert_copied(base: keras.Model, x: Any = X) -> None:
+    """The original says what is right: its copy in a merged model, and the one with dropout, compute the same bits."""
+    expected = outputs(base, x)
+    np.testing.assert_array_equal(outputs(branch_of(base), x), expected)
+    np.testing.assert_array_equal(outputs(with_dropout(base, "keep"), x), expected)
+    np.testing.assert_array_equal(outputs(base, x), expected)
+
+
+class Center(layers.Layer):
+    """State in plain attributes, set after construction."""
+
+    mean: Any = 0.0
+
+    def fit_to(self, x: np.ndarray) -> Center:
+        self.mean = x.mean(0)
+        return self
+
+    def call(self, x: Any) -> Any:
+        return x - self.mean
+
+
+class Forgetting(layers.Layer):
+    """A `get_config` that leaves an argument out."""
+
+    def __init__(self, factor: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, x: Any) -> Any:
+        return x * self.factor
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config()
+
+
+class Holding(layers.Layer):
+    """It computes with whatever it was given later."""
+
+    factor: Any = 1.0
+
+    def give(self, **values: Any) -> Holding:
+        for name, value in values.items():
+            setattr(self, name, value)
+        return self
+
+    def call(self, x: Any) -> Any:
+        return x * self.factor() if callable(self.factor) else x * self.factor
+
+
+class Table:
+    """An object with state."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __call__(self) -> Any:
+        return self.rows
+
+
+class Slotted:
+    """An object with slots."""
+
+    __slots__ = ("rows",)
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __call__(self) -> Any:
+        return self.rows
+
+
+class WithSlot(layers.Layer):
+    """A layer with a slot."""
+
+    __slots__ = ("factor",)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.factor = 1.0
+
+    def call(self, x: Any) -> Any:
+        return x * self.factor
+
+
+class WithProperty(layers.Layer):
+    """State behind a property."""
+
+    _hidden = 1.0
+
+    @property
+    def factor(self) -> float:
+        return self._hidden
+
+    @factor.setter
+    def factor(self, value: float) -> None:
+        self._hidden = value
+
+    def call(self, x: Any) -> Any:
+        return x * self.factor
+
+
+class Drawn(layers.Layer):
+    """Constants drawn in `build`, without a seed."""
+
+    def build(self, shape: Any) -> None:
+        self.array = np.random.normal(size=shape[-1]).astype("float32")
+        self.tensor = tf.random.normal((shape[-1],))
+        self.variable = tf.Variable(tf.random.normal((shape[-1],)))
+
+    def call(self, x: Any) -> Any:
+        return x * self.array + self.tensor - self.variable
+
+
+class Scaled(layers.Dense):
+    """A subclass of a layer of Keras with state of its own."""
+
+    scale = 1.0
+
+    def call(self, x: Any, training: Any = None) -> Any:
+        return super().call(x) * self.scale
+
+
+class Composite(layers.Layer):
+    """Sublayers that state is in."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.parts = {"first": [Center()], "second": layers.Dense(3)}
+
+    def build(self, shape: Any) -> None:
+        self.parts["first"][0].build(shape)
+        self.parts["second"].build(shape)
+        self.built = True
+
+    def call(self, x: Any) -> Any:
+        return self.parts["second"](self.parts["first"][0](x))
+
+
+def with_slot() -> keras.Layer:
+    layer = WithSlot()
+    layer.factor = 3.0
+    return layer
+
+
+def with_property() -> keras.Layer:
+    layer = WithProperty()
+    layer.factor = 3.0
+    return layer
+
+
+def scaled() -> keras.Layer:
+    layer = Scaled(3)
+    layer.scale = FORGOTTEN[:3]
+    return layer
+
+
+def composite() -> keras.Layer:
+    layer = Composite()
+    layer.parts["first"][0].fit_to(X)
+    return layer
+
+
+def with_a_reference_to_itself() -> keras.Layer:
+    layer = Holding()
+    return layer.give(number=5.0, factor=lambda: layer.number)
+
+
+HIDDEN: dict[str, Callable[[], keras.Layer]] = {
+    "a class attribute set on the instance": lambda: Center().fit_to(X),
+    "an argument that get_config forgets": lambda: Forgetting(5.0),
+    "an array": lambda: Holding().give(factor=FORGOTTEN),
+    "a tensor": lambda: Holding().give(factor=tf.constant(FORGOTTEN)),
+    "a variable of TensorFlow": lambda: Holding().give(factor=tf.Variable(FORGOTTEN)),
+    "an object": lambda: Holding().give(factor=Table(FORGOTTEN)),
+    "an object with slots": lambda: Holding().give(factor=Slotted(FORGOTTEN)),
+    "a variable in an object in a list": lambda: Holding().give(
+        held=[Table(tf.Variable(3.0))], factor=Table(tf.Variable(FORGOTTEN))
+    ),
+    "a closure": lambda: Holding().give(factor=lambda rows=FORGOTTEN: rows),
+    "a closure over the layer": with_a_reference_to_itself,
+    "a bound method": lambda: Holding().give(factor=Table(FORGOTTEN).__call__),
+    "a partial function": lambda: Holding().give(factor=functools.partial(np.multiply, FORGOTTEN, 2)),
+    "a slot": with_slot,
+    "a property": with_property,
+    "constants drawn in build": Drawn,
+    "a subclass of Dense": scaled,
+    "sublayers in dicts and lists": composite,
+}
+
+
+@pytest.mark.parametrize("what", HIDDEN)
+def test_what_no_config_carries_is_handed_over(what: str) -> None:
+    assert_copied(model_of(HIDDEN[what](), layers.Dense(3)))
+
+
+@pytest.mark.parametrize("what", ["an array", "a variable of TensorFlow", "a variable in an object in a list"])
+def test_what_is_handed_over_is_not_shared(what: str) -> None:
+    base = model_of(HIDDEN[what](), layers.Dense(3))
+    copy = with_dropout(base, "keep")
+    before = outputs(copy)
+    held = base.layers[0].factor
+    held = held.rows if isinstance(held, Table) else held
+    held.assign(held * 2) if isinstance(held, tf.Variable) else np.multiply(held, 2, out=held)
+    np.testing.assert_array_equal(outputs(copy), before)
+    assert (outputs(base) != before).any()
+    FORGOTTEN[:] = np.arange(8)
+
+
+def patched_call(layer: keras.Layer) -> None:
+    usual = layer.call
+    layer.call = lambda x, training=None: usual(x) * 2
+
+
+def patched_method(layer: keras.Layer) -> None:
+    layer.call = types.MethodType(lambda self, x, training=None: x @ self.kernel * 3, layer)
+
+
+@pytest.mark.parametrize("patch", [patched_call, patched_method])
+def test_a_replaced_call_of_a_layer_is_copied_with_the_weights_of_the_copy(patch: Callable[..., None]) -> None:
+    base = model_of(layers.Dense(3, name="dense"))
+    patch(base.get_layer("dense"))
+    base = keras.Sequential([keras.Input((8,)), base.get_layer("dense")], name="patched")
+    assert_copied(base)
+    copy = with_dropout(base, "keep")
+    before = outputs(copy)
+    base.get_layer("dense").kernel.assign(base.get_layer("dense").kernel * 2)
+    np.testing.assert_array_equal(outputs(copy), before)
+
+
+def test_a_replaced_compute_mask_is_copied() -> None:
+    embedding = layers.Embedding(5, 4, mask_zero=True)
+    embedding.compute_mask = lambda x, mask=None: keras.ops.not_equal(x, 3)
+    x = keras.Input((6,), dtype="int32")
+    base = keras.Model(x, layers.LSTM(3)(embedding(x)), name="base")
+    assert_copied(base, np.array([[1, 2, 3, 3, 0, 0], [3, 1, 1, 0, 3, 2]]))
+
+
+def test_a_replaced_call_of_a_graph_model_is_refused() -> None:
+    base = model_of(layers.Dense(3))
+    usual = base.call
+    base.call = lambda *args, **kwargs: usual(*args, **kwargs) * 2
+    with pytest.raises(RebuildError, match=r"Model 'base'.*its attribute 'call'.*subclass of keras.Model"):
+        branch_of(base)
+
+
+class Offset(keras.Operation):
+    """An operation with state of its own."""
+
+    offset = 0.0
+
+    def call(self, x: Any) -> Any:
+        return x + self.offset
+
+    def compute_output_spec(self, x: Any) -> Any:
+        return keras.KerasTensor(x.shape, dtype=x.dtype)
+
+
+def test_the_state_of_an_operation_is_copied() -> None:
+    x, operation = keras.Input((8,)), Offset()
+    operation.offset = FORGOTTEN
+    assert_copied(keras.Model(x, operation(x), name="base"))
+
+
+def gelu(x: Any) -> Any:
+    return x * 7.0
+
+
+def relu(x: Any) -> Any:
+    return -x
+
+
+def swish2(x: Any) -> Any:
+    return x * keras.ops.sigmoid(2 * x)
+
+
+class Twice:
+    """A callable object."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, x: Any) -> Any:
+        return x * self.factor
+
+
+ACTIVATIONS: dict[str, Any] = {
+    "the name of a built-in": gelu,
+    "the name of another built-in": relu,
+    "a function that is not registered": swish2,
+    "a lambda": lambda x: x * 3,
+    "a partial function": functools.partial(keras.ops.multiply, 5.0),
+    "a callable object": Twice(4.0),
+    "a bound method": Twice(6.0).__call__,
+}
+
+
+@pytest.mark.parametrize("what", ACTIVATIONS)
+@pytest.mark.parametrize("scope", [False, True])
+def test_activations_are_the_very_functions(what: str, scope: bool) -> None:
+    inputs = keras.Input((8,))
+    x = layers.Reshape((2, 4))(layers.Dense(8, activation=ACTIVATIONS[what])(inputs))
+    x = layers.LSTM(3, activation=ACTIVATIONS[what], return_sequences=True)(x)
+    x = layers.TimeDistributed(layers.Dense(2, activation=ACTIVATIONS[what]))(x)
+    base = keras.Model(inputs, layers.Flatten()(x), name="base")
+    with keras.saving.custom_object_scope({"swish2": swish2} if scope else {}):
+        assert_copied(base)
+
+
+def test_a_function_with_the_name_of_a_built_in_is_the_users_also_when_sampling() -> None:
+    base = model_of(layers.Dense(8, activation=gelu), layers.Dense(2))
+    sample = kg.predict_samples(freeze_and_merge([base], head=layers.Dropout(0.5), loss="mse"), X, 1).mean
+    expected = base.predict(X, verbose=0)
+    assert np.isclose(sample, 2 * expected, rtol=1e-4).mean() > 0.2
+    assert (np.isclose(sample, 2 * expected, rtol=1e-4) | (sample == 0)).all()
+
+
+class Ones(keras.initializers.Initializer):
+    """An initialiser that is not registered."""
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        return keras.ops.ones(shape, dtype=dtype)
+
+
+class Weighty(keras.regularizers.Regularizer):
+    """A regulariser that is not registered, and forgets its argument."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
+    def __call__(self, x: Any) -> Any:
+        return self.factor * keras.ops.sum(keras.ops.abs(x))
+
+
+class Capped(keras.constraints.Constraint):
+    """A constraint that is not registered, and forgets its argument."""
+
+    def __init__(self, limit: float = 1.0) -> None:
+        self.limit = limit
+
+    def __call__(self, w: Any) -> Any:
+        return keras.ops.clip(w, -self.limit, self.limit)
+
+
+def test_initializers_regularizers_and_constraints_need_no_registration() -> None:
+    dense = layers.Dense(3, kernel_initializer=Ones(), kernel_regularizer=Weighty(4.0), kernel_constraint=Capped(0.25))
+    base = model_of(dense)
+    assert_copied(base)
+    copy = with_dropout(base, "keep")
+    np.testing.assert_allclose(float(copy.losses[0]), float(base.losses[0]))
+    kernel = copy.layers[0].kernel
+    np.testing.assert_array_equal(np.asarray(kernel.constraint(kernel)), np.full((8, 3), 0.25))
+
+
+def test_a_function_that_is_no_class_does_as_initializer() -> None:
+    assert_copied(model_of(layers.Dense(3, kernel_initializer=lambda shape, dtype: keras.ops.ones(shape))))
+
+
+def test_a_scope_of_the_user_holds_while_copying() -> None:
+    class Inner(layers.Layer):
+        def call(self, x: Any) -> Any:
+            return x * 2
+
+    class Outer(layers.Layer):
+        def __init__(self, made_from: str = "Inner", **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.made_from = made_from
+            self.kind = keras.saving.get_registered_object(made_from) or keras.layers.Identity
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "made_from": self.made_from}
+
+        def call(self, x: Any) -> Any:
+            return x * (2 if self.kind is Inner else 1)
+
+    with keras.saving.custom_object_scope({"Inner": Inner}):
+        assert_copied(model_of(Outer()))
+
+
+def named_scale(factor: float) -> type[layers.Layer]:
+    class Scale(layers.Layer):
+        def call(self, x: Any) -> Any:
+            return x * factor
+
+    return Scale
+
+
+@pytest.mark.parametrize("wrap", [layers.Pipeline])
+def test_two_classes_of_one_name_stay_two(wrap: Any) -> None:
+    assert_copied(model_of(wrap([named_scale(2.0)(), named_scale(5.0)()])))
+
+
+def test_two_classes_of_one_name_below_a_layer_are_two_or_an_error() -> None:
+    class Both(layers.Layer):
+        def __init__(self, parts: Any, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.parts = parts
+
+        def call(self, x: Any) -> Any:
+            for part in self.parts:
+                x = part(x)
+            return x
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "parts": [keras.saving.serialize_keras_object(p) for p in self.parts]}
+
+        @classmethod
+        def from_config(cls, config: dict[str, Any]) -> Any:
+            config["parts"] = [keras.saving.deserialize_keras_object(part) for part in config["parts"]]
+            return cls(**config)
+
+    base = model_of(Both([named_scale(2.0)(), named_scale(5.0)()]))
+    with pytest.raises(RebuildError, match=r"parts\[0\] is of another class in its copy.*saved under the same name"):
+        branch_of(base)
+
+
+def test_a_copy_that_holds_a_layer_of_the_original_is_refused() -> None:
+    class Sharing(layers.Layer):
+        def __init__(self, inner: Any, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.inner = inner
+
+        def call(self, x: Any) -> Any:
+            return self.inner(x)
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "inner": self.inner}
+
+        @classmethod
+        def from_config(cls, config: dict[str, Any]) -> Any:
+            return cls(**config)
+
+    with pytest.raises(RebuildError, match="its copy holds the very layer"):
+        branch_of(model_of(Sharing(layers.Dense(3))))
+
+
+@pytest.mark.parametrize("global_policy", ["float32", "mixed_bfloat16"])
+def test_autocast_and_maps_of_policies_are_copied(global_policy: str) -> None:
+    class Plain(layers.Layer):
+        def build(self, shape: Any) -> None:
+            self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+        def call(self, x: Any) -> Any:
+            return keras.ops.cast(x, "float32") * keras.ops.cast(self.scale, "float32") / 3
+
+    policy = keras.dtype_policies.DTypePolicy
+    mapped = keras.dtype_policies.DTypePolicyMap(policy("mixed_bfloat16"), {"base/exact": policy("float32")})
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(global_policy)
+    try:
+        base = model_of(
+            Plain(autocast=False, dtype="mixed_bfloat16"),
+            layers.Dense(4, dtype=mapped, name="exact"),
+            layers.Dense(3, dtype=mapped, name="coarse"),
+        )
+        copy = with_dropout(base, "keep")
+        assert [layer.compute_dtype for layer in copy.layers] == [layer.compute_dtype for layer in base.layers]
+        assert outputs(copy).dtype == outputs(base).dtype
+        assert_copied(base)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_a_lambda_with_a_callable_mask_is_copied() -> None:
+    x = keras.Input((4, 2))
+    masked = layers.Lambda(lambda t: t * 2, mask=lambda t, mask=None: t[..., 0] > 0, output_shape=(4, 2))(x)
+    base = keras.Model(x, layers.LSTM(3)(masked), name="base")
+    assert_copied(base, np.random.default_rng(0).normal(size=(5, 4, 2)).astype("float32"))
+
+
+def test_one_cell_twice_stays_one() -> None:
+    cell = layers.LSTMCell(2)
+    base = keras.Sequential([keras.Input((4, 2)), layers.RNN(layers.StackedRNNCells([cell, cell]))], name="base")
+    x = np.random.default_rng(0).normal(size=(5, 4, 2)).astype("float32")
+    assert_copied(base, x)
+    assert len(with_dropout(base, "keep").weights) == len(base.weights)
+
+
+class Opaque(keras.Model):
+    """A subclassed model with state that its config does not carry."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.center = Center()
+        self.dense = layers.Dense(3)
+        self.shift: Any = None
+
+    def call(self, x: Any) -> Any:
+        return self.dense(self.center(x)) + (0.0 if self.shift is None else self.shift)
+
+
+def test_a_subclassed_model_keeps_its_hidden_state() -> None:
+    base = Opaque(name="base")
+    base.center.fit_to(X)
+    base.shift = tf.Variable([1.0, 2.0, 3.0])
+    base(X)
+    base.compile("sgd", "mse")
+    base.fit(X, X[:, :3], verbose=0)
+    assert_copied(base)
+
+
+class Secretive(layers.Layer):
+    """A layer that holds what nobody can look into, which decides what it computes only if it says so."""
+
+    factors: Any = {}  # noqa: RUF012
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.key = (number for number in (1, 2))
+
+    def call(self, x: Any) -> Any:
+        return x * self.factors.get(id(self.key), 1.0)
+
+
+def test_a_doubt_is_decided_by_a_call() -> None:
+    assert_copied(model_of(Secretive(name="secretive")))
+    base = model_of(Secretive(name="secretive"))
+    Secretive.factors[id(base.layers[0].key)] = 3.0
+    try:
+        with pytest.raises(RebuildError, match=r"Layer 'secretive'.*its attribute 'key'.*computes something else"):
+            branch_of(base)
+        np.testing.assert_array_equal(outputs(branch_of(base, copy=False)), outputs(base))
+    finally:
+        Secretive.factors.clear()
+
+
+def test_rates_that_no_config_carries_are_copied() -> None:
+    class Dropping(layers.Layer):
+        rate = 0.0
+
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.seeds = keras.random.SeedGenerator(1)
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            return keras.random.dropout(x, self.rate, seed=self.seeds) if training else x
+
+    layer = Dropping()
+    layer.rate = 0.5
+    branch = branch_of(model_of(layer), dropout="keep")
+    assert (outputs(branch, training=True) == 0).mean() > 0.2
+
+
+def test_copy_false_leaves_flags_that_tell_the_truth() -> None:
+    inner = keras.Sequential([keras.Input((8,)), layers.Dense(4)], name="inner")
+    x = keras.Input((8,))
+    base = keras.Model(x, layers.Dense(3)(inner(x)), name="base")
+    freeze_and_merge([base], head=1, loss="mse", copy=False)
+    assert not any(part.trainable for part in _keras.walk(base))
+    base.trainable = True
+    assert len(base.trainable_variables) == 4
+
+
+def test_copy_false_leaves_a_part_that_is_not_used_trainable() -> None:
+    base = model_of(layers.Dense(4, name="used"), layers.Dense(3, name="unused"))
+    freeze_and_merge([kg.Branch(base, output="used")], head=1, loss="mse", copy=False)
+    unused = base.get_layer("unused")
+    assert list(map(id, base.trainable_variables)) == [id(unused.kernel), id(unused.bias)]
