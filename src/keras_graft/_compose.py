@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from . import _keras
 from ._branch import Branch, Inputs, Models, graft, make_inputs, name_branches
-from ._loss import CompileArgs, check_compile_args, per_output
+from ._loss import CompileArgs, check_compile_args, check_endings, per_output
 from ._merge import Head, Merge, apply_stage, attach_head, free_name, merge_features
 from ._policy import Augmentation, DropoutPolicy, decider
 from ._rebuild import strip_modes
@@ -103,6 +103,8 @@ def freeze_and_merge(
         projected = {key: _project(branches[key], tensor, taken) for key, tensor in features.items()}
         merged = merge_features(merge, projected, taken)
         outputs = attach_head(head, merged, _keras.names_behind(merged))
+        if head is not None:
+            check_endings(head, outputs, compile_args["loss"])
         model = _assemble(entries, outputs, name)
         _seal(model, submodels, originals)
         model.compile(**per_output(head, compile_args))

@@ -5,15 +5,17 @@ It knows `keras.Model.compile` and the forms of a head, and nothing of branches 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 from typing_extensions import TypedDict
 
+from ._ending import Ending, ending_of
 from ._merge import Head, is_units
 
-__all__ = ["CompileArgs", "check_compile_args", "per_output"]
+__all__ = ["CompileArgs", "check_compile_args", "check_endings", "per_output"]
 
 
 class CompileArgs(TypedDict, total=False):
@@ -99,48 +101,149 @@ def _check_loss(head: Any, loss: Any) -> None:
             "`loss` must be given, because the head has to be trained on something: loss='mse', for example. Pass "
             "head=None for an ensemble with nothing to train. Received: loss=None"
         )
-    if not isinstance(head, Mapping):
-        for part in keras.tree.flatten(loss):
-            _check_logits(head, part, "head")
-        return
     losses = per_output(head, {"loss": loss})["loss"]
-    if isinstance(losses, Mapping) and losses.keys() != head.keys():
+    if isinstance(head, Mapping) and isinstance(losses, Mapping) and losses.keys() != head.keys():
         raise ValueError(
             "`loss` must name every output of the head, and no other; None stands for an output that is not trained. "
             f"Expected: {sorted(head)}. Received: {sorted(losses)}"
         )
-    for name, stage in head.items():
-        _check_logits(stage, losses[name] if isinstance(losses, Mapping) else losses, f"head['{name}']")
+    check_endings(head, head, loss)
 
 
-# Losses that take probabilities unless they are told otherwise, under their names in lower case.
-_ON_PROBABILITIES = {
-    "categoricalcrossentropy": "CategoricalCrossentropy",
-    "sparsecategoricalcrossentropy": "SparseCategoricalCrossentropy",
-    "binarycrossentropy": "BinaryCrossentropy",
-    "bce": "BinaryCrossentropy",
-    "categoricalfocalcrossentropy": "CategoricalFocalCrossentropy",
-    "binaryfocalcrossentropy": "BinaryFocalCrossentropy",
+# ---------------------------------------------------------------------------------------------------------
+# Losses and activations
+# ---------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Crossentropy:
+    """A loss that compares probabilities.
+
+    Attributes:
+        name: Name of its class in `keras.losses`.
+        binary: Whether each output is a probability of its own, and not one of several that sum up to 1.
+        from_logits: Whether it takes logits.
+    """
+
+    name: str
+    binary: bool
+    from_logits: bool
+
+
+_CLASSES = {
+    keras.losses.CategoricalCrossentropy: (keras.losses.categorical_crossentropy, False),
+    keras.losses.SparseCategoricalCrossentropy: (keras.losses.sparse_categorical_crossentropy, False),
+    keras.losses.CategoricalFocalCrossentropy: (keras.losses.categorical_focal_crossentropy, False),
+    keras.losses.BinaryCrossentropy: (keras.losses.binary_crossentropy, True),
+    keras.losses.BinaryFocalCrossentropy: (keras.losses.binary_focal_crossentropy, True),
 }
 
 
-def _check_logits(head: Any, loss: Any, argument: str) -> None:
-    """Raises for a crossentropy on probabilities over a head that gives logits: Keras trains it, badly."""
-    name = _takes_probabilities(loss)
-    if is_units(head) and name is not None:
-        activation = "sigmoid" if "Binary" in name else "softmax"
-        raise ValueError(
-            f"`{argument}`={head} gives logits, and this loss takes probabilities: the model would train badly, "
-            f"without an error. Either pass loss=keras.losses.{name}(from_logits=True), or "
-            f'{argument}=keras.layers.Dense({head}, activation="{activation}"). Received: loss={loss!r}'
+def check_endings(head: Head, outputs: Any, loss: Any) -> None:
+    """Raises where the head ends in numbers of another kind than its loss takes: Keras trains it, badly.
+
+    Args:
+        head: See `freeze_and_merge`.
+        outputs: Its outputs, once they are known, or the head itself.
+        loss: See `keras.Model.compile`.
+    """
+    if isinstance(head, Mapping):
+        losses = per_output(head, {"loss": loss})["loss"]
+        for name, output in outputs.items():
+            _check_ending(output, losses[name] if isinstance(losses, Mapping) else losses, f"head['{name}']")
+        return
+    losses = keras.tree.flatten(loss)
+    ends = [outputs] if outputs is head else keras.tree.flatten(outputs)
+    in_order = isinstance(loss, (list, tuple)) and isinstance(outputs, (list, tuple)) and len(losses) == len(ends)
+    if len(losses) == 1 or in_order:
+        for end, part in zip(ends, losses * len(ends)):
+            _check_ending(end, part, "head")
+
+
+def _check_ending(output: Any, loss: Any, argument: str) -> None:
+    ending = ending_of(output)
+    if ending is None:
+        return
+    crossentropy = _crossentropy(loss, ending)
+    fault = _softmax_of_one(ending) or (crossentropy and _mismatch(ending, crossentropy, argument))
+    if fault:
+        raise ValueError(f"{_described(ending, argument)} {fault} Received: loss={loss!r}")
+
+
+def _described(ending: Ending, argument: str) -> str:
+    if is_units(ending.operation):
+        return f"`{argument}`={ending.operation}"
+    return f"`{argument}`, which ends in '{ending.operation.name}' (of type {type(ending.operation).__name__}),"
+
+
+def _softmax_of_one(ending: Ending) -> str | None:
+    if ending.kind != "softmax" or ending.units != 1:
+        return None
+    return (
+        "is a softmax over one unit, which is 1 whatever it gets, so there is nothing to learn. For two classes use "
+        'activation="sigmoid" with loss=keras.losses.BinaryCrossentropy(); for more, a unit for each of them.'
+    )
+
+
+def _mismatch(ending: Ending, loss: _Crossentropy, argument: str) -> str | None:
+    activation = "sigmoid" if loss.binary else "softmax"
+    if ending.units == 1 and not loss.binary:
+        logits = ending.kind == "real"
+        return (
+            f"gives one number, and {loss.name} over one class is 0 whatever the number is, so there is nothing to "
+            f"learn. For two classes use loss=keras.losses.BinaryCrossentropy(from_logits={logits}); for more, a unit "
+            "for each of them."
         )
-
-
-def _takes_probabilities(loss: Any) -> str | None:
-    """The class name of a crossentropy that takes probabilities; None for any other loss."""
-    if isinstance(loss, keras.losses.Loss):
-        names = [] if loss.get_config().get("from_logits") else [cls.__name__ for cls in type(loss).__mro__]
+    if loss.from_logits:
+        return _no_logits(ending, loss, argument)
+    if ending.kind not in _NO_PROBABILITIES or (ending.kind == "positive" and not loss.binary):
+        return None
+    units = ending.operation if is_units(ending.operation) else "units"
+    instead = f'{argument}=keras.layers.Dense({units}, activation="{activation}")'
+    if not is_units(ending.operation):
+        instead = f'let `{argument}` end in a {activation} (activation="{activation}" in its last layer)'
+    if ending.kind == "real":
+        instead = f"Either pass loss=keras.losses.{loss.name}(from_logits=True), or {instead}."
     else:
-        names = [loss if isinstance(loss, str) else getattr(loss, "__name__", "")]
-    known = (_ON_PROBABILITIES.get(name.replace("_", "").lower()) for name in names)
-    return next((name for name in known if name is not None), None)
+        instead = f"Instead {instead}."
+    return (
+        f"gives {_NO_PROBABILITIES[ending.kind]}, and this loss takes probabilities: the model would train badly, "
+        f"without an error. {instead}"
+    )
+
+
+_NO_PROBABILITIES = {
+    "real": "logits",
+    "relu": "numbers without an upper bound",
+    "positive": "numbers without an upper bound",
+    "symmetric": "numbers from -1 to 1",
+}
+
+
+def _no_logits(ending: Ending, loss: _Crossentropy, argument: str) -> str | None:
+    if ending.kind in ("softmax", "sigmoid"):
+        return (
+            f"gives probabilities, out of a {ending.kind}, and this loss takes logits, on which it applies one itself: "
+            f"the model would train badly, without an error. Either pass loss=keras.losses.{loss.name}(), or let "
+            f"`{argument}` end without an activation."
+        )
+    if loss.binary and ending.kind in ("relu", "positive"):
+        return (
+            "gives no number below 0, and this loss takes logits, so no probability could be below a half. Let "
+            f"`{argument}` end without an activation."
+        )
+    return None
+
+
+def _crossentropy(loss: Any, ending: Ending) -> _Crossentropy | None:
+    """What a loss of Keras's own compares; None for any other: a function or subclass may compute anything."""
+    if isinstance(loss, str):
+        short = loss.lower() in ("crossentropy", "ce")  # which `compile` chooses by the shapes of targets and outputs
+        chosen = keras.losses.binary_crossentropy if ending.units == 1 else keras.losses.categorical_crossentropy
+        loss = chosen if short else None if loss in _SHORT_NAMES else keras.losses.get(loss)
+    for known, (function, binary) in _CLASSES.items():
+        if loss is function or loss is known:
+            return _Crossentropy(known.__name__, binary, False)
+        if isinstance(loss, known) and type(loss).call is known.call and type(loss).__call__ is known.__call__:
+            return _Crossentropy(known.__name__, binary, loss.from_logits)
+    return None
