@@ -23,11 +23,12 @@ import zoo
 from guarantees import array
 from keras import layers
 
-from keras_graft import _computer, _features, fit_head, freeze_and_merge
+from keras_graft import _computer, _features, _store, fit_head, freeze_and_merge
 from keras_graft._computer import Computer
 from keras_graft._data import Source, source_of
-from keras_graft._features import FeatureStoreError, features_in_folder, features_in_memory
+from keras_graft._features import features_in_folder, features_in_memory
 from keras_graft._fingerprint import fingerprint_of_model
+from keras_graft._store import FeatureStoreError
 
 HERE = str(pathlib.Path(__file__).parent)
 X = zoo.vectors(100, 8)
@@ -217,20 +218,20 @@ def test_two_processes_may_fill_one_folder(tmp_path: pathlib.Path) -> None:
 def test_a_shard_is_there_while_a_slower_process_writes_it_again(tmp_path: pathlib.Path) -> None:
     batches = [([X, X], (Y, None))]
     shard = tmp_path / "shard"
-    _features._write_shard(shard, list(batches))
+    _features._write_shard(tmp_path, shard, list(batches))
 
     def write_again() -> None:
         for _ in range(100):
-            _features._write_shard(shard, list(batches))
+            _features._write_shard(tmp_path, shard, list(batches))
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         writing = pool.submit(write_again)
         while not writing.done():
-            features, (targets, _) = _features._read_shard(shard, (Y, None))
+            features, (targets, _) = _features._read_shard(tmp_path, shard, 2, (Y, None))
             np.testing.assert_array_equal(features[1], X)
             np.testing.assert_array_equal(targets, Y)
         writing.result()
-    assert _features._is_whole(shard)
+    assert _store.is_whole(shard, ["feature-0.npy", "feature-1.npy", "target-0.npy"])
     assert list(tmp_path.iterdir()) == [shard]
 
 
@@ -683,7 +684,7 @@ def test_a_folder_that_cannot_be_written_may_be_read(tmp_path: pathlib.Path) -> 
 
 def test_a_folder_that_is_whole_is_not_written(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path)
-    monkeypatch.setattr(_features, "_put_at", None)
+    monkeypatch.setattr(_store, "_put_at", None)
     _, computed = filled(tmp_path)
     assert computed == []
 

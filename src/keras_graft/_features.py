@@ -8,16 +8,11 @@ features are for.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import functools
-import json
 import os
 import pathlib
-import shutil
-import socket
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -25,23 +20,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import _keras
+from . import _keras, _store
 from ._computer import Computer, alike
 from ._data import Source
-from ._fingerprint import checksum, fingerprint_of_data, fingerprint_of_model, outputs_by_key
+from ._fingerprint import fingerprint_of_data, fingerprint_of_model, outputs_by_key
 from ._split import bytes_of
+from ._store import FeatureStoreError
 
 __all__ = ["FeatureStoreError", "Features", "features_in_folder", "features_in_memory"]
 
 # How many bytes of features, or of the data that they are computed from, make a shard.
 SHARD_BYTES = 64 * 2**20
 
-_FORMAT = 1
-_SHARD = "shard.json"
-
-
-class FeatureStoreError(OSError):
-    """A folder of features cannot be read or written. The message says what to do."""
+# Another number for folders that are laid out, or whose models are told apart, in another way: none finds the other's.
+_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +75,9 @@ def _computed(computer: Computer, batches: Iterable[tuple[Any, Any]]) -> Iterato
 
 def features_in_memory(computer: Computer, source: Source, progress: Progress) -> Features:
     """Computes the features of all data, and keeps them in memory."""
-    parts, sizes = [], []
-    for computed, targets in _computed(computer, source.batches()):
+    parts, sizes, common = [], [], _Common()
+    for computed, targets in _computed(computer, common.targets_of(source)):
+        common.check("features", computed)
         parts.append((computed, targets))
         sizes.append(len(computed[0]))
         progress(len(sizes))
@@ -105,18 +98,48 @@ def _joined(parts: list[Any]) -> Any:
     parts.clear()
     joined = []
     while columns[0]:
-        joined.append(_one_behind_the_other([column.pop(0) for column in columns]))
+        arrays = [column.pop(0) for column in columns]
+        joined.append(None if arrays[0] is None else np.concatenate(arrays))
     return keras.tree.pack_sequence_as(structure, joined)
 
 
-def _one_behind_the_other(arrays: list[Any]) -> Any:
-    shapes = {array.shape[1:] for array in arrays if array is not None}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"All batches must have one shape but for the number of their examples. Pad them, or train the model with "
-            f"`fit`. Received: features or targets of an example of the shapes {sorted(shapes)}"
-        )
-    return np.concatenate(arrays) if shapes else None
+@dataclasses.dataclass(frozen=True)
+class _Common:
+    """What all batches must have in common, wherever a shard ends: structure, shape of an example, and dtype.
+
+    Attributes:
+        first: What the first batch had, by what it is of.
+    """
+
+    first: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+
+    def targets_of(self, source: Source) -> Iterator[tuple[Any, Any]]:
+        """The batches of a source, whose targets are checked before anything is computed for them."""
+        for x, targets in source.batches():
+            self.check("targets", targets)
+            yield x, targets
+
+    def check(self, what: str, structure: Any) -> None:
+        """Raises where something is unlike that of the first batch."""
+        leaves = keras.tree.flatten_with_path(structure)
+        own = [
+            [(".".join(map(str, path)), leaf is None) for path, leaf in leaves],
+            [() if leaf is None else tuple(np.shape(leaf)[1:]) for _, leaf in leaves],
+            ["None" if leaf is None else _dtype_of(leaf) for _, leaf in leaves],
+        ]
+        expected = self.first.setdefault(what, own)
+        for kind, one, other in zip(("structures", "shapes", "dtypes"), expected, own):
+            if one != other:
+                raise ValueError(
+                    f"All batches must have one shape but for the number of their examples, one dtype and one "
+                    f"structure. Pad or convert them, or train the model with `fit`. Received: {what} of an example of "
+                    f"the {kind} {one}, {other}"
+                )
+
+
+def _dtype_of(leaf: Any) -> str:
+    dtype = getattr(leaf, "dtype", type(leaf))
+    return "str" if getattr(dtype, "kind", "") in "SU" else getattr(dtype, "name", str(dtype))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -140,22 +163,27 @@ def features_in_folder(
     Raises:
         FeatureStoreError: If the folder cannot be written.
     """
-    with _explained(folder):
-        home, inputs = _home(pathlib.Path(folder), computer), _names_of_inputs(computer.model)
-        shards, entries, sizes = list[Any](), list[Any](), list[int]()
-        for chunk in _chunks(source, bytes_of(computer.model.outputs) or 0):
-            path = home / fingerprint_of_data(chunk, inputs)[:32]
-            if not _is_whole(path):
-                _write_shard(path, list(_computed(computer, chunk)))
-            else:
-                _check_stored(path, computer, chunk[0])
-            chunk_sizes = [_rows_of(batch) for batch, _ in chunk]
-            shards.append((sum(chunk_sizes), functools.partial(_read_shard, path, chunk[0][1])))
-            entries.append({"folder": path.name, "rows": sum(chunk_sizes)})
-            sizes += chunk_sizes
-            progress(len(sizes))
-        _check_any(shards)
-        _write_json(home / f"{part}.json", {"rows": sum(sizes), "shards": entries})
+    folder, common = _store.absolute(folder), _Common()
+    with _store.explained(folder):
+        home = _home(folder, computer)
+    inputs, count = _names_of_inputs(computer.model), len(outputs_by_key(computer.model))
+    shards, entries, sizes = list[Any](), list[Any](), list[int]()
+    for chunk in _chunks(common.targets_of(source), computer):
+        path, targets = home / fingerprint_of_data(chunk, inputs)[:32], chunk[0][1]
+        read = functools.partial(_read_shard, folder, path, count, targets)
+        if not _store.is_whole(path, _names(count, targets)):
+            _write_shard(folder, path, list(_computed(computer, chunk)))
+        else:
+            _check_stored(path, read()[0], computer.once(chunk[0][0]))
+        common.check("features", read()[0])
+        chunk_sizes = [_rows_of(batch) for batch, _ in chunk]
+        shards.append((sum(chunk_sizes), read))
+        entries.append({"folder": path.name, "rows": sum(chunk_sizes)})
+        sizes += chunk_sizes
+        progress(len(sizes))
+    _check_any(shards)
+    with _store.explained(folder):
+        _store.write_note(home / f"{part}.json", {"rows": sum(sizes), "shards": entries})
     return Features(list(outputs_by_key(computer.model)), shards, sizes)
 
 
@@ -165,11 +193,9 @@ def _names_of_inputs(model: keras.Model) -> list[str]:
     return sorted(structure) if isinstance(structure, dict) else [tensor.name for tensor in model.inputs]
 
 
-def _check_stored(path: pathlib.Path, computer: Computer, batch: tuple[Any, Any]) -> None:
+def _check_stored(path: pathlib.Path, stored: list[Any], computed: list[Any]) -> None:
     """Raises where stored features are not those of the model: no fingerprint sees all that code may depend on."""
-    x, targets = batch
-    stored, _ = _read_shard(path, targets)
-    for array, tensor in zip(stored, computer.once(x)):
+    for array, tensor in zip(stored, computed):
         if not alike(array[: len(tensor)], tensor):
             raise FeatureStoreError(
                 errno.EINVAL,
@@ -182,11 +208,9 @@ def _check_stored(path: pathlib.Path, computer: Computer, batch: tuple[Any, Any]
 def _home(folder: pathlib.Path, computer: Computer) -> pathlib.Path:
     """The folder for the features of one model, with its manifest."""
     fingerprint = fingerprint_of_model(computer.model)
-    home = folder / f"{fingerprint[:32]}{'' if computer.exact else '-folded'}"
-    home.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(home)
+    home = _store.home_in(folder, f"{fingerprint[:32]}-{_FORMAT}{'' if computer.exact else '-folded'}")
     features = [
-        {"name": key, "shape": list(tensor.shape[1:]), "dtype": tensor.dtype, "file": f"feature-{number}.npy"}
+        {"name": key, "shape": list(tensor.shape[1:]), "dtype": tensor.dtype, "file": _feature_file(number)}
         for number, (key, tensor) in enumerate(outputs_by_key(computer.model).items())
     ]
     manifest = {
@@ -196,39 +220,20 @@ def _home(folder: pathlib.Path, computer: Computer) -> pathlib.Path:
         "keras": keras.__version__,
         "features": features,
     }
-    _write_json(home / "manifest.json", manifest)
+    _store.write_note(home / "manifest.json", manifest)
     return home
-
-
-@contextlib.contextmanager
-def _explained(folder: Any) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        number = error.errno or errno.ENOSPC  # numpy says in words alone that less was written than it wanted
-        if number not in _WAYS_OUT:
-            raise
-        raise FeatureStoreError(
-            number,
-            f"Features cannot be kept in the folder '{folder}': {os.strerror(number)}. {_WAYS_OUT[number]} "
-            "The shards that are whole are kept, and used in the next run.",
-        ) from error
-
-
-_WAYS_OUT = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free space, or choose a folder on another disk."),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Choose a folder that you may write."),
-    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "Choose the path of a folder, or one that is not there yet."),
-}
 
 
 # -- shards -----------------------------------------------------------------------------------------------
 
 
-def _chunks(source: Source, bytes_per_example: int) -> Iterator[list[Any]]:
-    """The batches of a source in portions of about the size of a shard: themselves, or their features."""
+def _chunks(batches: Iterable[Any], computer: Computer) -> Iterator[list[Any]]:
+    """Batches in portions of about the size of a shard: themselves, or their features."""
     chunk, size = list[Any](), 0
-    for batch in source.batches():
+    bytes_per_example = bytes_of(computer.model.outputs)
+    for batch in batches:
+        if bytes_per_example is None:  # it depends on the data, and is the same for all: their features have one shape
+            bytes_per_example = _bytes_of(computer.once(batch[0])) // _rows_of(batch[0])
         chunk.append(batch)
         size += max(_bytes_of(batch), _rows_of(batch[0]) * bytes_per_example)
         if size >= SHARD_BYTES:
@@ -238,98 +243,32 @@ def _chunks(source: Source, bytes_per_example: int) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _write_shard(path: pathlib.Path, batches: list[Any]) -> None:
-    """Writes one shard: a folder with a file for each tensor, and what they are."""
+def _write_shard(folder: pathlib.Path, path: pathlib.Path, batches: list[Any]) -> None:
     features, targets = _joined(batches)
-    files = {f"feature-{number}.npy": array for number, array in enumerate(features)}
-    files.update({f"target-{number}.npy": array for number, array in enumerate(_present(targets))})
-    with _put_at(path) as new:
-        new.mkdir()
-        entries = {}
-        for name, array in files.items():
-            np.save(new / name, array.view(np.uint16) if array.dtype.name == "bfloat16" else array, allow_pickle=False)
-            entries[name] = {"dtype": array.dtype.name, "blake2b": checksum(new / name)}
-        (new / _SHARD).write_text(json.dumps({"rows": len(features[0]), "files": entries}, indent=1), encoding="utf-8")
+    with _store.explained(folder):
+        _store.write(path, dict(zip(_names(len(features), targets), [*features, *_present(targets)])))
 
 
-def _is_whole(path: pathlib.Path) -> bool:
-    """Whether a shard is there, as it was written."""
-    try:
-        entries = json.loads((path / _SHARD).read_text(encoding="utf-8"))["files"]
-        return bool(entries) and all(checksum(path / name) == entry["blake2b"] for name, entry in entries.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # whatever a damaged file holds
-        return False
-
-
-def _read_shard(path: pathlib.Path, targets: Any) -> Any:
+def _read_shard(folder: pathlib.Path, path: pathlib.Path, count: int, targets: Any) -> Any:
     """The features and the targets of a shard, not yet in memory; the targets in the structure of `targets`."""
-    entries = json.loads((path / _SHARD).read_text(encoding="utf-8"))["files"]
-    arrays = {}
-    for name, entry in entries.items():
-        array = np.load(path / name, mmap_mode="r", allow_pickle=False)
-        arrays[name] = array.view(tf.bfloat16.as_numpy_dtype) if entry["dtype"] == "bfloat16" else array
-    features = [array for name, array in arrays.items() if name.startswith("feature-")]
-    came = iter([array for name, array in arrays.items() if name.startswith("target-")])
-    return features, keras.tree.map_structure(lambda leaf: None if leaf is None else next(came), targets)
+    with _store.explained(folder):
+        arrays = _store.read(path, _names(count, targets))
+    came = iter(arrays[count:])
+    return arrays[:count], keras.tree.map_structure(lambda leaf: None if leaf is None else next(came), targets)
 
 
-def _present(targets: Any) -> list[np.ndarray]:
+def _names(count: int, targets: Any) -> list[str]:
+    """The names of the files of a shard with so many features, and these targets."""
+    features = [_feature_file(number) for number in range(count)]
+    return features + [f"target-{number}.npy" for number in range(len(_present(targets)))]
+
+
+def _present(targets: Any) -> list[Any]:
     return [leaf for leaf in keras.tree.flatten(targets) if leaf is not None]
 
 
-# -- files that are there whole, or not at all ------------------------------------------------------------
-
-
-def _write_json(path: pathlib.Path, content: Any) -> None:
-    if path.exists() and path.read_text(encoding="utf-8") == json.dumps(content, indent=1):
-        return  # a folder that cannot be written may be read
-    with _put_at(path) as new:
-        new.write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _put_at(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path to write a file or a folder to, and moves that to `path` once it is whole.
-
-    A folder that is there already, a damaged one or that of a process which was faster, gets the new files one by one:
-    at no time is anything missing that was there.
-    """
-    new = path.parent / f".{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
-    try:
-        yield new
-        try:
-            new.replace(path)
-        except OSError:
-            if not (new.is_dir() and path.is_dir()):
-                raise
-            for file in new.iterdir():
-                file.replace(path / file.name)
-    finally:
-        _remove(new)
-
-
-def _remove(path: pathlib.Path) -> None:
-    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _clear_leftovers(home: pathlib.Path) -> None:
-    """Removes what processes of this machine left when they were killed."""
-    for left in home.glob(f".{socket.gethostname()}-*"):
-        process = left.name.split("-")[-2]
-        if process.isdecimal() and not _is_running(int(process)):
-            _remove(left)
-
-
-def _is_running(process: int) -> bool:
-    if os.name == "nt":  # there, signal 0 is Ctrl+C
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is somebody else's
-        return True
-    return True
+def _feature_file(number: int) -> str:
+    return f"feature-{number}.npy"
 
 
 # -- data -------------------------------------------------------------------------------------------------

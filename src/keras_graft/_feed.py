@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from . import _keras
 from ._data import beside_inputs, numbers, part_of
-from ._features import Features
+from ._features import Features, FeatureStoreError
 
-__all__ = ["even", "fed_with_features", "in_place_of_inputs", "stored_batches"]
+__all__ = ["even", "fed_with_features", "in_place_of_inputs", "store_errors_kept", "stored_batches"]
 
 # The one key of what a model gets in place of its inputs.
 _AHEAD = "computed ahead"
@@ -54,6 +54,17 @@ def fed_with_features(model: keras.Model, rest: keras.Model, steps_at_once: int)
         yield
 
 
+@contextlib.contextmanager
+def store_errors_kept(failures: list[FeatureStoreError]) -> Iterator[None]:
+    """Within it an error of a folder stays what it is, where TensorFlow makes an error of its own of it."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if failures:
+            raise failures[0] from error
+        raise
+
+
 def even(rows: int, size: int) -> list[int]:
     """The sizes of batches, all of one size but the last."""
     whole, rest = divmod(rows, size)
@@ -65,7 +76,13 @@ def even(rows: int, size: int) -> list[int]:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def stored_batches(features: Features, targets: tuple[Any, Any], sizes: list[int], shuffled: Any) -> tf.data.Dataset:
+def stored_batches(
+    features: Features,
+    targets: tuple[Any, Any],
+    sizes: list[int],
+    shuffled: Any,
+    failures: list[FeatureStoreError],
+) -> tf.data.Dataset:
     """Batches of features and targets that are read portion by portion.
 
     Args:
@@ -74,6 +91,7 @@ def stored_batches(features: Features, targets: tuple[Any, Any], sizes: list[int
         sizes: The sizes of the batches.
         shuffled: Whether each epoch has an order of its own: of shards, and of the examples in each portion of them.
             With `"batch"`, of the examples in each batch alone.
+        failures: Gets the errors that reading raises, for `store_errors_kept`.
     """
     shards = _shards(features, numbers(targets))
     example = shards[0]()
@@ -97,7 +115,7 @@ def stored_batches(features: Features, targets: tuple[Any, Any], sizes: list[int
         return _shuffled_within_batches(_in_whole_batches(_portions(shards, None), sizes), random)
 
     portions = tf.data.Dataset.from_generator(
-        in_order,
+        lambda: _noted(in_order(), failures),
         output_signature=(tf.TensorSpec((None, 2), tf.int64), *arrays),
     )
     batches = portions.flat_map(batches_of).prefetch(tf.data.AUTOTUNE)
@@ -130,6 +148,14 @@ def _portions(shards: list[Callable[[], Any]], random: np.random.Generator | Non
             portion, size = [], 0
     if portion:
         yield _joined(portion, random)
+
+
+def _noted(portions: Iterator[Any], failures: list[FeatureStoreError]) -> Iterator[Any]:
+    try:
+        yield from portions
+    except FeatureStoreError as error:
+        failures.append(error)
+        raise
 
 
 def _in_whole_batches(portions: Iterator[list[np.ndarray]], sizes: list[int]) -> Iterator[tuple[np.ndarray, ...]]:

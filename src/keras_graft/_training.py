@@ -30,9 +30,10 @@ from ._arguments import (
 from ._audit import rows_by_layer
 from ._computer import Computer
 from ._data import Source, is_stream, part_of, rows_of_arrays, source_of
-from ._features import Features, features_in_folder, features_in_memory
-from ._feed import even, fed_with_features, in_place_of_inputs, stored_batches
+from ._features import Features, FeatureStoreError, features_in_folder, features_in_memory
+from ._feed import even, fed_with_features, in_place_of_inputs, store_errors_kept, stored_batches
 from ._split import Split, bytes_of, ends_determinism, forget, make_cut
+from ._store import absolute
 
 __all__ = ["fit_head"]
 
@@ -82,9 +83,10 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         x: Inputs: arrays or tensors of shape (examples, ...), alone, in a list or in a dict; or a `tf.data.Dataset`
             of batches, a `keras.utils.PyDataset` or a generator of batches.
         y: Targets, for arrays.
-        cache: Where features are kept: `"memory"`, or the path of a folder, for features larger than memory and
-            for those that shall be used again. What a folder holds is used where the data and the frozen part are
-            the same, bit for bit, and computed otherwise; a run that was killed goes on where it stopped.
+        cache: Where features are kept: `"memory"`, or the path of a folder (`~` is the home folder), for features
+            larger than memory and for those that shall be used again. What a folder holds is used where the data and
+            the frozen part are the same, bit for bit, and computed otherwise; a run that was killed goes on where it
+            stopped.
         dropout: `"as composed"`, or `"off"`: dropout in frozen layers does not drop while the head is trained, so
             that a model composed with `"keep"` trains on inference features, and drops again in `fit`.
         exact: Whether features are those of the model to the last bit. If False, frozen weights are folded into the
@@ -117,7 +119,8 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         ValueError: If `model` is not compiled, has no graph to cut, or arguments do not go together; if a callback
             changes frozen weights before the first step; or if features cannot be kept: batches of several shapes,
             sparse tensors, strings.
-        FeatureStoreError: (an `OSError`) If the folder cannot be written, or holds features of another model.
+        FeatureStoreError: (an `OSError`) If the folder cannot be written, is removed while it is used, or holds
+            features of another model.
 
     Example:
 
@@ -165,7 +168,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
                 sample_weight=sample_weight,
                 **arguments,
             )
-        wish = _Wish(found, Computer(found.features, exact), cache, verbose)
+        wish = _Wish(found, Computer(found.features, exact), _place(cache), verbose)
         frozen = _Frozen.of(found.features)
         train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
         size, validation_size = arguments.pop("batch_size"), arguments.pop("validation_batch_size")
@@ -175,7 +178,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
             arguments.update(wish.validation(validation, validation_size or size, steps))
         at_once = _steps_at_once(model, found.rest, arguments)
         arguments["callbacks"] = frozen.watched(callbacks)
-        with fed_with_features(model, found.rest, at_once):
+        with store_errors_kept(wish.failures), fed_with_features(model, found.rest, at_once):
             history = model.fit(**_with_one_iterator(arguments, at_once))
         frozen.warn_if_changed(model)
         return history
@@ -201,6 +204,11 @@ def _with_integers(arguments: dict[str, Any]) -> dict[str, Any]:
     whole = {name: integer(name, arguments[name], least=least, or_none=none) for name, (least, none) in bounds.items()}
     whole |= {name: integer(name, arguments[name]) for name in ("epochs", "initial_epoch")}
     return {**arguments, **whole}
+
+
+def _place(cache: Any) -> Any:
+    """Where features are kept, wherever code of the user changes the working folder to."""
+    return cache if isinstance(cache, str) and cache == "memory" else absolute(cache)
 
 
 def _why_not_ahead(model: keras.Model, found: Split) -> str:
@@ -392,6 +400,7 @@ class _Wish:
     computer: Computer
     cache: Any
     verbose: Any
+    failures: list[FeatureStoreError] = dataclasses.field(default_factory=list)
 
     def training(self, data: Any, batch_size: int | None, steps: int | None, shuffle: Any) -> dict[str, Any]:
         source = self._source(data, steps, "x")
@@ -430,7 +439,7 @@ class _Wish:
             if bar is not None:
                 bar.update(done, finalize=done == source.count)
 
-        if isinstance(self.cache, str) and self.cache == "memory":
+        if self.cache == "memory":
             return features_in_memory(self.computer, source, progress)
         return features_in_folder(self.computer, source, progress, self.cache, part)
 
@@ -444,7 +453,7 @@ class _Wish:
         elif source.holds_targets:
             sizes = even(features.rows, features.batch_sizes[0])
         if len(features.shards) > 1 or sizes != even(features.rows, sizes[0]) or self.cache != "memory":
-            return {"x": stored_batches(features, source.targets, sizes, shuffled)}
+            return {"x": stored_batches(features, source.targets, sizes, shuffled, self.failures)}
         tensors, targets = features.shards[0][1]()
         y, weights = (*targets, None, None)[:2] if source.holds_targets else source.targets
         inputs = in_place_of_inputs(features.keys, tensors)
