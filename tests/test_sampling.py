@@ -110,6 +110,27 @@ def test_measures_of_uncertainty() -> None:
     np.testing.assert_allclose(logits.mutual_information(from_logits=True), same.mutual_information())
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_statistics_of_samples_are_reduced_in_float64(dtype: str) -> None:
+    values = np.random.default_rng(0).uniform(0.5, 60.0, size=(2000, 2, 3))
+    values = keras.ops.convert_to_numpy(keras.ops.cast(values, dtype))
+    samples = Samples(values)
+    expected = "float64" if dtype == "float64" else "float32"
+    for actual, exact in (
+        (samples.mean, values.astype("float64").mean(0)),
+        (samples.std, values.astype("float64").std(0)),
+    ):
+        assert actual.dtype == expected
+        np.testing.assert_allclose(actual, exact, rtol=1e-6)
+
+
+def test_what_is_certain_has_no_entropy() -> None:
+    certain = Samples(np.array([[[1.0, 0.0]], [[1.0, 0.0]]], "float16"))
+    torn = Samples(np.array([[[1.0, 0.0]], [[0.0, 1.0]]], "float16"))
+    assert certain.predictive_entropy() == certain.mutual_information() == 0.0
+    np.testing.assert_allclose([torn.predictive_entropy(), torn.mutual_information()], np.log(2.0))
+
+
 def test_logits_are_not_taken_for_probabilities() -> None:
     with pytest.raises(ValueError, match="from_logits=True"):
         Samples(np.array([[[3.0, -1.0]]])).predictive_entropy()

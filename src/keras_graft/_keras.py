@@ -13,6 +13,8 @@ import inspect
 import re
 import threading
 from collections import OrderedDict
+import types
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -23,7 +25,8 @@ from keras.src import tree
 from keras.src.backend import compute_output_spec
 from keras.src.backend.common import global_state
 from keras.src.models import Functional
-from keras.src.ops.node import Node
+from keras.src.ops.function import make_node_key
+from keras.src.ops.node import KerasHistory, Node
 from keras.src.random.seed_generator import global_seed_generator
 from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.saving.serialization_lib import SafeModeScope
@@ -42,6 +45,9 @@ _BOOKKEEPING = frozenset(
     "_self_tracked_trackables _obj_reference_counts_dict _self_unconditional_checkpoint_dependencies "
     "_self_unconditional_dependency_names _build_shapes_dict".split()
 )
+
+# The names of the attributes that hold the calls of a layer, and those that took what it gave (all).
+RECORDS = ("_inbound_nodes", "_outbound_nodes")
 
 # What stands before the cause in errors about files.
 _CAUSE = "Exception encountered: "
@@ -604,6 +610,31 @@ def symbolic_inputs(model: Any) -> Any:
     )
 
 
+def bound_inputs(graph: Any, given: Any) -> list[Any]:
+    """What a call of a functional graph on `given` binds to its inputs, in their order; None for one that is left out.
+
+    Keras binds a dict by name to inputs in a list, and structures of one kind leaf by leaf: its own code does it here
+    (`Functional._standardize_inputs`: all).
+
+    Raises:
+        ValueError: If a call would, because the structures do not go together.
+    """
+
+    def refuse(inputs: Any, raise_exception: bool = False) -> None:
+        if raise_exception:
+            raise ValueError(f"The inputs {inputs} do not go together with {graph._inputs_struct}.")
+
+    binder = types.SimpleNamespace(
+        _inputs_struct=graph._inputs_struct,
+        _maybe_warn_inputs_struct_mismatch=refuse,
+        _convert_inputs_to_tensors=lambda flat: flat,
+        _adjust_input_rank=lambda flat: flat,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of entries that nothing takes, which a call warns of
+        return list(type(graph)._standardize_inputs(binder, given))
+
+
 def new_input(tensor: Any, name: str | None = None) -> Any:
     """A new `keras.Input` that takes what `tensor` takes, under its name where it is an input itself (all)."""
     layer = tensor_history(tensor)[0] if in_graph(tensor) else None
@@ -681,7 +712,9 @@ def connect(operation: Any, args: Any, kwargs: Any, like: list[Any]) -> list[Any
     added to the arguments, where `Layer.__call__` up to 3.15 stores a `training=False` (all).
     """
     outputs = [keras.KerasTensor(t.shape, dtype=t.dtype, sparse=t.sparse, ragged=t.ragged) for t in like]
-    Node(operation, call_args=args, call_kwargs=kwargs, outputs=outputs)
+    node = Node(operation, call_args=args, call_kwargs=kwargs, outputs=outputs)
+    if _passing.nodes is not None:
+        _passing.nodes.append(node)
     return outputs
 
 
@@ -972,6 +1005,76 @@ def with_constants(traced: Any) -> Callable[[Any], list[Any]]:
     return call
 
 
+class _Passing(threading.local):
+    """The calls that were connected within `unrecorded`, in this thread."""
+
+    nodes: list[Any] | None = None
+
+
+_passing = _Passing()
+
+# Held by whoever enters calls into the records of layers, or puts something in the place of what layers hold, for a
+# while: the layers of one model may be at work in several threads.
+surgery = threading.RLock()
+
+
+@contextlib.contextmanager
+def unrecorded() -> Iterator[None]:
+    """Takes the calls that are connected within it out of the records of their operations again (all).
+
+    Keras needs them there to make a model of them, and not to run it. No other call gets another index: where one was
+    recorded behind them, they stay.
+    """
+    with surgery:
+        outer, _passing.nodes = _passing.nodes, []
+        try:
+            yield
+        finally:
+            made, _passing.nodes = _passing.nodes, outer
+            _take_out(made)
+
+
+def _take_out(made: list[Any]) -> None:
+    ours = {id(node) for node in made}
+    for operation in {id(node.operation): node.operation for node in made}.values():
+        record, taken = operation._inbound_nodes, list[Any]()
+        while record and id(record[-1]) in ours:
+            taken.append(record.pop())
+        outputs = {id(tensor) for node in taken for tensor in node.outputs}
+        for consumer in list(operation._outbound_nodes):
+            if not outputs.isdisjoint(map(id, consumer.input_tensors)):
+                operation._outbound_nodes.remove(consumer)
+        for node in taken:
+            for tensor in node.input_tensors:
+                consumers = tensor_history(tensor)[0]._outbound_nodes
+                if node in consumers:
+                    consumers.remove(node)
+
+
+def record_calls(model: Any) -> None:
+    """Enters the calls of a graph that were made within `unrecorded` into the records of their operations (all).
+
+    So it can be saved, and others built on its tensors, as those of any model.
+    """
+    graph = graph_of(model)
+    with surgery:
+        missing = [node for node in nodes(graph) if node not in node.operation._inbound_nodes]
+        for node in missing:
+            number = len(node.operation._inbound_nodes)
+            node.operation._inbound_nodes.append(node)
+            for place, tensor in enumerate(node.outputs):
+                tensor._keras_history = KerasHistory(node.operation, number, place)
+        for node in nodes(graph) if missing else ():
+            producers = {id(tensor): tensor_history(tensor)[0] for tensor in node.input_tensors}
+            for producer in producers.values():
+                if node not in producer._outbound_nodes:
+                    producer._outbound_nodes.append(node)
+        if missing:
+            graph._nodes = {
+                make_node_key(node.operation, node.operation._inbound_nodes.index(node)) for node in nodes(graph)
+            }
+
+
 @contextlib.contextmanager
 def nothing_left_behind(handed_in: Any, *, always: bool = False) -> Iterator[None]:
     """Undoes what a failing block did to layers: calls recorded on them, and flags set (all).
@@ -980,6 +1083,11 @@ def nothing_left_behind(handed_in: Any, *, always: bool = False) -> Iterator[Non
         handed_in: Layers, models and symbolic inputs, in any structure; everything else in it is passed over.
         always: Whether what was done is undone also where the block succeeds.
     """
+    with surgery:
+        yield from _undone(handed_in, always)
+
+
+def _undone(handed_in: Any, always: bool) -> Iterator[None]:
     parts = {id(part): part for given in _layers_in(handed_in) for part in walk(given)}
     graphs = [graph_of(part) for part in parts.values() if graph_of(part) is not None]
     parts.update({id(operation): operation for graph in graphs for operation in graph.operations})
@@ -999,14 +1107,12 @@ def nothing_left_behind(handed_in: Any, *, always: bool = False) -> Iterator[Non
 
 
 def forget_calls(graph: Any) -> None:
-    """Takes the calls of a graph that is not needed any more out of the record of its operations (all)."""
-    for node in nodes(graph):
-        if node in node.operation._inbound_nodes:
-            node.operation._inbound_nodes.remove(node)
-        for tensor in node.input_tensors:
-            consumers = tensor_history(tensor)[0]._outbound_nodes
-            if node in consumers:
-                consumers.remove(node)
+    """Takes the calls of a graph that is not needed any more out of the record of its operations (all).
+
+    Those that others were recorded behind stay: no call gets another index.
+    """
+    with surgery:
+        _take_out(nodes(graph))
 
 
 def _layers_in(structure: Any) -> Iterator[Any]:

@@ -5,6 +5,7 @@ It tells what a call does, for layers that nothing else is known of. It must not
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -38,6 +39,7 @@ __all__ = [
     "observe",
     "recording",
     "same",
+    "shapes_of",
     "tried",
 ]
 
@@ -72,6 +74,14 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             return _with_sizes(lambda size: _trace_in_function(function, args, kwargs, size))
         except Exception:
             raise error from None
+
+
+def shapes_of(operation: Any, args: Any, kwargs: Any) -> Any:
+    """The symbolic tensors that a call of an operation gives for some."""
+    if not isinstance(operation, keras.Layer):
+        return operation.compute_output_spec(*args, **kwargs)
+    with left_as_it_was(operation):
+        return trace(operation, *args, **kwargs)
 
 
 def _with_sizes(action: Callable[[int], Any]) -> Any:
@@ -261,9 +271,15 @@ _CONTRACTED: dict[str, tuple[int | None, Callable[[Any], int]]] = {
 @contextlib.contextmanager
 def left_as_it_was(layer: Any) -> Iterator[None]:
     """Puts back what a call of `layer` may change beside the variables of Keras, which a stateless scope keeps."""
+    with _keras.surgery:
+        yield from _put_back(layer)
+
+
+def _put_back(layer: Any) -> Iterator[None]:
     parts = list(_keras.walk(layer))
     hidden = [(variable, variable.numpy()) for part in parts for variable in _hidden_variables(part)]
-    attributes = [(vars(part), dict(vars(part)), _contents(part)) for part in parts]
+    attributes = [(vars(part), dict(vars(part))) for part in parts]
+    contents = {id(held): (held, _entries(held)) for part in parts for held in _containers(part)}
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
         with _keras.global_seeds_kept():
@@ -271,19 +287,55 @@ def left_as_it_was(layer: Any) -> Iterator[None]:
     finally:
         np.random.set_state(numpy_state)
         random.setstate(python_state)
-        for held, before, contents in attributes:
+        for held, before in attributes:
             for name in [name for name in held if name not in before]:
                 del held[name]
             held.update(before)
-            for values, copy in contents:
-                if len(values) != len(copy) or any(now is not then for now, then in zip(values, copy)):
-                    values[:] = copy
+        for held, entries in contents.values():
+            _refill(held, entries)
         for variable, value in hidden:
             variable.assign(value)
 
 
-def _contents(layer: Any) -> list[tuple[list[Any], list[Any]]]:
-    return [(value, list(value)) for value in vars(layer).values() if isinstance(value, list)]
+def _containers(layer: Any) -> Iterator[Any]:
+    """The lists, dicts, sets and queues that `layer` holds, also in one another, but for the records of its calls."""
+    waiting = [value for name, value in vars(layer).items() if name not in _keras.RECORDS]
+    seen: set[int] = set()
+    while waiting:
+        held = waiting.pop()
+        if id(held) in seen or not isinstance(held, (*_CONTAINERS, tuple)):
+            continue
+        seen.add(id(held))
+        waiting.extend(held.values() if isinstance(held, dict) else held)
+        if not isinstance(held, tuple):
+            yield held
+
+
+def _refill(held: Any, before: list[Any]) -> None:
+    """Puts back what a container held; not through Keras, which tracks what is put into its own, and locks them."""
+    now = _entries(held)
+    if len(now) == len(before) and all(map(_is_same_entry, now, before)):
+        return
+    base = next(kind for kind in _CONTAINERS if isinstance(held, kind))
+    own = next(
+        (kind for kind in type(held).__mro__ if kind.__module__ in _PLAIN and issubclass(kind, base)), type(held)
+    )
+    own.clear(held)
+    (own.extend if hasattr(own, "extend") else own.update)(held, before)
+
+
+def _entries(held: Any) -> list[Any]:
+    return list(held.items() if isinstance(held, dict) else held)
+
+
+def _is_same_entry(one: Any, other: Any) -> bool:
+    """Whether two entries are one object; those of dicts are pairs, made anew each time."""
+    pairs = isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other)
+    return one is other or (pairs and all(mine is theirs for mine, theirs in zip(one, other)))
+
+
+_CONTAINERS = (list, dict, set, collections.deque)
+_PLAIN = ("builtins", "collections")
 
 
 def hidden_values(layer: Any) -> list[np.ndarray]:
@@ -302,8 +354,6 @@ def _hidden_variables(layer: Any) -> list[Any]:
 # ---------------------------------------------------------------------------------------------------------
 # Calls within a call
 # ---------------------------------------------------------------------------------------------------------
-
-_recording = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -328,7 +378,7 @@ def recording(layers: list[Any], around: Callable[[Any, Callable[..., Any], Any,
 
         return call
 
-    with _recording:
+    with _keras.surgery:
         own = [(vars(layer), name, vars(layer).get(name)) for layer in layers for name in [_keras.name_of_call(layer)]]
         try:
             for layer in layers:

@@ -21,7 +21,7 @@ from ._fingerprint import fingerprint_of_model, outputs_by_key
 from ._mode_lock import ModeLock
 from ._policy import decider
 from ._rebuild import Decision, rebuild
-from ._split import ends_noiselessness, forget, make_cut
+from ._split import ends_noiselessness, make_cut
 
 __all__ = ["Samples", "predict_samples"]
 
@@ -50,12 +50,12 @@ class Samples:
     @property
     def mean(self) -> Any:
         """The mean over the samples, of shape (examples, ...)."""
-        return keras.tree.map_structure(lambda values: values.mean(axis=0), self.values)
+        return keras.tree.map_structure(lambda values: _over_samples(np.mean, values), self.values)
 
     @property
     def std(self) -> Any:
         """The standard deviation over the samples, of shape (examples, ...)."""
-        return keras.tree.map_structure(lambda values: values.std(axis=0), self.values)
+        return keras.tree.map_structure(lambda values: _over_samples(np.std, values), self.values)
 
     def predictive_entropy(self, *, from_logits: bool = False) -> Any:
         """The entropy of the mean class probabilities: all the uncertainty, in nats.
@@ -99,8 +99,18 @@ class Samples:
         return keras.tree.map_structure(information, self.values)
 
 
+def _over_samples(reduce: Any, values: np.ndarray) -> np.ndarray:
+    """A statistic over the samples, computed in float64: sums of half precision stop growing, or overflow.
+
+    It is given in the dtype of the predictions, in float32 where that is of half precision, as numpy does for integers.
+    """
+    reduced = reduce(values, axis=0, dtype="float64")
+    whole = np.issubdtype(values.dtype, np.integer) or values.dtype == bool
+    return reduced if whole else reduced.astype(np.promote_types(values.dtype, "float32"))
+
+
 def _entropy(p: np.ndarray) -> np.ndarray:
-    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)
+    return 0.0 - (p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)  # and not -0 where all is certain
 
 
 def _probabilities(values: np.ndarray, from_logits: bool) -> np.ndarray:
@@ -160,25 +170,22 @@ def predict_samples(
     batch_size = integer("batch_size", batch_size, least=1, or_none=True)
     seed = integer("seed", seed, least=0, or_none=True)
     found = make_cut(model, ends_noiselessness(model))
-    try:
-        stateful = [part.name for part in _keras.walk(found.rest) if getattr(part, "stateful", False)]
-        if stateful:
-            raise ValueError(
-                f"Layers {stateful} of model '{model.name}' keep a state from batch to batch, so each sample would "
-                "go on where the one before it ended. Build them with `stateful=False`."
-            )
-        if not found.in_the_way:
-            raise ValueError(
-                f"Nothing in model '{model.name}' is live, so all samples would be the same. Compose it with "
-                f'dropout="keep" or "always", or put dropout into the head. Received: model={model!r}'
-            )
-        sampler = _with_live_noise(found.rest)
-        _set_seeds(sampler, seed)
-        size = found.features.inputs[0].shape[0] or batch_size or 32
-        source = source_of(x, None, None, steps=None, batch_size=size, name="x")
-        return Samples(_sampled(_computer_of(model, found.features), sampler, source, samples))
-    finally:
-        forget(model, found.features, found.rest)
+    stateful = [part.name for part in _keras.walk(found.rest) if getattr(part, "stateful", False)]
+    if stateful:
+        raise ValueError(
+            f"Layers {stateful} of model '{model.name}' keep a state from batch to batch, so each sample would "
+            "go on where the one before it ended. Build them with `stateful=False`."
+        )
+    if not found.in_the_way:
+        raise ValueError(
+            f"Nothing in model '{model.name}' is live, so all samples would be the same. Compose it with "
+            f'dropout="keep" or "always", or put dropout into the head. Received: model={model!r}'
+        )
+    sampler = _with_live_noise(found.rest)
+    _set_seeds(sampler, seed)
+    size = found.features.inputs[0].shape[0] or batch_size or 32
+    source = source_of(x, None, None, steps=None, batch_size=size, name="x")
+    return Samples(_sampled(_computer_of(model, found.features), sampler, source, samples))
 
 
 def _computer_of(model: keras.Model, features: keras.Model) -> Computer:
@@ -210,7 +217,7 @@ def _with_live_noise(rest: keras.Model) -> keras.Model:
         locked = type(layer) is ModeLock and layer.training is not None  # it was locked on purpose
         return Decision() if locked else live(layer, path)
 
-    with _keras.nothing_left_behind([rest], always=True):
+    with _keras.nothing_left_behind([rest], always=True), _keras.unrecorded():
         return rebuild(rest, decide, frozen=True)
 
 

@@ -27,7 +27,6 @@ __all__ = [
     "bytes_of",
     "ends_determinism",
     "ends_noiselessness",
-    "forget",
     "make_cut",
     "split",
 ]
@@ -48,6 +47,7 @@ class Split:
         rest: All that is behind: it takes what `features` gives, and gives the outputs of the model. It shares its
             layers with the model, so training it trains the model.
         in_the_way: The layers that end the frozen part, by their paths in the model, each with the reason.
+        empty: Whether nothing can be computed ahead, so that `features` gives its inputs as they are.
 
     Example:
 
@@ -65,6 +65,7 @@ class Split:
     features: keras.Model
     rest: keras.Model
     in_the_way: Mapping[str, str]
+    empty: bool = False
 
     @functools.cached_property
     def bytes_per_example(self) -> int | None:
@@ -124,7 +125,11 @@ def split(model: keras.Model) -> Split:
     True
     """
     check_model(model, "model")
-    return make_cut(model, ends_determinism(model))
+    found = make_cut(model, ends_determinism(model))
+    for part in (*_keras.walk(found.features), *_keras.walk(found.rest)):
+        if _keras.graph_of(part) is not None:
+            _keras.record_calls(part)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -201,85 +206,244 @@ _NOISY = (Effect.NOISE.value, Effect.UNKNOWN.value)
 # ---------------------------------------------------------------------------------------------------------
 
 
+# Where something stands in a model: the ids of the calls of nested models that lead to it, and its own.
+_Place = tuple[int, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Level:
     """One call of a graph.
 
     Attributes:
         graph: The graph.
+        place: Where the call stands; empty for the model itself.
         ahead: The ids of those of its tensors that can be computed ahead.
         partial: Calls of nested graphs that the frontier passes through, by the ids of their nodes.
     """
 
     graph: Any
+    place: _Place
     ahead: set[int]
     partial: dict[int, _Level] = dataclasses.field(default_factory=dict)
+
+    def place_of(self, part: Any) -> _Place:
+        """Where a tensor or a call of this level stands."""
+        return (*self.place, id(part))
 
     def is_ahead(self, tensor: Any) -> bool:
         return id(tensor) in self.ahead
 
+    def is_behind(self, node: Any) -> bool:
+        """Whether a call is not, or not wholly, computed ahead."""
+        return not node.is_input and not all(map(self.is_ahead, node.outputs))
+
     def behind(self) -> Iterator[Any]:
         """The calls that are not, or not wholly, computed ahead."""
-        for node in _keras.nodes(self.graph):
-            if not node.is_input and not all(map(self.is_ahead, node.outputs)):
-                yield node
+        return filter(self.is_behind, _keras.nodes(self.graph))
 
     def needed(self, node: Any) -> list[Any]:
         """What the part of a call that lies behind the frontier takes from this level."""
         level = self.partial.get(id(node))
         if level is None:
             return list(node.input_tensors)
-        outer = dict(zip(map(id, level.graph.inputs), _flat_inputs(node)))
+        outer = dict(zip(map(id, level.graph.inputs), _flat_inputs(node, level.graph)))
         return [outer[id(tensor)] for tensor in level.entering()]
 
     def crossing(self) -> list[Any]:
-        """The tensors of this level that are computed ahead and taken by what lies behind the frontier."""
+        """The tensors of this level that are computed ahead and taken by what lies behind the frontier.
+
+        Those of the whole model that are its outputs are among them; the inputs of a nested one are not: they cross
+        the frontier in the graph around it.
+        """
         taken = [tensor for node in self.behind() for tensor in self.needed(node)]
-        return [tensor for tensor in _once(taken) if self.is_ahead(tensor)]
+        if not self.place:
+            return list(filter(self.is_ahead, _once([*taken, *self.graph.outputs])))
+        inputs = set(map(id, self.graph.inputs))
+        return [tensor for tensor in _once(taken) if self.is_ahead(tensor) and id(tensor) not in inputs]
 
     def entering(self) -> list[Any]:
         """The inputs of the graph that what lies behind the frontier takes."""
         taken = {id(tensor) for node in self.behind() for tensor in self.needed(node)}
         return [tensor for tensor in self.graph.inputs if id(tensor) in taken]
 
+    def walk(self) -> Iterator[_Level]:
+        """This level, and those below it that the frontier passes through."""
+        yield self
+        for level in self.partial.values():
+            yield from level.walk()
 
-def _level(graph: Any, given: set[int], why: Obstacle) -> _Level:
-    """The frontier in a graph of whose inputs those with the ids `given` are computed ahead."""
-    level = _Level(graph, set(given))
-    for node in _keras.nodes(graph):
-        if node.is_input:
-            continue
-        inner = _inner_graph(node)
-        if inner is not None:
-            pairs = zip(_flat_inputs(node), inner.inputs)
-            below = _level(inner, {id(own) for outer, own in pairs if level.is_ahead(outer)}, why)
-            ahead = [outer for outer, own in zip(node.outputs, inner.outputs) if below.is_ahead(own)]
-            computed = below.ahead - {id(tensor) for tensor in inner.inputs}
-            if len(ahead) < len(node.outputs) and (computed or below.partial):
-                level.partial[id(node)] = below
-            level.ahead.update(map(id, ahead))
-        elif all(map(level.is_ahead, node.input_tensors)) and not why(node.operation):
-            level.ahead.update(map(id, node.outputs))
-    return level
+
+@dataclasses.dataclass(frozen=True)
+class _Frontier:
+    """What decides where the frontier lies.
+
+    Attributes:
+        why: Why an operation cannot be computed ahead.
+        mixing: Where calls stand whose results would cross the frontier, and do not hold one row for each example.
+    """
+
+    why: Obstacle
+    mixing: set[_Place] = dataclasses.field(default_factory=set)
+
+    def level(self, graph: Any, given: set[int], place: _Place = ()) -> _Level:
+        """The frontier in a graph of whose inputs those with the ids `given` are computed ahead."""
+        level = _Level(graph, place, set(given))
+        for node in _keras.nodes(graph):
+            if node.is_input:
+                continue
+            inner = _inner_graph(node)
+            if inner is not None:
+                pairs = zip(_flat_inputs(node, inner), inner.inputs)
+                ahead_inside = {id(own) for outer, own in pairs if level.is_ahead(outer)}
+                below = self.level(inner, ahead_inside, level.place_of(node))
+                ahead = [outer for outer, own in zip(node.outputs, inner.outputs) if below.is_ahead(own)]
+                computed = below.ahead - {id(tensor) for tensor in inner.inputs}
+                if len(ahead) < len(node.outputs) and (computed or below.partial):
+                    level.partial[id(node)] = below
+                level.ahead.update(map(id, ahead))
+            elif all(map(level.is_ahead, node.input_tensors)) and not self.reason(node, level):
+                level.ahead.update(map(id, node.outputs))
+        return level
+
+    def reason(self, node: Any, level: _Level) -> str:
+        """Why a call cannot be computed ahead although all that it takes is; empty where it can."""
+        return self.why(node.operation) or (_MIXES if level.place_of(node) in self.mixing else "")
+
+    def find(self, graph: Any) -> _Level:
+        """The frontier in a graph, moved ahead until all that crosses it holds one row for each example."""
+        given = set(map(id, graph.inputs))
+        level = self.level(graph, given)
+        if not any(map(_may_mix, _operations_of(graph))):
+            return level
+        rows = _Rows.of(graph, level)
+        while True:
+            mixing = {
+                rows.makers[place]
+                for below in level.walk()
+                for place in map(below.place_of, below.crossing())
+                if rows.sizes.get(place) != rows.examples
+            }
+            if mixing <= self.mixing:
+                return level
+            self.mixing.update(mixing)
+            level = self.level(graph, given)
+
+
+_MIXES = "the first axis of what it gives is not that of the examples"
 
 
 def _inner_graph(node: Any) -> Any:
-    """The graph that a call of a nested model runs, if what it is called with can be told apart."""
+    """The graph that a call of a nested model runs, if it is called with its inputs and nothing else."""
     graph = _keras.call_graph(node.operation)
-    if graph is None or len(node.input_tensors) != len(graph.inputs) or len(_flat_inputs(node)) != len(graph.inputs):
+    if graph is None:
         return None
-    return graph
+    try:
+        bound = _flat_inputs(node, graph)
+    except ValueError:  # it cannot be called with these; then the whole model cannot either
+        return None
+    only_tensors = len(bound) == len(graph.inputs) and all(isinstance(one, keras.KerasTensor) for one in bound)
+    return graph if only_tensors and {*map(id, bound)} == {*map(id, node.input_tensors)} else None
 
 
-def _flat_inputs(node: Any) -> list[Any]:
+def _flat_inputs(node: Any, graph: Any) -> list[Any]:
     """The tensors that a nested model is called with, in the order of its inputs."""
     args, kwargs = node.arguments.args, node.arguments.kwargs
-    first = args[0] if args else kwargs.get("inputs")
-    return [leaf for leaf in keras.tree.flatten(first) if isinstance(leaf, keras.KerasTensor)]
+    return _keras.bound_inputs(graph, args[0] if args else kwargs.get("inputs"))
 
 
 def _once(tensors: list[Any]) -> list[Any]:
     return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Examples that are folded into other axes
+# ---------------------------------------------------------------------------------------------------------
+
+
+# How many examples a batch is taken to have: a number that no other axis has by chance.
+_EXAMPLES = 7919
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """How long the first axes of tensors are in a batch of so many examples.
+
+    Attributes:
+        examples: How many.
+        sizes: The lengths, by where the tensors stand; None where nobody knows.
+        makers: Where the calls stand that make them, likewise.
+    """
+
+    examples: int
+    sizes: dict[_Place, int | None]
+    makers: dict[_Place, _Place]
+
+    @classmethod
+    def of(cls, graph: Any, level: _Level) -> _Rows:
+        """The lengths for what can be computed ahead."""
+        fixed = [tensor.shape[0] for tensor in graph.inputs if tensor.shape[0]]
+        rows = cls(fixed[0] if fixed else _EXAMPLES, {}, {})
+        rows.sizes.update({(id(tensor),): rows.examples for tensor in graph.inputs})
+        rows._enter(graph, (), level)
+        return rows
+
+    def _enter(self, graph: Any, place: _Place, level: _Level | None) -> None:
+        """Enters the tensors of a graph that are ahead: all of them where no level says which."""
+        for node in _keras.nodes(graph):
+            inner = None if node.is_input else _inner_graph(node)
+            below = (*place, id(node))
+            if inner is not None and (level is None or id(node) in level.partial or not level.is_behind(node)):
+                for outer, own in zip(_flat_inputs(node, inner), inner.inputs):
+                    self.sizes[(*below, id(own))] = self.sizes.get((*place, id(outer)))
+                    self.makers[(*below, id(own))] = self.makers.get((*place, id(outer)), below)
+                self._enter(inner, below, level.partial.get(id(node)) if level else None)
+                made = [
+                    (self.sizes.get((*below, id(t))), self.makers.get((*below, id(t)), below)) for t in inner.outputs
+                ]
+            elif node.is_input or (level is not None and level.is_behind(node)):
+                continue
+            else:
+                made = [(size, below) for size in self._sizes_of(node, place)]
+            for tensor, (size, maker) in zip(node.outputs, made):
+                self.sizes[(*place, id(tensor))], self.makers[(*place, id(tensor))] = size, maker
+
+    def _sizes_of(self, node: Any, place: _Place) -> list[int | None]:
+        """The lengths of what a call gives."""
+        given = [self.sizes.get((*place, id(tensor))) for tensor in node.input_tensors]
+        if None in given:
+            return [None] * len(node.outputs)
+        if not _may_mix(node.operation):
+            return [max(size for size in given if size is not None)] * len(node.outputs)
+        specs = {
+            id(tensor): keras.KerasTensor((size, *tensor.shape[1:]), tensor.dtype, sparse=tensor.sparse)
+            for tensor, size in zip(node.input_tensors, given)
+        }
+        args, kwargs = node.arguments.fill_in(specs)
+        try:
+            outputs = keras.tree.flatten(_probe.shapes_of(node.operation, args, kwargs))
+        except Exception:  # whatever code of others may raise
+            outputs = [None] * len(node.outputs)
+        return [tensor.shape[0] if tensor is not None and tensor.shape else None for tensor in outputs]
+
+
+def _operations_of(model: Any) -> Iterator[Any]:
+    """The operations of a graph, and of the graphs nested in it; layers that are none of these, with what they hold."""
+    for operation in _keras.call_graph(model).operations:
+        graph = _keras.call_graph(operation)
+        yield from [operation] if graph is None else _operations_of(operation)
+
+
+def _may_mix(operation: Any) -> bool:
+    """Whether the first axis of what an operation gives may be another than that of what it takes.
+
+    The layers of Keras, but for some, leave it to the examples.
+    """
+    for part in _keras.walk(operation) if isinstance(operation, keras.Layer) else [operation]:
+        if not type(part).__module__.startswith(("keras.src.layers.", "keras.src.models.", "keras_graft.")):
+            return True
+        if isinstance(part, keras.layers.Lambda) or (isinstance(part, keras.layers.Concatenate) and part.axis == 0):
+            return True
+    return False
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -288,7 +452,10 @@ def _once(tensors: list[Any]) -> list[Any]:
 
 
 def make_cut(model: keras.Model, why: Obstacle) -> Split:
-    """Cuts `model` right before all that there is an obstacle for. See `split`."""
+    """Cuts `model` right before all that there is an obstacle for. See `split`.
+
+    Both models can be run; no layer has a record of their calls.
+    """
     graph = _keras.call_graph(model)
     if graph is None:
         raise ValueError(
@@ -296,22 +463,17 @@ def make_cut(model: keras.Model, why: Obstacle) -> Split:
             "cut. Put it under a new head with `freeze_and_merge`, or build a functional model from its parts: "
             f"`keras.Model(inputs, outputs)`. Received: model={model!r}"
         )
-    why = functools.cache(why)
-    with _keras.nothing_left_behind([model]):
-        level = _level(graph, {id(tensor) for tensor in graph.inputs}, why)
-        features, crossed = _cut_features(model, level, _masks(model, level))
+    frontier = _Frontier(functools.cache(why))
+    with _keras.nothing_left_behind([model]), _keras.unrecorded():
+        level = frontier.find(graph)
+        names = _Names.of(level)
+        features, crossed = _cut_features(model, level, names, _masks(model, level, names))
         runs = (follow(model, True), follow(model, False)) if _keras.obeys_stored_modes() else ()
-        rest = _cut_rest(model, level, crossed, _pinned_modes(runs))
+        rest = _cut_rest(model, level, names, crossed, _pinned_modes(runs))
         _check_modes(model, rest, runs)
-    return Split(features, rest, dict(_obstacles(level, why, "")))
-
-
-def forget(model: keras.Model, *made: keras.Model) -> None:
-    """Takes the calls of models that were made from `model` out of the record of the layers that they share with it."""
-    theirs = {id(part) for part in _keras.walk(model)}
-    for part in (part for new in made for part in _keras.walk(new)):
-        if id(part) not in theirs and _keras.graph_of(part) is not None:
-            _keras.forget_calls(part)
+    inputs = set(map(id, graph.inputs))
+    empty = all(id(one.tensor) in inputs for one in crossed.flat())
+    return Split(features, rest, dict(_obstacles(level, frontier, "")), empty)
 
 
 def _pinned_modes(runs: tuple[Run, ...]) -> dict[int, bool]:
@@ -335,18 +497,19 @@ def _check_modes(model: keras.Model, rest: keras.Model, runs: tuple[Run, ...]) -
                 )
 
 
-def _obstacles(level: _Level, why: Obstacle, prefix: str) -> Iterator[tuple[str, str]]:
+def _obstacles(level: _Level, frontier: _Frontier, prefix: str) -> Iterator[tuple[str, str]]:
     """The operations that could be computed ahead as far as what they take is concerned."""
     for node in level.behind():
         path = f"{prefix}{node.operation.name}"
         if id(node) in level.partial:
-            yield from _obstacles(level.partial[id(node)], why, f"{path}/")
+            yield from _obstacles(level.partial[id(node)], frontier, f"{path}/")
         elif all(map(level.is_ahead, node.input_tensors)):
             inner = _inner_graph(node)
             if inner is None:
-                yield path, why(node.operation)
+                yield path, frontier.reason(node, level)
             else:
-                yield from _obstacles(_level(inner, {id(own) for own in inner.inputs}, why), why, f"{path}/")
+                below = frontier.level(inner, set(map(id, inner.inputs)), level.place_of(node))
+                yield from _obstacles(below, frontier, f"{path}/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,18 +517,20 @@ class _Crossing:
     """A tensor that crosses the frontier.
 
     Attributes:
-        path: Where it is computed: names of layers, joined by dots.
+        place: Where it stands in the model.
         tensor: The tensor of the original graph.
+        names: What it is called, and its mask.
         emitted: What stands for it in a new graph, and for its mask if it has one.
     """
 
-    path: str
+    place: _Place
     tensor: Any
+    names: list[str]
     emitted: list[Any]
 
     @property
     def keys(self) -> list[str]:
-        return [self.path, f"{self.path}.mask"][: len(self.emitted)]
+        return self.names[: len(self.emitted)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -379,62 +544,78 @@ class _Crossed:
         return [*self.own, *(one for crossed in self.below.values() for one in crossed.flat())]
 
 
-# What is emitted for the mask of a tensor: nothing, or a mask.
-_MaskOf = Callable[[str, Any], list[Any]]
+# What is emitted for the mask of a tensor at a place: nothing, or a mask.
+_MaskOf = Callable[[_Place, Any], list[Any]]
 
 
-def _cut_features(model: Any, level: _Level, mask_of: _MaskOf) -> tuple[keras.Model, _Crossed]:
+def _cut_features(model: Any, level: _Level, names: _Names, mask_of: _MaskOf) -> tuple[keras.Model, _Crossed]:
     """The model before the frontier, and what crosses that."""
     inputs = keras.tree.map_structure(_keras.new_input, _keras.input_structure(level.graph))
     tensors = dict(zip(map(id, level.graph.inputs), keras.tree.flatten(inputs)))
-    crossed = _replay_ahead(level, "", tensors, mask_of)
+    crossed = _Ahead(names, mask_of).replay(level, tensors)
     return keras.Model(inputs, _structure(crossed.flat()), name=f"{model.name}_features"), crossed
 
 
-def _replay_ahead(level: _Level, prefix: str, tensors: dict[int, Any], mask_of: _MaskOf) -> _Crossed:
-    """Enters into a new graph all calls of a level that are ahead."""
-    below = {}
-    for node in _keras.nodes(level.graph):
-        if id(node) in level.partial:
-            below[id(node)] = _replay_partly_ahead(node, level, prefix, tensors, mask_of)
-        elif not node.is_input and all(map(level.is_ahead, node.outputs)):
-            args, kwargs = node.arguments.fill_in(tensors)
-            tensors.update(zip(map(id, node.outputs), _keras.connect(node.operation, args, kwargs, node.outputs)))
-    crossing = _once([*level.crossing(), *(filter(level.is_ahead, level.graph.outputs) if not prefix else ())])
-    entering = {id(tensor) for tensor in level.graph.inputs if prefix}  # these cross in the graph around this one
-    own = []
-    for tensor in crossing:
-        if id(tensor) not in entering:
-            path, new = _path_of(tensor, level, prefix), _behind_an_operation(tensors[id(tensor)])
-            own.append(_Crossing(path, tensor, [new, *mask_of(path, new)]))
-    return _Crossed(own, below)
+@dataclasses.dataclass(frozen=True)
+class _Ahead:
+    """What enters the calls before the frontier into a new graph.
+
+    Attributes:
+        names: What is called how.
+        mask_of: What is emitted for masks.
+    """
+
+    names: _Names
+    mask_of: _MaskOf
+
+    def replay(self, level: _Level, tensors: dict[int, Any]) -> _Crossed:
+        """Enters the calls of a level.
+
+        Args:
+            level: The level.
+            tensors: What stands for each of its tensors in the new graph, by the id of the tensor.
+        """
+        below = {}
+        for node in _keras.nodes(level.graph):
+            if id(node) in level.partial:
+                below[id(node)] = self._replay_partly(node, level, tensors)
+            elif not node.is_input and not level.is_behind(node):
+                args, kwargs = node.arguments.fill_in(tensors)
+                tensors.update(zip(map(id, node.outputs), _keras.connect(node.operation, args, kwargs, node.outputs)))
+        own = []
+        for tensor in level.crossing():
+            place = level.place_of(tensor)
+            new = self.names.behind_an_operation(tensors[id(tensor)])
+            own.append(_Crossing(place, tensor, self.names.crossing[place], [new, *self.mask_of(place, new)]))
+        return _Crossed(own, below)
+
+    def _replay_partly(self, node: Any, level: _Level, tensors: dict[int, Any]) -> _Crossed:
+        """Enters the part of a nested model that is ahead, as a model of its own."""
+        inner, name = level.partial[id(node)], self.names.calls[level.place_of(node)]
+        pairs = zip(_flat_inputs(node, inner.graph), inner.graph.inputs)
+        given = [(outer, own) for outer, own in pairs if inner.is_ahead(own)]
+        inputs = [_keras.new_input(own) for _, own in given]
+        inside = dict(zip((id(own) for _, own in given), inputs))
+        crossed = self.replay(inner, inside)
+        emitted = [tensor for one in crossed.flat() for tensor in one.emitted]
+        outputs = [inside[id(own)] for own in inner.graph.outputs if inner.is_ahead(own)]
+        ahead = list(map(self.names.behind_an_operation, outputs))
+        part = _like(node.operation, keras.Model(inputs, [*emitted, *ahead], name=name))
+        results = iter(_keras.connect(part, ([tensors[id(outer)] for outer, _ in given],), {}, part.outputs))
+        for one in crossed.flat():
+            one.emitted[:] = [next(results) for _ in one.emitted]
+        tensors.update(zip((id(outer) for outer in node.outputs if level.is_ahead(outer)), results))
+        return crossed
 
 
-def _replay_partly_ahead(node: Any, level: _Level, prefix: str, tensors: dict[int, Any], mask_of: _MaskOf) -> _Crossed:
-    """Enters the part of a nested model that is ahead, as a model of its own."""
-    inner = level.partial[id(node)]
-    given = [(outer, own) for outer, own in zip(_flat_inputs(node), inner.graph.inputs) if inner.is_ahead(own)]
-    inputs = [_keras.new_input(own) for _, own in given]
-    inside = dict(zip((id(own) for _, own in given), inputs))
-    crossed = _replay_ahead(inner, f"{prefix}{_label(node, level)}.", inside, mask_of)
-    emitted = [tensor for one in crossed.flat() for tensor in one.emitted]
-    ahead = [_behind_an_operation(inside[id(own)]) for own in inner.graph.outputs if inner.is_ahead(own)]
-    part = _like(node.operation, keras.Model(inputs, [*emitted, *ahead], name=_label(node, level)))
-    results = iter(_keras.connect(part, ([tensors[id(outer)] for outer, _ in given],), {}, part.outputs))
-    for one in crossed.flat():
-        one.emitted[:] = [next(results) for _ in one.emitted]
-    tensors.update(zip((id(outer) for outer in node.outputs if level.is_ahead(outer)), results))
-    return crossed
-
-
-def _cut_rest(model: Any, level: _Level, crossed: _Crossed, pinned: Mapping[int, bool]) -> keras.Model:
+def _cut_rest(model: Any, level: _Level, names: _Names, crossed: _Crossed, pinned: Mapping[int, bool]) -> keras.Model:
     """The model behind the frontier."""
-    behind = _Behind(level, crossed, {one.path: _entrance(one) for one in crossed.flat()}, {}, pinned)
+    behind = _Behind(level, crossed, {one.place: _entrance(one) for one in crossed.flat()}, {}, names, pinned)
     behind.replay()
     outputs = keras.tree.map_structure(
-        lambda tensor: _behind_an_operation(behind.tensors[id(tensor)]), _keras.output_structure(level.graph)
+        lambda tensor: names.behind_an_operation(behind.tensors[id(tensor)]), _keras.output_structure(level.graph)
     )
-    inputs = [dataclasses.replace(one, emitted=behind.entrances[one.path]) for one in crossed.flat()]
+    inputs = [dataclasses.replace(one, emitted=behind.entrances[one.place]) for one in crossed.flat()]
     return keras.Model(_structure(inputs), outputs, name=f"{model.name}_rest")
 
 
@@ -445,22 +626,25 @@ class _Behind:
     Attributes:
         level: The level.
         crossed: What crosses the frontier in it.
-        entrances: What stands for that in the new graph, and for its mask, by path.
+        entrances: What stands for that in the new graph, and for its mask, by where it stands.
         tensors: What stands for each tensor of the level in the new graph, by the id of the tensor.
+        names: What is called how.
         pinned: See `_pinned_modes`.
     """
 
     level: _Level
     crossed: _Crossed
-    entrances: Mapping[str, list[Any]]
+    entrances: Mapping[_Place, list[Any]]
     tensors: dict[int, Any]
+    names: _Names
     pinned: Mapping[int, bool]
 
     def replay(self) -> None:
         """Enters the calls."""
         for one in self.crossed.own:
-            new, *mask = self.entrances[one.path]
-            self.tensors[id(one.tensor)] = WithMask(name=f"{one.path}.with_mask")([new, *mask]) if mask else new
+            new, *mask = self.entrances[one.place]
+            name = self.names.new(f"{one.names[0]}.with_mask") if mask else None
+            self.tensors[id(one.tensor)] = WithMask(name=name)([new, *mask]) if mask else new
         for node in self.level.behind():
             if id(node) in self.level.partial:
                 self._replay_partly(node)
@@ -473,17 +657,18 @@ class _Behind:
     def _replay_partly(self, node: Any) -> None:
         """Enters the part of a nested model that is behind the frontier, as a model of its own."""
         inner, crossed = self.level.partial[id(node)], self.crossed.below[id(node)]
-        outer = dict(zip(map(id, inner.graph.inputs), _flat_inputs(node)))
+        outer = dict(zip(map(id, inner.graph.inputs), _flat_inputs(node, inner.graph)))
         entering = inner.entering()
-        entrances = {one.path: _entrance(one) for one in crossed.flat()}
+        entrances = {one.place: _entrance(one) for one in crossed.flat()}
         inside = {id(own): _keras.new_input(own) for own in entering}
         inputs = [*(tensor for entrance in entrances.values() for tensor in entrance), *inside.values()]
-        given = [tensor for one in crossed.flat() for tensor in self.entrances[one.path]]
+        given = [tensor for one in crossed.flat() for tensor in self.entrances[one.place]]
         given += [self.tensors[id(outer[id(own)])] for own in entering]
-        _Behind(inner, crossed, entrances, inside, self.pinned).replay()
+        _Behind(inner, crossed, entrances, inside, self.names, self.pinned).replay()
         behind = [(theirs, own) for theirs, own in zip(node.outputs, inner.graph.outputs) if not inner.is_ahead(own)]
-        outputs = [_behind_an_operation(inside[id(own)]) for _, own in behind]
-        part = _like(node.operation, keras.Model(inputs, outputs, name=_label(node, self.level)))
+        outputs = [self.names.behind_an_operation(inside[id(own)]) for _, own in behind]
+        name = self.names.calls[self.level.place_of(node)]
+        part = _like(node.operation, keras.Model(inputs, outputs, name=name))
         results = _keras.connect(part, (given,), {}, [theirs for theirs, _ in behind])
         self.tensors.update(zip((id(theirs) for theirs, _ in behind), results))
 
@@ -500,19 +685,77 @@ def bytes_of(tensors: Any) -> int | None:
 # -- names and small parts --------------------------------------------------------------------------------
 
 
-def _label(node: Any, level: _Level) -> str:
-    """Name of a call in its graph: that of what is called, numbered where it is called more than once."""
+@dataclasses.dataclass(frozen=True)
+class _Names:
+    """What is called how in the two models: for people, and for Keras, which wants all names in a graph to differ.
+
+    Attributes:
+        taken: Names that nothing else may get.
+        calls: What the parts of nested models are called that the frontier passes through, by where they are called.
+        crossing: What a tensor that crosses the frontier is called, and its mask, by where it stands.
+    """
+
+    taken: set[str]
+    calls: dict[_Place, str]
+    crossing: dict[_Place, list[str]]
+
+    @classmethod
+    def of(cls, level: _Level) -> _Names:
+        behind = {node.operation.name for below in level.walk() for node in below.behind()}
+        names = cls(behind, {}, {})
+        names._enter(level, "")
+        names.taken.update(operation.name for below in level.walk() for operation in below.graph.operations)
+        return names
+
+    def _enter(self, level: _Level, prefix: str) -> None:
+        """Names what crosses the frontier after where it is computed: names of layers, joined by dots."""
+        for node in _keras.nodes(level.graph):
+            if id(node) in level.partial:
+                name = node.operation.name
+                label = name if _number(node, level) is None else self.new(_label(node, level), level)
+                self.calls[level.place_of(node)] = label
+                self._enter(level.partial[id(node)], f"{prefix}{label}.")
+        for tensor in level.crossing():
+            path = self.new(f"{prefix}{_made_by(tensor, level)}")
+            self.crossing[level.place_of(tensor)] = [path, self.new(f"{path}.mask")]
+
+    def new(self, name: str, level: _Level | None = None) -> str:
+        """`name`, numbered where it is taken, or is that of an operation of a level."""
+        own = {operation.name for operation in level.graph.operations} if level else set()
+        number, free = 0, name
+        while free in self.taken or free in own:
+            number += 1
+            free = f"{name}_{number}"
+        self.taken.add(free)
+        return free
+
+    def behind_an_operation(self, tensor: Any) -> Any:
+        """`tensor`, behind a layer where it comes straight from an input: no output can be an input (3.12)."""
+        operation, _ = _keras.tensor_history(tensor)
+        if not isinstance(operation, keras.layers.InputLayer):
+            return tensor
+        name = self.new(f"{operation.name}.as_it_is")
+        return keras.layers.Identity(name=name, dtype=tensor.dtype)(tensor)
+
+
+def _number(node: Any, level: _Level) -> int | None:
+    """Which of the calls of an operation in its graph `node` is, counted from 1; None where it is the only one."""
     calls = [id(other) for other in _keras.nodes(level.graph) if other.operation is node.operation]
-    return node.operation.name + (f".call_{calls.index(id(node)) + 1}" if len(calls) > 1 else "")
+    return calls.index(id(node)) + 1 if len(calls) > 1 else None
 
 
-def _path_of(tensor: Any, level: _Level, prefix: str) -> str:
-    """Where a tensor is computed; no layer behind the frontier has that name."""
-    operation, index = _keras.tensor_history(tensor)
-    node = _keras.inbound_nodes(operation)[index]
-    number = [id(output) for output in node.outputs].index(id(tensor))
-    path = f"{prefix}{_label(node, level)}" + (f".{number}" if len(node.outputs) > 1 else "")
-    return f"{path}.ahead" if any(path == behind.operation.name for behind in level.behind()) else path
+def _label(node: Any, level: _Level) -> str:
+    number = _number(node, level)
+    return node.operation.name + (f".call_{number}" if number else "")
+
+
+def _made_by(tensor: Any, level: _Level) -> str:
+    """The call that makes a tensor, and which of what that gives it is, in words."""
+    for node in _keras.nodes(level.graph):
+        numbers = [number for number, output in enumerate(node.outputs) if output is tensor]
+        if numbers:
+            return _label(node, level) + (f".{numbers[0]}" if len(node.outputs) > 1 else "")
+    raise AssertionError(f"{tensor} is not computed in the graph that it crosses the frontier of.")
 
 
 def _structure(crossing: list[_Crossing]) -> Any:
@@ -529,14 +772,6 @@ def _entrance(one: _Crossing) -> list[Any]:
     ]
 
 
-def _behind_an_operation(tensor: Any) -> Any:
-    """`tensor`, behind a layer where it comes straight from an input: no output can be an input (3.12)."""
-    operation, _ = _keras.tensor_history(tensor)
-    if not isinstance(operation, keras.layers.InputLayer):
-        return tensor
-    return keras.layers.Identity(name=f"{operation.name}.as_it_is", dtype=tensor.dtype)(tensor)
-
-
 def _like(model: Any, part: keras.Model) -> keras.Model:
     """A part of a nested model, with the flag of that."""
     _keras.set_own_trainable(part, model.trainable)
@@ -548,23 +783,25 @@ def _like(model: Any, part: keras.Model) -> keras.Model:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _masks(model: keras.Model, level: _Level) -> _MaskOf:
+def _masks(model: keras.Model, level: _Level, names: _Names) -> _MaskOf:
     """Makes what is emitted for the masks of tensors that cross the frontier."""
-    masks: dict[str, Any] = {}
+    masks: dict[_Place, Any] = {}
 
-    def witness(path: str, tensor: Any) -> list[Any]:
+    def witness(place: _Place, tensor: Any) -> list[Any]:
         def note(mask: Any) -> None:
-            masks[path] = keras.KerasTensor(mask.shape, dtype="bool")
+            masks[place] = keras.KerasTensor(mask.shape, dtype="bool")
 
         return [_Witness(note)(tensor)]
 
-    def emit(path: str, tensor: Any) -> list[Any]:
-        return _keras.connect(MaskOf(name=f"{path}.mask"), (tensor,), {}, [masks[path]]) if path in masks else []
+    def emit(place: _Place, tensor: Any) -> list[Any]:
+        if place not in masks:
+            return []
+        layer = MaskOf(name=names.new(f"{names.crossing[place][0]}.mask"))
+        return _keras.connect(layer, (tensor,), {}, [masks[place]])
 
     if any(map(_may_mask, _keras.walk(model))):
-        features, _ = _cut_features(model, level, witness)
+        features, _ = _cut_features(model, level, names, witness)
         _probe.trace(lambda inputs: features(inputs, training=False), _keras.input_structure(features))
-        forget(model, features)
     return emit
 
 

@@ -32,7 +32,7 @@ from ._computer import Computer
 from ._data import Source, is_stream, part_of, rows_of_arrays, source_of
 from ._features import Features, FeatureStoreError, features_in_folder, features_in_memory
 from ._feed import even, fed_with_features, in_place_of_inputs, store_errors_kept, stored_batches
-from ._split import Split, bytes_of, ends_determinism, forget, make_cut
+from ._split import Split, bytes_of, ends_determinism, make_cut
 from ._store import absolute
 
 __all__ = ["fit_head"]
@@ -153,37 +153,34 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         }
     )
     found = make_cut(model, ends_determinism(model, noise_off=dropout == "off"))
-    try:
-        cause = _why_not_ahead(model, found)
-        if dropout == "off":
-            _check_silent(model, found, cause)
-        if cause:
-            warnings.warn(f"`fit_head` trains model '{model.name}' as `fit` does: {cause}", stacklevel=2)
-            return model.fit(
-                x,
-                y,
-                validation_split=validation_split,
-                validation_data=validation_data,
-                shuffle=True if shuffle is None else shuffle,
-                sample_weight=sample_weight,
-                **arguments,
-            )
-        wish = _Wish(found, Computer(found.features, exact), _place(cache), verbose)
-        frozen = _Frozen.of(found.features)
-        train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
-        size, validation_size = arguments.pop("batch_size"), arguments.pop("validation_batch_size")
-        arguments.update(wish.training(train, size, arguments["steps_per_epoch"], shuffle))
-        if validation is not None:
-            steps = arguments["validation_steps"]
-            arguments.update(wish.validation(validation, validation_size or size, steps))
-        at_once = _steps_at_once(model, found.rest, arguments)
-        arguments["callbacks"] = frozen.watched(callbacks)
-        with store_errors_kept(wish.failures), fed_with_features(model, found.rest, at_once):
-            history = model.fit(**_with_one_iterator(arguments, at_once))
-        frozen.warn_if_changed(model)
-        return history
-    finally:
-        forget(model, found.features, found.rest)
+    cause = _why_not_ahead(model, found)
+    if dropout == "off":
+        _check_silent(model, found, cause)
+    if cause:
+        warnings.warn(f"`fit_head` trains model '{model.name}' as `fit` does: {cause}", stacklevel=2)
+        return model.fit(
+            x,
+            y,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=True if shuffle is None else shuffle,
+            sample_weight=sample_weight,
+            **arguments,
+        )
+    wish = _Wish(found, Computer(found.features, exact), _place(cache), verbose)
+    frozen = _Frozen.of(found.features)
+    train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
+    size, validation_size = arguments.pop("batch_size"), arguments.pop("validation_batch_size")
+    arguments.update(wish.training(train, size, arguments["steps_per_epoch"], shuffle))
+    if validation is not None:
+        steps = arguments["validation_steps"]
+        arguments.update(wish.validation(validation, validation_size or size, steps))
+    at_once = _steps_at_once(model, found.rest, arguments)
+    arguments["callbacks"] = frozen.watched(callbacks)
+    with store_errors_kept(wish.failures), fed_with_features(model, found.rest, at_once):
+        history = model.fit(**_with_one_iterator(arguments, at_once))
+    frozen.warn_if_changed(model)
+    return history
 
 
 def _check(model: Any, dropout: Any, cache: Any, shuffle: Any) -> None:
@@ -217,7 +214,7 @@ def _why_not_ahead(model: keras.Model, found: Split) -> str:
     own = [name for name in _STEPS if getattr(getattr(model, name), "__func__", None) is not getattr(keras.Model, name)]
     if own:
         return f"it overrides {own}, which would get features in place of its inputs."
-    if all(_keras.tensor_history(tensor)[0].name.endswith(".as_it_is") for tensor in found.features.outputs):
+    if found.empty:
         return f"nothing in it can be computed ahead. In the way: {way}."
     size, raw = found.bytes_per_example, bytes_of(model.inputs)
     if size is None or raw is None or size <= max(raw, _SMALL) or (found.share or 0.0) >= _WORTH_IT:
