@@ -12,9 +12,9 @@ import functools
 import inspect
 import re
 import threading
-from collections import OrderedDict
 import types
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
