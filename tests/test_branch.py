@@ -183,6 +183,88 @@ def test_the_old_head_is_gone():
     assert values(branch) == values(base.get_layer("hidden"))
 
 
+def classifier(*behind: layers.Layer, activation: str | None = "softmax") -> keras.Model:
+    return sequential(
+        keras.Input((3,)),
+        layers.Dense(5, name="features"),
+        layers.Dropout(0.5),
+        layers.Dense(2, activation=activation, name="classes"),
+        *behind,
+        name="old",
+    )
+
+
+def nested_classifier() -> keras.Model:
+    inner = sequential(keras.Input((3,)), layers.Dense(5, name="features"), name="encoder")
+    return sequential(keras.Input((3,)), inner, sequential(layers.Dense(2, "softmax", name="classes"), name="top"))
+
+
+# The model, the path of its features, and that of its probabilities.
+OLD_HEADS = {
+    "softmax": (classifier, "features", "classes"),
+    "sigmoid": (lambda: classifier(activation="sigmoid"), "features", "classes"),
+    "softmax_layer": (lambda: classifier(layers.Softmax(name="end"), activation=None), "features", "end"),
+    "activation_layer": (
+        lambda: classifier(layers.Activation("softmax", name="end"), activation=None),
+        "features",
+        "end",
+    ),
+    "cast": (lambda: classifier(layers.Activation("linear", dtype="float32", name="end")), "features", "end"),
+    "nested": (nested_classifier, "encoder/features", "top/classes"),
+}
+
+
+@pytest.mark.parametrize(("make", "features", "classes"), OLD_HEADS.values(), ids=OLD_HEADS)
+@pytest.mark.parametrize("copy", [True, False])
+def test_an_old_classifier_is_warned_of_and_both_ways_out_are_silent(make, features, classes, copy):
+    base = make()
+    with pytest.warns(UserWarning, match="so class probabilities are merged and not features") as warned:
+        grafted([base], copy=copy)
+    (message,) = [str(warning.message) for warning in warned]
+    assert f'`Branch(..., output="{features}")`' in message
+    assert f'`Branch(..., output="{classes}")`' in message
+    assert warned[0].filename.endswith("helpers.py")  # where `freeze_and_merge` is called
+    cut = grafted([Branch(base, output=features, name="cut")], copy=copy)
+    assert cut.get_layer("cut").output_shape == (None, 5)
+    kept = grafted([Branch(base, output=classes, name="kept")], copy=copy)
+    expect(kept.get_layer("kept"), vectors(4, 3), outputs(base, vectors(4, 3)))
+
+
+NO_OLD_HEADS = {
+    "features": lambda: Branch(dense_base()),
+    "hidden_sigmoid": lambda: Branch(
+        sequential(keras.Input((3,)), layers.Dense(5, activation="sigmoid"), layers.Dropout(0.5))
+    ),
+    "a_gate": lambda: Branch(
+        functional(x := keras.Input((3,)), layers.Multiply()([x, layers.Dense(3, activation="sigmoid")(x)]))
+    ),
+    "attention": lambda: Branch(
+        functional(x := keras.Input((4, 3)), keras.ops.sum(x * layers.Softmax(axis=1)(layers.Dense(1)(x)), axis=1))
+    ),
+    "maps": lambda: Branch(
+        sequential(keras.Input((4, 4, 2)), layers.Conv2D(3, 2, activation="softmax")), pooling="avg"
+    ),
+    "logits": lambda: Branch(classifier(activation=None)),
+}
+
+
+@pytest.mark.parametrize("make", NO_OLD_HEADS.values(), ids=NO_OLD_HEADS)
+def test_nothing_is_said_of(make):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert grafted([make()]).compiled
+
+
+def test_an_ensemble_of_classifiers_needs_no_warning():
+    assert ensemble([classifier(), classifier()], merge="average").output_shape == (None, 2)
+
+
+def test_a_classifier_on_its_inputs_has_nothing_before_it_to_name():
+    base = sequential(keras.Input((3,)), layers.Dense(2, "softmax", name="classes"))
+    with pytest.warns(UserWarning, match=r'the name of a layer before it.*output="classes"'):
+        grafted([base])
+
+
 def test_a_model_may_end_where_it_ends_anyway():
     base = dense_base()
     expect(ensemble([Branch(base, output="top")]), vectors(4, 3), outputs(base, vectors(4, 3)))

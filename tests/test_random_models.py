@@ -38,6 +38,7 @@ SHOWN = ("a lock", "a live head")
 EXPECTED_WARNINGS = (
     "ignore:Layer '.*was passed an input with a mask attached to it:UserWarning",
     "ignore:You are using a softmax over axis:UserWarning",
+    "ignore:Branch '.*' ends in .*, the classifier of its old head:UserWarning",
 )
 
 # What an error must say besides the name of the layer: a way out.

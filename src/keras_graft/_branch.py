@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -14,13 +15,14 @@ import keras
 
 from . import _keras
 from ._arguments import check_model
+from ._ending import ending_of, steps_back
 from ._layout import data_format_of, data_formats_in
 from ._merge import Stage, apply_stage, checked_result, dtype_for, free_name, is_units
 from ._mode_lock import freeze
 from ._policy import Augmentation, DropoutPolicy, decider
 from ._rebuild import Decide, rebuild
 
-__all__ = ["Branch", "Inputs", "Models", "graft", "make_inputs", "name_branches"]
+__all__ = ["Branch", "Inputs", "Models", "graft", "make_inputs", "name_branches", "warn_of_old_heads"]
 
 _RANK_OF_VECTORS = 2
 _WRAP_IT = (
@@ -443,6 +445,48 @@ def _check_single_output(branch: Branch) -> dict[int, Any]:
     return {id(branch.model): outputs[0]} if nested else {}
 
 
+def warn_of_old_heads(branches: Mapping[str, Branch]) -> None:
+    """Warns of branches that end in the class probabilities of an old head, unless their `output` says so."""
+    for branch in branches.values():
+        graph = _keras.call_graph(branch.model)
+        if branch.output is not None or graph is None or len(graph.outputs) != 1:
+            continue
+        output = graph.outputs[0]
+        ending, steps = ending_of(output), list(steps_back(output))
+        if ending is None or ending.kind not in ("softmax", "sigmoid") or _drops(steps[0]):
+            continue
+        if len(output.shape) == _RANK_OF_VECTORS:
+            warnings.warn(_old_head(branch, steps, ending.operation), UserWarning, stacklevel=3)
+
+
+def _old_head(branch: Branch, steps: list[Any], classifier: Any) -> str:
+    dense = next((i for i, step in enumerate(steps) if isinstance(step, keras.layers.Dense)), len(steps))
+    features = next((step for step in steps[dense + 1 :] if not _drops(step)), None)
+    cut, kept = _path_of(features, branch), _path_of(steps[0], branch)
+    instead = f'`Branch(..., output="{cut}")`' if cut else "`Branch(..., output=...)`, the name of a layer before it"
+    meant = f'output="{kept}"' if kept else "output=lambda model: model.outputs[0]"
+    return (
+        f"Branch '{branch.name}' ends in '{classifier.name}' (of type {type(classifier).__name__}), the classifier of "
+        f"its old head, so class probabilities are merged and not features. Cut the old head off: {instead}. If the "
+        f"probabilities are what you want, say so: `Branch(..., {meant})`."
+    )
+
+
+def _drops(step: Any) -> bool:
+    return isinstance(step, keras.layers.Dropout)
+
+
+def _path_of(operation: Any, branch: Branch) -> str | None:
+    """The path under which `Branch(output=...)` finds an operation, if there is one."""
+    for path, found in _paths(_keras.call_graph(branch.model)):
+        if found is operation:
+            try:
+                return path if _cuts(dataclasses.replace(branch, output=path)) else None
+            except ValueError:  # it is called more than once, or makes several tensors
+                return None
+    return None
+
+
 def _cuts_at_path(branch: Branch, path: str) -> dict[int, Any]:
     model, cuts = branch.model, {}
     graph = _keras.call_graph(model)
@@ -472,7 +516,7 @@ def _check_called_once(model: Any, branch: Branch, path: str) -> None:
 
 
 def _no_such_output(branch: Branch, path: str) -> ValueError:
-    known = list(_paths(_keras.call_graph(branch.model)))
+    known = [known_path for known_path, _ in _paths(_keras.call_graph(branch.model))]
     near = difflib.get_close_matches(path, known, n=3) or [p for p in known if p.endswith(f"/{path}")][:3]
     hint = f"Did you mean {' or '.join(repr(name) for name in near)}?" if near else f"It has {known}."
     return ValueError(
@@ -481,10 +525,10 @@ def _no_such_output(branch: Branch, path: str) -> ValueError:
     )
 
 
-def _paths(graph: Any, prefix: str = "") -> Iterator[str]:
-    """The paths of all operations of a graph, those of nested graph models included."""
+def _paths(graph: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All operations of a graph with their paths, those of nested graph models included."""
     for operation in graph.operations:
-        yield f"{prefix}{operation.name}"
+        yield f"{prefix}{operation.name}", operation
         if _keras.graph_of(operation) is not None:
             yield from _paths(_keras.graph_of(operation), f"{prefix}{operation.name}/")
 

@@ -9,7 +9,7 @@ import keras
 from typing_extensions import Unpack
 
 from . import _keras
-from ._branch import Branch, Inputs, Models, graft, make_inputs, name_branches
+from ._branch import Branch, Inputs, Models, graft, make_inputs, name_branches, warn_of_old_heads
 from ._loss import CompileArgs, check_compile_args, check_endings, per_output
 from ._merge import Head, Merge, apply_stage, attach_head, free_name, merge_features
 from ._policy import Augmentation, DropoutPolicy, decider
@@ -91,6 +91,8 @@ def freeze_and_merge(
     """
     branches = name_branches(models)
     _check_arguments(branches, head, dropout, augmentation, copy, name, compile_args)
+    if head is not None:
+        warn_of_old_heads(branches)
     originals = [branch.model for branch in branches.values()]
     with _keras.nothing_left_behind([list(map(_handed_in, branches.values())), head, merge, inputs]):
         entries, each = make_inputs(inputs, branches, {*branches, *_names_given(head, merge, branches)})
