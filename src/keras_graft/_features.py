@@ -60,7 +60,9 @@ class Features:
 Progress = Callable[[int], None]
 
 
-def _computed(computer: Computer, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[list[np.ndarray], Any]]:
+def _computed(
+    computer: Computer, batches: Iterable[tuple[Any, Any]], common: _Common
+) -> Iterator[tuple[list[np.ndarray], Any]]:
     """The features of each batch, as arrays that can be kept, with what came with it."""
     keys = list(outputs_by_key(computer.model))
     for features, targets in computer.over(batches):
@@ -70,14 +72,15 @@ def _computed(computer: Computer, batches: Iterable[tuple[Any, Any]]) -> Iterato
                     f"What crosses the frontier at '{key}' cannot be kept: it must be a dense tensor of numbers. Train "
                     f"the model with `fit`, or freeze what takes it. Received: {type(tensor).__name__}"
                 )
-        yield [np.asarray(tensor) for tensor in features], targets
+        arrays = [np.asarray(tensor) for tensor in features]
+        common.check("features", arrays)
+        yield arrays, targets
 
 
 def features_in_memory(computer: Computer, source: Source, progress: Progress) -> Features:
     """Computes the features of all data, and keeps them in memory."""
     parts, sizes, common = [], [], _Common()
-    for computed, targets in _computed(computer, common.targets_of(source)):
-        common.check("features", computed)
+    for computed, targets in _computed(computer, common.targets_of(source), common):
         parts.append((computed, targets))
         sizes.append(len(computed[0]))
         progress(len(sizes))
@@ -172,10 +175,11 @@ def features_in_folder(
         path, targets = home / fingerprint_of_data(chunk, inputs)[:32], chunk[0][1]
         read = functools.partial(_read_shard, folder, path, count, targets)
         if not _store.is_whole(path, _names(count, targets)):
-            _write_shard(folder, path, list(_computed(computer, chunk)))
+            _write_shard(folder, path, list(_computed(computer, chunk, common)))
         else:
-            _check_stored(path, read()[0], computer.once(chunk[0][0]))
-        common.check("features", read()[0])
+            stored, _ = read()
+            _check_stored(path, stored, computer.once(chunk[0][0]))
+            common.check("features", stored)
         chunk_sizes = [_rows_of(batch) for batch, _ in chunk]
         shards.append((sum(chunk_sizes), read))
         entries.append({"folder": path.name, "rows": sum(chunk_sizes)})
