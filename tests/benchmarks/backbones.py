@@ -2,6 +2,7 @@
 
 python tests/benchmarks/backbones.py                  every backbone that keras_hub.models exports
 python tests/benchmarks/backbones.py BertBackbone …   these alone
+python tests/benchmarks/backbones.py --training …     with_dropout alone, on backbones that train
 
 Each backbone is built small and with random weights, so nothing is downloaded. It is composed alone and beside a
 backbone of another kind, under each policy, and run through what a user does: both modes, `fit`, saving, and loading in
@@ -42,6 +43,7 @@ from backbone_configs import FEATURES, arguments, data
 from guarantees import array, snapshot, tensors
 
 import keras_graft as kg
+from keras_graft import _keras
 
 POLICIES = ("keep", "off", "remove")
 BATCH = 2
@@ -207,6 +209,43 @@ def _check_untouched(name: str, before: dict[str, Any], after: dict[str, Any]) -
             raise Failure(f"{what} of the original '{name}' changed") from None
 
 
+def examine_training(base: Base, policy: str, noisy: bool) -> str:
+    """Sets the dropout of a backbone that trains.
+
+    Returns:
+        How many locks that took.
+
+    Raises:
+        Failure: If the new model computes something else, is noisy, or does not train what the backbone trains.
+    """
+    model = kg.with_dropout(base.model, policy)
+    inputs = tensors(base.data)
+    expected, actual = (keras.tree.flatten(each(inputs, training=False)) for each in (base.model, model))
+    for one, other in zip(expected, actual, strict=True):
+        _check_same(array(other), array(one), "outputs in inference mode")
+    runs = [keras.tree.flatten(model(inputs, training=True)) for _ in range(TRIES if noisy else 2)]
+    repeats = all(np.array_equal(array(a), array(b)) for run in runs for a, b in zip(run, runs[0], strict=True))
+    if repeats != (policy != "keep" or not noisy):
+        raise Failure("it repeats in training mode" if repeats else "it draws in training mode")
+    if len(model.trainable_variables) != len(base.model.trainable_variables):
+        raise Failure(f"{len(model.trainable_variables)} variables train of {len(base.model.trainable_variables)}")
+    locks = [part for part in _keras.walk(model) if isinstance(part, kg.ModeLock)]
+    return f"{len(locks)} locks" if locks else ""
+
+
+def training_all(name: str, columns: list[str]) -> dict[str, str]:
+    """The outcomes of `examine_training` for one backbone."""
+    base = Base.of(name)
+    fault = base.fault()
+    noisy = not fault and base.draws()
+    found = {"noise": "fails" if fault else "drops" if noisy else "none"}
+    for column in columns:
+        policy = column.split()[1]
+        fails = fault and policy == "keep"
+        found[column] = f"KerasHub fails: {fault}" if fails else outcome(examine_training, base, policy, noisy)
+    return found
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Files
 # ---------------------------------------------------------------------------------------------------------
@@ -301,6 +340,8 @@ def load_all(name: str, folder: pathlib.Path, columns: list[str]) -> dict[str, s
 def run(names: list[str], columns: list[str]) -> dict[str, dict[str, str]]:
     """All outcomes of some backbones, each half found out in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
+        if columns == TRAINING:
+            return _in_process("train", names, columns, folder)
         found = _in_process("compose", names, columns, folder)
         for name, loaded in _in_process("load", names, columns, folder).items():
             found[name].update({column: text for column, text in loaded.items() if text != "holds"})
@@ -329,6 +370,7 @@ def _in_process(action: str, names: list[str], columns: list[str], folder: str) 
 # ---------------------------------------------------------------------------------------------------------
 
 COLUMNS = [f"{kind} {policy}" for kind in ("alone", "pair") for policy in POLICIES]
+TRAINING = [f"training {policy}" for policy in POLICIES]
 
 
 def report(names: list[str], columns: list[str], jobs: int) -> None:
@@ -338,7 +380,7 @@ def report(names: list[str], columns: list[str], jobs: int) -> None:
     twins = {name: kinds[name].__name__ for name in names if kinds[name].__name__ in kinds.keys() - {name}}
     wanted = [name for name in names if name not in twins]
     print(f"KerasHub {keras_hub.__version__}, Keras {keras.__version__}, {keras.backend.backend()}\n")
-    print(f"{'backbone':32}{'noise':8}" + "".join(f"{column:14}" for column in columns))
+    print(f"{'backbone':32}{'noise':8}" + "".join(f"{column:17}" for column in columns))
     chunks = [wanted[start : start + CHUNK] for start in range(0, len(wanted), CHUNK)]
     found: dict[str, dict[str, str]] = {}
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
@@ -346,7 +388,7 @@ def report(names: list[str], columns: list[str], jobs: int) -> None:
             found.update(results)
             for name, result in results.items():
                 cells = [_cell(result.get(column, "-")) for column in columns]
-                print(f"{name:32}{result.get('noise', '-'):8}" + "".join(f"{cell:14}" for cell in cells), flush=True)
+                print(f"{name:32}{result.get('noise', '-'):8}" + "".join(f"{cell:17}" for cell in cells), flush=True)
     print_details(found, columns)
     print(f"\n{len(names)} exported, {len(twins)} of them second names: {twins}")
     print_counts(found, columns)
@@ -375,9 +417,12 @@ def print_counts(found: dict[str, dict[str, str]], columns: list[str]) -> None:
     print(f"{len(found)} classes, {len(built)} built offline")
     for column in columns:
         kinds = Counter(_kind(result[column]) for result in built)
+        if columns == TRAINING:
+            free = sum(result[column] == "holds" for result in built)
+            print(f"{column:16} without a lock {free} of {len(built)} ({100 * free / max(1, len(built)):.0f}%)")
         share = 100 * kinds["holds"] / max(1, len(built))
         print(
-            f"{column:12} holds {kinds['holds']} ({share:.0f}%), clear errors {kinds['clear error']}, "
+            f"{column:16} holds {kinds['holds']} ({share:.0f}%), clear errors {kinds['clear error']}, "
             f"KerasHub fails {kinds['KerasHub fails']}, silent failures {kinds['FAILS']}"
         )
 
@@ -389,16 +434,24 @@ def _kind(text: str) -> str:
 def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="backbone classes; all by default")
-    parser.add_argument("--columns", nargs="+", default=COLUMNS, choices=COLUMNS, help="all by default")
+    parser.add_argument("--columns", nargs="+", default=COLUMNS, choices=COLUMNS + TRAINING, help="all by default")
+    parser.add_argument("--training", action="store_true", help="with_dropout on backbones that train, alone")
+    parser.add_argument("--train", metavar="FOLDER", help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--compose", metavar="FOLDER", help=argparse.SUPPRESS)
     parser.add_argument("--load", metavar="FOLDER", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not (options.compose or options.load):
-        report(options.names or sorted(exported()), options.columns, options.jobs)
-    for name in options.names if options.compose or options.load else []:
-        action = compose_all if options.compose else load_all
-        found = action(name, pathlib.Path(options.compose or options.load), options.columns)
+    folder = options.compose or options.load or options.train
+    if not folder:
+        columns = TRAINING if options.training else options.columns
+        report(options.names or sorted(exported()), columns, options.jobs)
+        return
+    for name in options.names:
+        if options.train:
+            found = training_all(name, options.columns)
+        else:
+            action = compose_all if options.compose else load_all
+            found = action(name, pathlib.Path(folder), options.columns)
         print(json.dumps([name, found]), flush=True)
         keras.utils.clear_session()
 
