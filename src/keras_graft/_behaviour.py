@@ -17,7 +17,7 @@ import keras
 from . import _keras
 from ._mode_lock import ModeLock
 
-__all__ = ["Behaviour", "Effect", "behaviour", "noise_rates", "register_layer"]
+__all__ = ["Behaviour", "Effect", "behaviour", "can_be_registered", "noise_rates", "register_layer"]
 
 EffectName = Literal["nothing", "noise", "augmentation", "statistics", "state"]
 
@@ -232,7 +232,7 @@ def _words(argument: str, value: Any) -> list[str]:
 def _check_registration(cls: Any, row: Behaviour) -> None:
     if not (inspect.isclass(cls) and issubclass(cls, keras.Layer)):
         raise TypeError(f"`cls` must be a subclass of keras.Layer, the class itself. Received: cls={cls!r}")
-    if cls.__module__.partition(".")[0] in ("keras", "keras_graft"):
+    if not can_be_registered(cls):
         raise ValueError(
             f"The library knows what {cls.__name__} does. Register a subclass of it under a name of its own. "
             f"Received: cls={cls!r}"
@@ -248,6 +248,11 @@ def _check_registration(cls: Any, row: Behaviour) -> None:
     missing = {*row.rates, *dict(row.parts)} - accepted
     if missing:
         raise ValueError(f"{cls.__name__} has no constructor arguments {sorted(missing)}. It has {sorted(accepted)}.")
+
+
+def can_be_registered(cls: Any) -> bool:
+    """Whether a layer class is neither of Keras nor of this library, which know what theirs do."""
+    return cls.__module__.partition(".")[0] not in ("keras", "keras_graft")
 
 
 _GOES_WITH = {

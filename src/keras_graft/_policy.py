@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import keras
 
 from . import _keras, _probe
 from ._arguments import check_model, check_option
-from ._behaviour import Behaviour, Effect, behaviour, noise_rates
+from ._behaviour import Behaviour, Effect, behaviour, can_be_registered, noise_rates
 from ._mode_lock import ModeLock
 from ._modes import stored_modes
 from ._rebuild import Decision, Mode, RebuildError, rebuild
@@ -106,6 +107,7 @@ class Decider:
     copy: bool
     frozen: bool
     stored: Mapping[int, bool | None] = dataclasses.field(default_factory=dict)
+    chosen: dict[int, tuple[Policy, list[str]]] = dataclasses.field(default_factory=dict)
 
     def __call__(self, layer: Any, path: str) -> Decision:
         known = behaviour(layer)
@@ -117,8 +119,10 @@ class Decider:
             known = dataclasses.replace(known, effect=Effect.UNKNOWN)  # it hides from Keras what it does
         decision = _RULES[known.effect](self, layer, path, known, seen)
         over_stored = not self.copy and _holds_noise(layer) and _keras.rests_on_stored_modes(layer)
+        way_out = functools.partial(self._way_out, layer, path, seen)
         decision = _for_all(
             decision,
+            way_out=way_out,
             reuse=not self.copy,
             over_stored=over_stored,
             lock=over_stored or self._needs_lock(layer, known, seen),
@@ -129,7 +133,7 @@ class Decider:
         elif seen.updates and decision.mode in (Mode.OUTER, Mode.TRAINING):
             choice = "keep" if decision.mode is Mode.OUTER else "always"
             cause = f"it updates {list(seen.updates)} whenever it is in training mode, so it cannot be live and frozen"
-            raise _refused(layer, path, choice, cause)
+            raise self._refused(layer, path, seen, choice, cause)
         return decision
 
     def _speaks_of(self, layer: Any) -> bool:
@@ -156,15 +160,14 @@ class Decider:
 
     def choice(self, layer: Any, path: str) -> Policy:
         """What the policy says about one noise layer."""
-        if not callable(self.policy):
-            return self.policy
-        chosen = self.policy(layer)
+        chosen = self.policy(layer) if callable(self.policy) else self.policy
         if not (isinstance(chosen, str) and chosen in POLICIES):
             words = ", ".join(f'"{word}"' for word in POLICIES)
             raise ValueError(
                 f"The callable `dropout` must return one of {words} for every layer that it is asked about. For "
                 f"layer '{path}' (of type {type(layer).__name__}) it returned {chosen!r}."
             )
+        self.chosen[id(layer)] = chosen, [layer.name]
         return chosen
 
     def _needs_lock(self, layer: Any, known: Behaviour, seen: _Seen) -> bool:
@@ -187,12 +190,15 @@ class Decider:
             mode = Mode.OUTER if choice == "keep" else Mode.TRAINING
             return Decision(mode=mode if live else Mode.ANY)
         if self.copy and (known.rates or known.replacement):
-            # Some layers of others still draw random numbers at rate 0, to no effect: a lock makes sure of them.
-            locked = known.registered and self.frozen and not known.replacement
-            mode = Mode.INFERENCE if locked else Mode.ANY
-            return Decision(changes=known.rates, replacement=known.replacement, mode=mode)
+            silent = Decision(changes=known.rates, replacement=known.replacement)
+            if known.registered and self.frozen and not known.replacement:
+                # Some layers of others still draw random numbers at rate 0, to no effect: a lock makes sure of them.
+                return dataclasses.replace(silent, otherwise=dataclasses.replace(silent, mode=Mode.INFERENCE))
+            return silent
         if choice == "remove" and self.copy:
-            raise _refused(layer, path, choice, "its class is registered with neither `rates` nor a `replacement`")
+            raise self._refused(
+                layer, path, seen, choice, "its class is registered with neither `rates` nor a `replacement`"
+            )
         return Decision(mode=Mode.INFERENCE)
 
     def augmenting(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
@@ -219,25 +225,25 @@ class Decider:
                 return Decision(mode=Mode.INFERENCE) if self.frozen else self._as_stored(layer, path)
             return self._silenced(layer, path, choice, known, seen)
         if choice == "always" and _silent_locks(layer):
-            raise _refused(
-                layer, path, choice, f"it holds {_silent_locks(layer)}, locked to inference mode by ModeLock"
+            raise self._refused(
+                layer, path, seen, choice, f"it holds {_silent_locks(layer)}, locked to inference mode by ModeLock"
             )
         if silent:
             stands = seen.updates and self.frozen
             return Decision(mode=Mode.INFERENCE) if stands else self._as_stored(layer, path)
         if choice == "always" and not seen.complete:
-            raise _refused(layer, path, choice, "what it does in training mode could not be found out")
+            raise self._refused(layer, path, seen, choice, "what it does in training mode could not be found out")
         return Decision(mode=Mode.OUTER if choice == "keep" else Mode.TRAINING)
 
     def _silenced(self, layer: Any, path: str, choice: Policy, known: Behaviour, seen: _Seen) -> Decision:
         """A copy with its rates at 0 where it has any, and a lock only where that does not do."""
         rates = _rates_of(layer) if self.copy else {}
-        lockable = not seen.draws_always and (self.frozen or not layer.trainable_variables)
+        lockable = self._silent_when_locked(layer, seen)
         locked = Decision(mode=Mode.INFERENCE)
         if choice == "remove" and self.copy:
             if not rates:
-                raise _refused(
-                    layer, path, choice, f"its noise ({_noise_of(layer)}) hangs on no argument of its config"
+                raise self._refused(
+                    layer, path, seen, choice, f"its noise ({_noise_of(layer)}) hangs on no argument of its config"
                 )
             lockable = False
         if not rates:
@@ -262,7 +268,43 @@ class Decider:
                 "the library cannot rebuild the layer around them. Return the same word for all of them. "
                 f"Received: {choices}"
             )
-        return next(iter(choices.values()))
+        choice = next(iter(choices.values()))
+        self.chosen[id(layer)] = choice, list(choices)
+        return choice
+
+    # -- what else can be done -------------------------------------------------------------------------
+
+    def _silent_when_locked(self, layer: Any, seen: _Seen) -> bool:
+        """Whether a lock is possible, and enough."""
+        return seen.quiet_in_inference and (self.frozen or not layer.trainable_variables)
+
+    def _way_out(self, layer: Any, path: str, seen: _Seen, *, comparable: bool = True) -> str:
+        """What works for this very layer, where what was chosen for it cannot be done, as a sentence."""
+        chosen, asked = self.chosen.get(id(layer), ("", [layer.name]))
+        off, keep = self._silent_when_locked(layer, seen), not (self.frozen and seen.updates)
+        words = " or ".join(f'"{word}"' for word, works in (("off", off), ("keep", keep)) if works and word != chosen)
+        lock_would_do = chosen == "always" or (chosen == "off" and seen.quiet_in_inference)
+        helped = chosen in ("off", "remove") or not seen.complete  # to be live and frozen is no matter of knowing more
+        ways = {
+            "freeze it first (`layer.trainable = False`)": lock_would_do
+            and not self.frozen
+            and layer.trainable_variables,
+            f"use {words} for it (pass a callable as policy, and return that where the layer is in {asked})": words,
+            "end the base model before it (`Branch(output=...)`)": self.frozen
+            and "/" not in path
+            and _is_behind(layer),
+            "tell the library how to silence its class (`register_layer`)": can_be_registered(type(layer))
+            and comparable
+            and helped,
+        }
+        sentence = "; or ".join(way for way, works in ways.items() if works)
+        return f"{sentence[:1].upper()}{sentence[1:]}. " if sentence else ""
+
+    def _refused(self, layer: Any, path: str, seen: _Seen, choice: str, cause: str) -> RebuildError:
+        return RebuildError(
+            f"Policy \"{choice}\" cannot be kept for layer '{path}' (of type {type(layer).__name__}): {cause}. "
+            f"{self._way_out(layer, path, seen)}Received: layer={layer!r}"
+        )
 
 
 _RULES = {
@@ -283,6 +325,7 @@ class _Seen:
         draws: Whether it draws random numbers.
         draws_always: Whether it does so in inference mode too, or may without the modes stored in it.
         updates: Names of the variables that it moves.
+        updates_always: Whether it does so in inference mode too.
         losses: Whether it adds losses.
         complete: Whether it could be traced; otherwise two calls on made-up data, or nothing, tell of it.
     """
@@ -290,8 +333,14 @@ class _Seen:
     draws: bool
     draws_always: bool = False
     updates: tuple[str, ...] = ()
+    updates_always: bool = False
     losses: bool = False
     complete: bool = True
+
+    @property
+    def quiet_in_inference(self) -> bool:
+        """Whether it is known to do nothing beside computing its outputs in inference mode."""
+        return self.complete and not (self.draws_always or self.updates_always)
 
 
 def _observe(layer: Any) -> _Seen:
@@ -307,13 +356,15 @@ def _observe(layer: Any) -> _Seen:
         with _keras.stored_modes_passed_over(layer) if _holds_noise(layer) else contextlib.nullcontext():
             try:
                 seen, complete = _probe.observe(layer, True, arguments, keywords), True
-                deaf = seen.draws and _probe.observe(layer, False, arguments, keywords).draws
+                still = _probe.observe(layer, False, arguments, keywords) if seen.draws or seen.updates else seen
             except Exception:  # whatever a stranger's `call` may raise
-                seen, complete, deaf = _probe.tried(layer, True, arguments, keywords), False, False
+                seen, complete = _probe.tried(layer, True, arguments, keywords), False
+                still = dataclasses.replace(seen, draws=False, updates=())
     except Exception:  # nothing is known of it then
         return _Seen(draws=True, complete=False)
     updates = tuple(name for name in seen.updates if name not in harmless)
-    return _Seen(seen.draws, deaf, updates, seen.losses, complete)
+    always = any(name not in harmless for name in still.updates)
+    return _Seen(seen.draws, still.draws, updates, always, seen.losses, complete)
 
 
 def _holds_noise(layer: Any) -> bool:
@@ -403,14 +454,11 @@ def _refuse_to_freeze(layer: Any, path: str, decision: Decision) -> None:
     if decision.holds_mode and not decision.trains and layer.trainable_variables:
         raise ValueError(
             f"Layer '{path}' (of type {type(layer).__name__}) has to be locked for this policy, and a locked layer is "
-            "frozen, but it has trainable weights. Freeze it first (`layer.trainable = False`), or choose another "
-            f"policy for it. Received: layer={layer!r}"
+            f"frozen, but it has trainable weights. {decision.way_out()}Received: layer={layer!r}"
         )
 
 
-def _refused(layer: Any, path: str, choice: str, cause: str) -> RebuildError:
-    return RebuildError(
-        f'Policy "{choice}" cannot be kept for layer \'{path}\' (of type {type(layer).__name__}): {cause}. Use "off" '
-        "for it (pass a callable as `dropout` to choose layer by layer), which locks the layer to inference mode; or "
-        f"tell the library about the class: `register_layer`. Received: layer={layer!r}"
-    )
+def _is_behind(layer: Any) -> bool:
+    """Whether there are layers in front of `layer`, so that a model can end before it."""
+    tensors = [tensor for node in _keras.inbound_nodes(layer)[-1:] for tensor in node.input_tensors]
+    return any(not isinstance(_keras.tensor_history(tensor)[0], keras.layers.InputLayer) for tensor in tensors)

@@ -40,6 +40,10 @@ class Mode(Enum):
     TRAINING = "training"
 
 
+def _no_way_out(*, comparable: bool = True) -> str:
+    return ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Decision:
     """What becomes of one layer.
@@ -54,6 +58,7 @@ class Decision:
         lock: Hold the layer in a `ModeLock` also where no mode asks for it, because saving and loading
             would forget that it is frozen.
         verify: Check, once the model stands, that what became of the layer does what it is there for.
+        way_out: Tells what can be done where this cannot, in words; also where no two layers can be compared.
         otherwise: What to do where this cannot be done, or does not have the effect that it is there for.
         over_stored: A `ModeLock` lets the outer mode through also to calls in the layer that another one is stored in.
         trains: A `ModeLock` that holds the mode leaves the layer as trainable as it is.
@@ -69,6 +74,7 @@ class Decision:
     verify: bool = False
     over_stored: bool = False
     trains: bool = False
+    way_out: Callable[..., str] = _no_way_out
     otherwise: Decision | None = None
 
     @property
@@ -630,10 +636,10 @@ def _check_silenced(original: Any, new: Any, call: tuple[Any, Any], path: str, d
     locked = decision.mode is Mode.INFERENCE
 
     def same(training: bool) -> bool:
-        return _on_made_up_data(original, path, lambda: _probe.same(original, new, training))
+        return _on_made_up_data(original, path, lambda: _probe.same(original, new, training), decision.way_out)
 
     fault = ""
-    if _observed(new, path, *call).draws and not (locked and same(training=True)):
+    if _observed(new, path, decision, *call).draws and not (locked and same(training=True)):
         fault = "still draws random numbers in training mode"
     elif not same(training=decision.mode is Mode.ANY):
         fault = "does not compute what the layer computes in inference mode"
@@ -642,15 +648,14 @@ def _check_silenced(original: Any, new: Any, call: tuple[Any, Any], path: str, d
         how = f"with its arguments {changes} it" if changes else "the replacement of its class"
         raise RebuildError(
             f"Dropout cannot be removed from layer '{path}' (of type {type(original).__name__}): {how} {fault}. "
-            'Use "off" for it, which locks the layer to inference mode, or tell the library how to silence the class: '
-            f"`register_layer`. Received: layer={original!r}"
+            f"{decision.way_out()}Received: layer={original!r}"
         )
 
 
 def _check_still(layer: Any, inner: Any, path: str, decision: Decision) -> None:
     """Raises where a layer that must compute the same in both modes draws random numbers or moves variables."""
     args, kwargs = _keras.call_arguments(layer)
-    seen = _observed(layer, path, args, kwargs)
+    seen = _observed(layer, path, decision, args, kwargs)
     locked = decision.mode is Mode.INFERENCE
     if seen.draws and not locked and _probe.observe(layer, False, args, kwargs).draws:
         seen = dataclasses.replace(seen, draws=False)  # it draws in both modes: that is what it computes
@@ -658,9 +663,8 @@ def _check_still(layer: Any, inner: Any, path: str, decision: Decision) -> None:
         return
     what = f"updates {list(seen.updates)}" if seen.updates else "draws random numbers"
     way_out = (
-        "even in inference mode: it ignores the mode that it is called with, so nothing around it can silence it. Let "
-        "its `call` hand `training` on to what it holds, and update variables in training mode only; or tell the "
-        "library what to put in its place: `register_layer`."
+        "even in inference mode: it ignores the mode that it is called with, so nothing around it can silence it. "
+        f"{decision.way_out()}Or let its code draw random numbers and update variables in training mode only."
         if locked
         else "in training mode although it is frozen, and its class is registered as one that does not. Correct what "
         "`register_layer` is told of it."
@@ -668,14 +672,16 @@ def _check_still(layer: Any, inner: Any, path: str, decision: Decision) -> None:
     raise RebuildError(f"Layer '{path}' (of type {type(inner).__name__}) {what} {way_out} Received: layer={inner!r}")
 
 
-def _on_made_up_data(layer: Any, path: str, check: Callable[[], bool]) -> bool:
+def _on_made_up_data(
+    layer: Any, path: str, check: Callable[[], bool], way_out: Callable[..., str] = _no_way_out
+) -> bool:
     try:
         return check()
     except Exception as error:
         raise RebuildError(
             f"What became of layer '{path}' (of type {type(layer).__name__}) without its dropout could not be compared "
             f"with it, because a call on made-up data fails: {type(error).__name__}: {_keras.first_line(error)} "
-            f'Use "off" for it, which locks the layer to inference mode. Received: layer={layer!r}'
+            f"{way_out(comparable=False)}Received: layer={layer!r}"
         ) from error
 
 
@@ -801,15 +807,15 @@ def _named(layer: Any, path: str, make: Callable[[], Any]) -> Any:
         raise _cannot_rebuild(layer, path, f"{type(error).__name__}: {_keras.first_line(error)}") from error
 
 
-def _observed(layer: Any, path: str, args: Any, kwargs: Any) -> _probe.Observation:
+def _observed(layer: Any, path: str, decision: Decision, args: Any, kwargs: Any) -> _probe.Observation:
     try:
         return _probe.observe(layer, True, args, kwargs)
     except Exception as error:  # whatever a stranger's `call` may raise
         inner = layer.layer if isinstance(layer, ModeLock) else layer
         raise RebuildError(
             f"What layer '{path}' (of type {type(inner).__name__}) does in training mode cannot be found out: tracing "
-            f"its call raises {type(error).__name__}: {_keras.first_line(error)} Let its `call` run on symbolic "
-            f'tensors, or use "keep", which needs no proof. Received: layer={inner!r}'
+            f"its call raises {type(error).__name__}: {_keras.first_line(error)} {decision.way_out()}Or let its "
+            f"`call` run on symbolic tensors. Received: layer={inner!r}"
         ) from error
 
 
