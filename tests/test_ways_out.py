@@ -80,8 +80,8 @@ class Picky(HalfSilent):
     """Fails on data that was made up."""
 
     def call(self, x: Any, training: bool = False) -> Any:
-        if hasattr(x, "numpy") and float(ops.max(x)) > 0:
-            raise ValueError("values above 0")
+        if x.shape[0] == 2:
+            raise ValueError("too few examples")
         return self.drop(self.dense(x), training=training)
 
 
@@ -273,6 +273,6 @@ def test_every_message_with_a_way_out_is_tried() -> None:
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.FunctionDef):
                 source = ast.unparse(node)
-                if "way_out" in source and ("raise " in source or "RebuildError(" in source):
+                if "way_out(" in source and ("raise " in source or "RebuildError(" in source):
                     naming.add(node.name)
     assert naming - {"__call__"} == {case.raised_by for case in CASES.values()}
