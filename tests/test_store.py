@@ -429,6 +429,29 @@ def test_features_that_differ_are_said_at_once_whatever_the_size_of_shards(
             features_in_folder(Computer(model), source, lambda done: None, tmp_path, "train")
 
 
+def shuffling(**options: Any) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(100, **options).batch(10)
+
+
+def test_a_dataset_that_shuffles_is_told_that_each_run_fills_new_shards(tmp_path: pathlib.Path) -> None:
+    fit_head(head(), shuffling(seed=1), cache=tmp_path, verbose=0)
+    number = len(shards_in(tmp_path))
+    with pytest.warns(UserWarning, match=r"fill new shards.*shuffle=True.*seed=\.\.\."):
+        fit_head(head(), shuffling(seed=2), cache=tmp_path, verbose=0)
+    assert len(shards_in(tmp_path)) == 2 * number
+
+
+@pytest.mark.parametrize("way_out", ["fit_head", "a seed"])
+def test_ways_to_shuffle_that_fill_no_new_shards(way_out: str, tmp_path: pathlib.Path) -> None:
+    plain = tf.data.Dataset.from_tensor_slices((X, Y)).batch(10)
+    for _ in range(2):
+        keras.utils.set_random_seed(5)  # as a new process, or the same script, begins
+        data = plain if way_out == "fit_head" else shuffling(seed=3, reshuffle_each_iteration=False)
+        fit_head(head(), data, shuffle=way_out == "fit_head", cache=tmp_path, verbose=0)
+        number = len(shards_in(tmp_path))
+    assert number == 5
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Who is writing
 # ---------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import errno
 import functools
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -170,7 +171,7 @@ def features_in_folder(
     with _store.explained(folder):
         home = _home(folder, computer)
     inputs, count = _names_of_inputs(computer.model), len(outputs_by_key(computer.model))
-    shards, entries, sizes = list[Any](), list[Any](), list[int]()
+    shards, entries, sizes, found = list[Any](), list[Any](), list[int](), 0
     for chunk in _chunks(common.targets_of(source), computer):
         path, targets = home / fingerprint_of_data(chunk, inputs)[:32], chunk[0][1]
         read = functools.partial(_read_shard, folder, path, count, targets)
@@ -180,12 +181,15 @@ def features_in_folder(
             stored, _ = read()
             _check_stored(path, stored, computer.once(chunk[0][0]))
             common.check("features", stored)
+            found += 1
         chunk_sizes = [_rows_of(batch) for batch, _ in chunk]
         shards.append((sum(chunk_sizes), read))
         entries.append({"folder": path.name, "rows": sum(chunk_sizes)})
         sizes += chunk_sizes
         progress(len(sizes))
     _check_any(shards)
+    if source.holds_targets and not found and _store.note(home / f"{part}.json").get("rows") == sum(sizes):
+        _warn_of_another_order(folder, sum(sizes))
     with _store.explained(folder):
         _store.write_note(home / f"{part}.json", {"rows": sum(sizes), "shards": entries})
     return Features(list(outputs_by_key(computer.model)), shards, sizes)
@@ -207,6 +211,16 @@ def _check_stored(path: pathlib.Path, stored: list[Any], computed: list[Any]) ->
                 "by its weights, configs and code: something else changed that its layers read. Delete that folder, or "
                 "choose another one as `cache`.",
             )
+
+
+def _warn_of_another_order(folder: pathlib.Path, rows: int) -> None:
+    warnings.warn(
+        f"The folder '{folder}' holds features of {rows} examples of an earlier run, and none of its shards holds "
+        "these data in this order, so all were computed and fill new shards. A dataset that shuffles does so in every "
+        "run: leave the shuffling to `fit_head(..., shuffle=True)`, or call "
+        "`dataset.shuffle(..., seed=..., reshuffle_each_iteration=False)`.",
+        stacklevel=4,
+    )
 
 
 def _home(folder: pathlib.Path, computer: Computer) -> pathlib.Path:

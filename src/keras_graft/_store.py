@@ -34,7 +34,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["FeatureStoreError", "absolute", "explained", "home_in", "is_whole", "read", "write", "write_note"]
+__all__ = ["FeatureStoreError", "absolute", "explained", "home_in", "is_whole", "note", "read", "write", "write_note"]
 
 _SHARD = "shard.json"
 _SEAL = "blake2b"
@@ -167,6 +167,14 @@ def _unsealed(text: bytes) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------
 # Files and folders that are there whole, or not at all
 # ---------------------------------------------------------------------------------------------------------
+
+
+def note(path: pathlib.Path) -> dict[str, Any]:
+    """What was written for people; empty where it is damaged, or not there."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads(path.read_bytes() if _is_file(path) else b"{}")
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def write_note(path: pathlib.Path, content: Any) -> None:
