@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import pathlib
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -591,3 +593,87 @@ def test_copy_false_leaves_a_part_that_is_not_used_trainable() -> None:
     freeze_and_merge([kg.Branch(base, output="used")], head=1, loss="mse", copy=False)
     unused = base.get_layer("unused")
     assert list(map(id, base.trainable_variables)) == [id(unused.kernel), id(unused.bias)]
+
+
+class Noisy(layers.Layer):
+    """A layer with a rate in its config, and state that is not in it."""
+
+    def __init__(self, rate: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.keep = 1 - rate
+        self.drop = layers.Dropout(rate) if rate else None
+        self.center = Center()
+        self.shift: Any = 0.0
+
+    def call(self, x: Any, training: Any = None) -> Any:
+        x = self.center(x) + self.shift
+        return x if self.drop is None else self.drop(x, training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self.rate}
+
+
+@pytest.mark.parametrize("policy", ["keep", "off", "remove", "always"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_state_is_handed_over_beside_rates_that_are_changed(policy: Any, wrapped: bool) -> None:
+    noisy = Noisy(0.5)
+    noisy.center.fit_to(X)
+    noisy.shift = FORGOTTEN.copy()
+    base = model_of(layers.Pipeline([noisy]) if wrapped else noisy)
+    expected = outputs(base)
+    branch = branch_of(base, dropout=policy)
+    if policy != "always":
+        np.testing.assert_array_equal(outputs(branch), expected)
+    if policy in ("off", "remove"):
+        np.testing.assert_array_equal(outputs(branch, training=True), expected)
+    else:
+        noise = outputs(branch, training=True)
+        assert (np.isclose(noise, 2 * expected, rtol=1e-5) | (noise == 0)).all()
+
+
+class Quantizable(keras.Model):
+    """A Functional subclass whose config tells of quantization by a map of dtype policies, as KerasHub backbones do."""
+
+    def __init__(self, dtype: Any = None, **kwargs: Any) -> None:
+        x = keras.Input((8,))
+        hidden = layers.LayerNormalization(dtype=dtype, name="norm")(layers.Dense(6, dtype=dtype, name="first")(x))
+        super().__init__(x, layers.Dense(4, dtype=dtype, name="second")(hidden), **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        policies = keras.dtype_policies.DTypePolicyMap()
+        for layer in self.layers:
+            if layer.quantization_mode is not None:
+                policies[layer.path] = layer.dtype_policy
+        return {"name": self.name, "dtype": policies if len(policies) else None}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        if isinstance(config["dtype"], dict):
+            config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
+        return cls(**config)
+
+
+def test_no_dtype_policy_but_those_of_the_copy_is_written_to(tmp_path: pathlib.Path) -> None:
+    base = Quantizable(name="base")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a normalisation cannot be quantized
+        base.quantize("int8")
+    shared = [keras.config.dtype_policy(), *(layer.dtype_policy for layer in base.layers)]
+    before = [dict(vars(policy)) for policy in shared]
+    model = freeze_and_merge([base], head=1, loss="mse")
+    model.get_config()
+    kg.audit(model)
+    model.save(tmp_path / "model.keras")
+    assert [vars(policy) for policy in shared] == before
+    known = {"Quantizable": Quantizable}
+    loaded = keras.models.load_model(tmp_path / "model.keras", custom_objects=known, compile=False)
+    np.testing.assert_array_equal(outputs(loaded), outputs(model))
+    np.testing.assert_array_equal(outputs(branch_of(base)), outputs(base))
+
+
+def test_an_operation_that_cannot_be_copied_names_a_way_out_for_operations() -> None:
+    inputs, x = keras.Input((8,)), keras.Input((8,))
+    function = keras.Function(inputs, keras.ops.relu(inputs))
+    with pytest.raises(RebuildError, match=r"Operation 'function.*compute the same in a layer of your own"):
+        branch_of(keras.Model(x, function(x), name="base"))

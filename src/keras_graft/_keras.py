@@ -433,8 +433,9 @@ def restore_unserialized(original: Any, new: Any) -> None:
     for attribute, value in vars(original).items():
         if _draws_values(value):
             vars(new)[attribute] = value.clone()
+    # SpatialDropout writes its variable dtype alone (all); a map of policies keeps quantized layers from saving (3.15).
     policy = policy_of(original)
-    if not same_policy(policy_of(new), policy):  # SpatialDropout writes its variable dtype alone (all)
+    if isinstance(new._dtype_policy, _PolicyMap) or not same_policy(new._dtype_policy, policy):
         vars(new)["_dtype_policy"] = copy_policy(policy)
 
 

@@ -459,8 +459,9 @@ class _Builder:
         """Assigns the state of `original` to `new`, matched by the attributes that hold it, and proves the copy."""
         if original is new:
             return  # a model that was made for it
-        only = _holds_state if decision.verify and decision.changes else _always  # at 0 many a class makes no dropout
-        old_parts, new_parts = self._parts_by_path(original, only), self._parts_by_path(new, only)
+        old_parts, new_parts = self._parts_by_path(original), self._parts_by_path(new)
+        if any(id(part) in self.changed for part in old_parts.values()):
+            old_parts, new_parts = _without_what_was_silenced(old_parts, new_parts)
         replaced = tuple(p for p, part in old_parts.items() if id(part) in self.replaced)
         old_parts, new_parts = _without_what_was_replaced(old_parts, new_parts, replaced)
         if old_parts.keys() != new_parts.keys():
@@ -528,9 +529,10 @@ class _Builder:
 
         A second copy, with no argument changed, tells what the config carries.
         """
-        plain = _keras.copy_from_config(copies.original, {})
-        _keras.build_like(plain, copies.original, {})
-        part = self._parts_by_path(plain, _always).get(part_path)
+        changed = max(p for p, part in copies.old.items() if id(part) in self.changed and part_path.startswith(p))
+        plain = _keras.copy_from_config(copies.old[changed], {})
+        _keras.build_like(plain, copies.old[changed], {})
+        part = self._parts_by_path(plain).get(part_path[len(changed) :])
         if part is None:
             return [], names
         ours, theirs, unchanged = map(_keras.held, (copies.old[part_path], copies.new[part_path], part))
@@ -558,14 +560,14 @@ class _Builder:
             return zip(sources, variables)  # each started with the value of its namesake
         return _matched_variables(old, copy, path, fewer)
 
-    def _parts_by_path(self, layer: Any, only: Callable[[Any], bool], prefix: str = "") -> dict[str, Any]:
+    def _parts_by_path(self, layer: Any, prefix: str = "") -> dict[str, Any]:
         _, layer = self.stand_ins.get(id(layer), (layer, layer))
         found = {prefix: layer}
-        parts = [part for part in _keras.sublayers(layer) if only(part)]
+        parts = _keras.sublayers(layer)
         names = _keras.named_parts(layer) if parts else {}
         for index, part in enumerate(parts):
             path = f"{prefix}.{names.get(id(part), f'layers[{index}]')}"
-            found.update({p: below for p, below in self._parts_by_path(part, only, path).items() if p not in found})
+            found.update({p: below for p, below in self._parts_by_path(part, path).items() if p not in found})
         return found
 
     def tell_of_freezing(self, new: Any) -> None:
@@ -709,12 +711,20 @@ def _together(decisions: Iterable[Decision], path: str) -> Decision:
     )
 
 
+def _without_what_was_silenced(
+    old_parts: dict[str, Any], new_parts: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parts of a layer and its copy without those that hold no weights and, at rate 0, are absent or others."""
+    paths = old_parts.keys() | new_parts.keys()
+    pairs = {path: (old_parts.get(path), new_parts.get(path)) for path in paths}
+    differ = [path for path, (old, new) in pairs.items() if type(old) is not type(new)]
+    gone = {path for path in differ if not any(part is not None and _holds_state(part) for part in pairs[path])}
+    kept = [{path: part for path, part in parts.items() if path not in gone} for parts in (old_parts, new_parts)]
+    return kept[0], kept[1]
+
+
 def _holds_state(layer: Any) -> bool:
     return any(_keras.own_variables(part) or _keras.with_state(part) for part in _keras.walk(layer))
-
-
-def _always(layer: Any) -> bool:
-    return True
 
 
 def _replacement(layer: Any, replace: Callable[[Any], Any], path: str) -> keras.Layer:
@@ -820,32 +830,44 @@ def _observed(layer: Any, path: str, decision: Decision, args: Any, kwargs: Any)
 
 
 def _cannot_rebuild(layer: Any, path: str, cause: str) -> RebuildError:
-    return RebuildError(
-        f"Layer '{path}' (of type {type(layer).__name__}) cannot be rebuilt from its config: {cause}. "
-        "Give the class a `get_config` that carries every constructor argument and a `build` that creates "
-        "every weight, or pass `copy=False` to use the layer itself instead of a copy. "
-        f"Received: layer={layer!r}"
+    instead = (
+        "or pass `copy=False` to use the layer itself instead of a copy."
+        if isinstance(layer, keras.Layer)
+        else _INSTEAD_OF_AN_OPERATION
     )
+    return RebuildError(
+        f"{_kind(layer)} '{path}' (of type {type(layer).__name__}) cannot be rebuilt from its config: {cause}. "
+        "Give the class a `get_config` that carries every constructor argument and a `build` that creates "
+        f"every weight, {instead} Received: layer={layer!r}"
+    )
+
+
+def _kind(operation: Any) -> str:
+    if not isinstance(operation, keras.Layer):
+        return "Operation"
+    return "Layer" if _keras.graph_of(operation) is None else "Model"
 
 
 def _unfaithful(doubt: _proof.Doubt, cause: str) -> RebuildError:
     layer = doubt.original
-    is_model = isinstance(layer, keras.Layer) and _keras.graph_of(layer) is not None
-    way_out = _INSTEAD_OF_SETTING_IT if is_model else _INSTEAD_OF_HIDING_IT
     return RebuildError(
-        f"{'Model' if is_model else 'Layer'} '{doubt.path or layer.name}' (of type {type(layer).__name__}) cannot be "
-        f"copied faithfully: its attribute '{doubt.attribute}' is not made from its config and cannot be handed over "
-        f"to a copy, {cause}. {way_out} Received: layer={layer!r}"
+        f"{_kind(layer)} '{doubt.path or layer.name}' (of type {type(layer).__name__}) cannot be copied faithfully: "
+        f"its attribute '{doubt.attribute}' is not made from its config and cannot be handed over to a copy, {cause}. "
+        f"{_INSTEAD[_kind(layer)]} Received: layer={layer!r}"
     )
 
 
-_INSTEAD_OF_SETTING_IT = (
-    "Define it in a subclass of keras.Model or in a layer, with a `get_config`, instead of setting it on the model."
-)
-_INSTEAD_OF_HIDING_IT = (
-    "Let `get_config` return what the attribute is made from, or keep its value in a weight (`add_weight`), or pass "
-    "`copy=False` to use the layer itself instead of a copy."
-)
+_INSTEAD_OF_AN_OPERATION = "or compute the same in a layer of your own."
+_INSTEAD = {
+    "Model": (
+        "Define it in a subclass of keras.Model or in a layer, with a `get_config`, instead of setting it on the model."
+    ),
+    "Layer": (
+        "Let `get_config` return what the attribute is made from, or keep its value in a weight (`add_weight`), or "
+        "pass `copy=False` to use the layer itself instead of a copy."
+    ),
+    "Operation": f"Let `get_config` return what the attribute is made from, {_INSTEAD_OF_AN_OPERATION}",
+}
 
 
 def _stale(layer: Any, path: str) -> RebuildError:
