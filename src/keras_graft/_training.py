@@ -76,7 +76,8 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
 
     Random augmentation in the data pipeline (in a `map` of a dataset, say) is seen once: **every epoch gets the
     examples of the first pass**. Use `fit`, or augment in several passes over the data, where that is not wanted.
-    The order of a dataset is that of the first pass too, unless `shuffle=True`.
+    The order of a dataset is that of the first pass too, unless `shuffle=True`. A warning says so where the pipeline
+    of a `tf.data.Dataset` shows it; what code of Python draws (in a generator, say) it does not show.
 
     Args:
         model: A compiled functional `keras.Model`, from `freeze_and_merge` or any other. It is trained.
@@ -167,14 +168,11 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
             sample_weight=sample_weight,
             **arguments,
         )
+    _warn_of_other_passes(x, arguments, shuffle)
     wish = _Wish(found, Computer(found.features, exact), _place(cache), verbose)
     frozen = _Frozen.of(found.features)
     train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
-    size, validation_size = arguments.pop("batch_size"), arguments.pop("validation_batch_size")
-    arguments.update(wish.training(train, size, arguments["steps_per_epoch"], shuffle))
-    if validation is not None:
-        steps = arguments["validation_steps"]
-        arguments.update(wish.validation(validation, validation_size or size, steps))
+    arguments = _with_features(wish, train, validation, shuffle, arguments)
     at_once = _steps_at_once(model, found.rest, arguments)
     arguments["callbacks"] = frozen.watched(callbacks)
     with store_errors_kept(wish.failures), fed_with_features(model, found.rest, at_once):
@@ -223,6 +221,47 @@ def _why_not_ahead(model: keras.Model, found: Split) -> str:
         f"{found.share or 0.0:.0%} of its multiplications can be computed ahead, and the features of an example would "
         f"take {size:,} bytes, its inputs {raw:,}. In the way: {way}."
     )
+
+
+def _with_features(wish: _Wish, train: Any, validation: Any, shuffle: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `fit`, with features in place of data."""
+    arguments = dict(arguments)
+    size, validation_size = arguments.pop("batch_size"), arguments.pop("validation_batch_size")
+    arguments.update(wish.training(train, size, arguments["steps_per_epoch"], shuffle))
+    if validation is not None:
+        steps = arguments["validation_steps"]
+        arguments.update(wish.validation(validation, validation_size or size, steps))
+    return arguments
+
+
+def _warn_of_other_passes(x: Any, arguments: dict[str, Any], shuffle: Any) -> None:
+    """Says what `fit` would see in later epochs, and `fit_head` never does: it keeps the first pass."""
+    if arguments["epochs"] - arguments["initial_epoch"] <= 1 or not isinstance(x, tf.data.Dataset):
+        return
+    steps = arguments["steps_per_epoch"]
+    drawn = dict(_keras.drawn_anew(x))
+    examples, orders = ([name for name, order in drawn.items() if order is alone] for alone in (False, True))
+    endless = int(x.cardinality()) == tf.data.INFINITE_CARDINALITY
+    whole = _keras.batches_of_a_pass(x) if endless else None
+    said = []
+    if examples and not (whole and steps and steps > whole):
+        several = "a larger `steps_per_epoch`" if endless else "`x.repeat(5)`"
+        said.append(
+            f"`x` draws other examples in each pass ({', '.join(examples)}). Hand in several passes for fewer epochs "
+            f"({several}), or train with `fit`."
+        )
+    if orders and not (shuffle and not isinstance(shuffle, str)):
+        said.append(
+            f"`x` has another order in each pass ({', '.join(orders)}). Pass shuffle=True, which shuffles what was "
+            "computed before each epoch, or train with `fit`."
+        )
+    if whole is not None and steps is not None and 0 < steps < whole:
+        said.append(
+            f"`x` holds {whole} batches that it repeats, and the {steps} of `steps_per_epoch` are all that is trained "
+            f"on. Pass steps_per_epoch={whole}, or leave `.repeat()` and `steps_per_epoch` out."
+        )
+    if said:
+        warnings.warn(f"`fit_head` trains every epoch on the first pass over `x`. {' '.join(said)}", stacklevel=3)
 
 
 # Methods of a model that get its inputs.
