@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -118,6 +119,22 @@ def without_noise() -> keras.Model:
 
 def source_losses(data: Any, cache: Any) -> list[float]:
     return fit_head(without_noise(), data, cache=cache, steps_per_epoch=COUNT, epochs=2, verbose=0).history["loss"]
+
+
+@pytest.mark.parametrize("cache", ["memory", "folder"])
+def test_targets_that_a_callback_changes_are_trained_on_as_they_came(cache: str, tmp_path: pathlib.Path) -> None:
+    def train(train: Callable[..., Any], **options: Any) -> Any:
+        y, weights = Y.copy(), WEIGHTS.copy()
+
+        def refill(*_: Any) -> None:
+            y[:], weights[:] = 100.0, 7.0
+
+        callback = keras.callbacks.LambdaCallback(on_epoch_end=refill)
+        options |= {"sample_weight": weights, "shuffle": False, "epochs": 3, "callbacks": [callback], "verbose": 0}
+        return train(X, y, batch_size=ROWS, **options).history["loss"]
+
+    found = train(functools.partial(fit_head, without_noise()), cache="memory" if cache == "memory" else tmp_path)
+    np.testing.assert_allclose(found, train(without_noise().fit), rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", REFILLED)

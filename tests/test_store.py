@@ -269,6 +269,7 @@ NO_PLACES = {
     "no such place": "/proc/no/such/place",
     "below a file": str(HERE / "conftest.py" / "features"),
     "a name that is too long": "/tmp/" + "x" * 300,
+    "a name that is none": "/tmp/a\0b",
 }
 
 

@@ -16,7 +16,17 @@ import tensorflow as tf
 
 from ._arguments import described
 
-__all__ = ["Source", "beside_inputs", "is_stream", "numbers", "part_of", "rows_of_arrays", "source_of", "tensors"]
+__all__ = [
+    "Source",
+    "beside_inputs",
+    "is_stream",
+    "kept",
+    "numbers",
+    "part_of",
+    "rows_of_arrays",
+    "source_of",
+    "tensors",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +225,13 @@ def _iterate(x: Any) -> Iterator[Any]:
 def numbers(structure: Any) -> Any:
     """The same structure of numpy arrays."""
     return keras.tree.map_structure(lambda leaf: None if leaf is None else np.asarray(leaf), structure)
+
+
+def kept(structure: Any) -> Any:
+    """The same structure of arrays of one's own, as `fit` makes them; what lies on a disk stays there alone."""
+    return keras.tree.map_structure(
+        lambda leaf: leaf if leaf is None or isinstance(leaf, np.memmap) else np.array(leaf), structure
+    )
 
 
 def tensors(structure: Any) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
-from ._data import beside_inputs, numbers, part_of
+from ._data import beside_inputs, kept, part_of
 from ._features import Features, FeatureStoreError
 
 __all__ = ["even", "fed_with_features", "in_place_of_inputs", "store_errors_kept", "stored_batches"]
@@ -93,7 +93,7 @@ def stored_batches(
             With `"batch"`, of the examples in each batch alone.
         failures: Gets the errors that reading raises, for `store_errors_kept`.
     """
-    shards = _shards(features, numbers(targets))
+    shards = _shards(features, kept(targets))
     example = shards[0]()
     leaves = keras.tree.flatten(example)
     arrays = [tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype) for leaf in leaves if leaf is not None]

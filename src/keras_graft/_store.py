@@ -74,7 +74,10 @@ _WAYS_OUT = {
 def absolute(folder: str | os.PathLike[str]) -> pathlib.Path:
     """The folder that a path means now, whatever the working folder will be."""
     with explained(folder):
-        return pathlib.Path(os.path.expanduser(os.fsdecode(folder))).absolute()
+        path = os.path.expanduser(os.fsdecode(folder))  # where the user is not known it stays, as in a shell
+        if "\0" in path:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return pathlib.Path(path).absolute()
 
 
 def home_in(folder: pathlib.Path, name: str) -> pathlib.Path:
