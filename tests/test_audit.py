@@ -543,3 +543,43 @@ def test_auditing_leaves_nothing_behind() -> None:
     audit(model)
     np.testing.assert_equal(guarantees.snapshot(model), before)
     assert kg.audit is audit
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_masks_that_attention_takes_from_its_arguments_reach_its_replay(masked: bool) -> None:
+    tokens = keras.Input((5,), dtype="int32")
+    embedded = layers.Embedding(9, 8, mask_zero=masked)(tokens)
+    seen = layers.MultiHeadAttention(2, 4)(embedded, embedded)
+    model = keras.Model(tokens, layers.Dense(1)(layers.GlobalAveragePooling1D()(seen)))
+    found = audit(model, np.random.default_rng(0).integers(0, 3, size=(8, 5)))
+    assert not found.contradictions
+    assert found.repeats and found.repeats_in_predict
+
+
+class Takes(layers.Layer):
+    """Empties the list that it is called with, as code that pops its arguments does."""
+
+    def call(self, inputs: Any) -> Any:
+        return inputs.pop() - inputs.pop()
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        return keras.KerasTensor(inputs[0].shape)
+
+
+def test_lists_that_a_call_empties_are_whole_in_its_replay() -> None:
+    first, second = keras.Input((3,)), keras.Input((3,))
+    model = keras.Model([first, second], Takes(name="takes")([first, second]))
+    found = audit(model, [np.ones((8, 3)), np.zeros((8, 3))])
+    assert not found.contradictions
+    assert [row.measured is not None for row in found.rows if row.name == "takes"] == [True]
+
+
+def test_arrays_frames_and_tensors_may_be_mixed_as_in_fit() -> None:
+    names = ("array", "tensor", "half")
+    inputs = {name: keras.Input((3,), name=name) for name in names}
+    model = keras.Model(inputs, layers.Dense(1)(layers.Concatenate()(list(inputs.values()))))
+    data = np.random.default_rng(0).normal(size=(8, 3))
+    mixed = {"array": data, "tensor": keras.ops.convert_to_tensor(data, "float32"), "half": data.astype("float16")}
+    model.compile("sgd", "mse")
+    model.fit(mixed, np.ones((8, 1)), verbose=0)
+    assert audit(model, mixed).repeats

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+import threading
 from typing import Any
 
 import keras
@@ -12,7 +14,7 @@ from helpers import grafted
 from keras import layers
 from zoo import functional, sequential
 
-from keras_graft import _keras, fit_head, split
+from keras_graft import _keras, audit, fit_head, freeze_and_merge, predict_samples, split
 
 X = np.random.default_rng(0).normal(size=(12, 8)).astype("float32")
 LEFT, RIGHT = X[:, :3], X[:, 3:6]
@@ -169,3 +171,192 @@ def test_a_model_of_one_input_may_be_called_with_a_list_or_by_name() -> None:
         x = keras.Input((8,))
         model = keras.Model(x, layers.Dense(1)(nested(given(x))))
         assert_cut_computes_the_model(model, X)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Batches whose first axis is not that of the examples
+# ---------------------------------------------------------------------------------------------------------
+
+
+def folded(ahead: bool) -> keras.Model:
+    """Folds words of examples into the batch; what is live lies within the fold, or behind it."""
+    x = keras.Input((32,))
+    frozen, behind = layers.Dense(8, name="frozen"), layers.Dense(8, name="behind")
+    scaled = layers.Rescaling(0.5, name="scaled")(x)
+    words = frozen(keras.ops.reshape(scaled, (-1, 8)))
+    back = keras.ops.reshape
+    features = behind(back(words, (-1, 32))) if ahead else back(behind(words), (-1, 32))
+    frozen.trainable = False
+    return keras.Model(x, layers.Dense(1)(features))
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_examples_folded_into_the_batch_train_as_in_fit(ahead: bool) -> None:
+    x, model = np.tile(X, 4), folded(ahead)
+    assert_cut_computes_the_model(model, x)
+    found = split(model)
+    assert found.features.output_shape == (None, 32)
+    assert found.share == pytest.approx(256 / (256 + 256 + 8) if ahead else 0.0)
+    if not ahead:
+        assert set(found.in_the_way.values()) == {"the first axis of what it gives is not that of the examples"}
+    assert_trained_alike(model, x, folded(ahead))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Records of layers
+# ---------------------------------------------------------------------------------------------------------
+
+
+def records(model: keras.Model) -> list[tuple[int, int]]:
+    return [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in _keras.walk(model)]
+
+
+def trainable_head() -> keras.Model:
+    model = grafted([base("one", "a"), base("two", "b")], 1, dropout="keep")
+    return model
+
+
+def test_a_model_built_around_a_branch_during_the_training_can_be_saved(tmp_path: pathlib.Path) -> None:
+    model, built = trainable_head(), list[keras.Model]()
+
+    class Builds(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            x = keras.Input((8,))
+            built.append(keras.Model(x, layers.Dense(2)(model.get_layer("one")(x))))
+
+    fit_head(model, X, X[:, :1], epochs=2, callbacks=[Builds()], verbose=0)
+    split(model)
+    for number, other in enumerate([*built, model]):
+        path = tmp_path / f"{number}.keras"
+        other.save(path)
+        np.testing.assert_array_equal(keras.saving.load_model(path).predict(X, verbose=0), other.predict(X, verbose=0))
+
+
+def test_samples_are_drawn_in_several_threads() -> None:
+    x = keras.Input((8,))
+    named = layers.Lambda(lambda tensor: tensor * 2.0, output_shape=(8,), name="double")  # it is shared with the copy
+    model = keras.Model(x, layers.Dense(2)(layers.Dropout(0.5)(named(layers.Dropout(0.5)(x)))))
+    before, expected = records(model), predict_samples(model, X, 3, seed=0).values
+    found: list[Any] = [None] * 6
+
+    def draw(number: int) -> None:
+        found[number] = predict_samples(model, X, 3, seed=0).values
+
+    threads = [threading.Thread(target=draw, args=(number,)) for number in range(len(found))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for values in found:
+        np.testing.assert_array_equal(values, expected)
+    assert records(model) == before
+
+
+def test_no_call_is_left_in_the_layers_of_a_model_that_is_cut_many_times() -> None:
+    model = trainable_head()
+    before = records(model)
+    for _ in range(5):
+        fit_head(model, X, X[:, :1], verbose=0)
+    for _ in range(5):
+        predict_samples(model, X, 2)
+    assert records(model) == before
+
+
+def test_what_others_recorded_meanwhile_keeps_its_place() -> None:
+    layer = layers.Dense(2)
+    x = keras.Input((3,))
+    layer(x)
+    with _keras.unrecorded():
+        _keras.connect(layer, (x,), {}, [layer.output])
+        theirs = layer(x)
+    operation, number = _keras.tensor_history(theirs)
+    assert theirs in operation._inbound_nodes[number].outputs
+
+
+def test_parts_of_a_cut_are_models_as_any_other(tmp_path: pathlib.Path) -> None:
+    model = trainable_head()
+    found = split(model)
+    on_top = keras.Model(found.features.inputs, layers.Concatenate()(list(found.features.output.values())))
+    on_top.save(tmp_path / "top.keras")
+    expected = on_top.predict(X, verbose=0)
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "top.keras").predict(X, verbose=0), expected)
+    for part in (found.features, found.rest):
+        assert type(part).from_config(part.get_config()).count_params() == part.count_params()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Inputs that several bases share
+# ---------------------------------------------------------------------------------------------------------
+
+
+def of_inputs(names: str, name: str) -> keras.Model:
+    inputs = {letter: keras.Input((3,), name=letter) for letter in sorted(names)}
+    scaled = [number * inputs[letter] for number, letter in enumerate(sorted(names), 1)]
+    return keras.Model([inputs[letter] for letter in names], layers.Dense(4)(layers.Concatenate()(scaled)), name=name)
+
+
+@pytest.mark.parametrize("structure", [list, tuple])
+def test_inputs_of_one_name_are_shared_in_whatever_order(structure: Any) -> None:
+    first, second = of_inputs("lr", "first"), of_inputs("rl", "second")
+    second = keras.Model(structure(second.inputs), second.outputs[0], name="second")
+    first = keras.Model(structure(first.inputs), first.outputs[0], name="first")
+    merged = freeze_and_merge([first, second], None)
+    expected = [first.predict([LEFT, RIGHT], verbose=0), second.predict([RIGHT, LEFT], verbose=0)]
+    np.testing.assert_allclose(merged.predict([LEFT, RIGHT], verbose=0), np.concatenate(expected, 1), rtol=1e-5)
+
+
+def test_inputs_of_other_names_are_shared_by_their_places() -> None:
+    first, second = of_inputs("lr", "first"), of_inputs("pq", "second")
+    merged = freeze_and_merge([first, second], None)
+    expected = [model.predict([LEFT, RIGHT], verbose=0) for model in (first, second)]
+    np.testing.assert_allclose(merged.predict([LEFT, RIGHT], verbose=0), np.concatenate(expected, 1), rtol=1e-5)
+
+
+def test_inputs_that_cannot_be_told_apart_are_not_shared() -> None:
+    with pytest.raises(ValueError, match=r"the inputs \['r'\] stand at different places"):
+        freeze_and_merge([of_inputs("lr", "first"), of_inputs("rx", "second")], None)
+    separate = freeze_and_merge([of_inputs("lr", "first"), of_inputs("rx", "second")], None, inputs="separate")
+    assert len(separate.inputs) == 4
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What users hold
+# ---------------------------------------------------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable(package="test_cuts")
+class Table(layers.Layer):
+    """Gives its own dict as config, which `from_config` empties, and counts its calls in it."""
+
+    def __init__(self, table: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        vars(self)["table"] = table
+        vars(self)["log"] = {"calls": [], "seen": set()}
+
+    def call(self, inputs: Any) -> Any:
+        self.log["calls"].append(inputs.shape)
+        self.log["seen"].add("called")
+        return inputs * self.table["factor"]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "table": self.table}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Table:
+        table = config.pop("table")
+        return cls({"factor": table.pop("factor")}, **config)
+
+
+def test_dicts_that_a_layer_holds_stay_as_they_were() -> None:
+    table = {"factor": 2.0}
+    layer = Table(table, name="table")
+    model = sequential(keras.Input((8,)), layer, layers.Dropout(0.5), layers.Dense(2), name="base")
+    log = {"calls": list(layer.log["calls"]), "seen": set(layer.log["seen"])}
+    merged = grafted([model], 1, dropout="off")
+    audit(model)
+    split(merged)
+    assert (table, layer.log) == ({"factor": 2.0}, log)
+    assert layer.table is table
+    audit(model, X)
+    assert (table, layer.log) == ({"factor": 2.0}, log)
+    np.testing.assert_allclose(merged.get_layer("base").predict(X, verbose=0), model.predict(X, verbose=0), rtol=1e-6)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from . import _keras
 from ._arguments import check_model, described
@@ -175,9 +176,18 @@ class Audit:
 
     def _moves(self, row: Row) -> bool:
         """Whether a variable of the layer itself trains or changes in `fit`."""
-        below = sum(other.trainable for other in self.rows if other.path.rpartition("/")[0] == row.path)
+        below = sum(other.trainable for other in self._held_by(row))
         seen = row.measured
         return row.trainable > below or row.changes or bool(seen and set(seen.changed) - set(seen.changed_in_predict))
+
+    def _held_by(self, row: Row) -> Iterator[Row]:
+        """The rows of what a layer holds itself: they stand behind its own, and names need not differ among them."""
+        number = next(number for number, other in enumerate(self.rows) if other is row)
+        for other in self.rows[number + 1 :]:
+            if other.depth <= row.depth:
+                return
+            if other.depth == row.depth + 1:
+                yield other
 
     def _refuse(self, rows: list[Row], what: str) -> None:
         if rows:
@@ -218,7 +228,7 @@ def audit(model: keras.Model, x: Any = None) -> Audit:
 
     Args:
         model: A built `keras.Model`.
-        x: A batch of inputs as the model takes them: arrays or tensors, alone, in a list or in a dict. What
+        x: A batch of inputs as `fit` takes them: arrays or tensors, alone, in a list or in a dict. What
             is live on few examples may not show: use 8 or more.
 
     Returns:
@@ -270,13 +280,25 @@ def _rows(model: keras.Model, places: list[_Place], trained: set[int], seen: Mea
 
 def _seen(model: keras.Model, x: Any, places: list[_Place]) -> Measurement:
     try:
-        return measure(model, x, [place.layer for place in places])
+        return measure(model, _as_tensors(x), [place.layer for place in places])
     except Exception as error:
         cause = f"{type(error).__name__}: {_keras.first_line(error)}"
         raise ValueError(
             f"Model '{model.name}' does not run on `x`: {cause} Give one batch of inputs as `model(x)` takes "
             f"them. Received: x={described(x)}"
         ) from error
+
+
+def _as_tensors(x: Any) -> Any:
+    """Arrays, frames and tensors as `fit` hands them to the model: Keras takes no mixture of them."""
+    if not all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(x) if leaf is not None):
+        return x
+    return keras.tree.map_structure(_as_tensor, x)
+
+
+def _as_tensor(leaf: Any) -> Any:
+    dense = leaf.to_numpy() if hasattr(leaf, "to_numpy") else leaf  # a frame or a series of pandas
+    return keras.ops.convert_to_tensor(dense) if isinstance(dense, np.ndarray) else dense
 
 
 # ---------------------------------------------------------------------------------------------------------

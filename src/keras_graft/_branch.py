@@ -147,7 +147,8 @@ def make_inputs(inputs: Inputs, branches: Mapping[str, Branch], taken: Collectio
     """The inputs of the merged model, which give way to the names that are taken, and what each branch gets of them."""
     if isinstance(inputs, str) and inputs == "shared":
         shared = _shared_inputs(branches, taken)
-        return shared, dict.fromkeys(branches, shared)
+        first = next(iter(branches.values()))
+        return shared, {name: _in_order_of(branch, first, shared) for name, branch in branches.items()}
     if isinstance(inputs, str) and inputs == "separate":
         names = set(taken)  # each input takes one more
         each = {name: _separate_inputs(name, branch, names) for name, branch in branches.items()}
@@ -167,9 +168,10 @@ def _is_input(tensor: Any) -> bool:
 
 
 def _shared_inputs(branches: Mapping[str, Branch], taken: Collection[str]) -> Any:
-    signatures = {name: _signature(branch.model) for name, branch in branches.items()}
-    (first, expected), *others = signatures.items()
-    for name, signature in others:
+    (first, first_branch), *others = branches.items()
+    expected = _signature(first_branch.model)
+    for name, branch in others:
+        signature = _in_order_of(first_branch, branch, _signature(branch.model))
         if signature != expected:
             raise ValueError(
                 f"Branches '{first}' and '{name}' cannot share one input: their models take different ones. Use "
@@ -187,6 +189,39 @@ def _shared_inputs(branches: Mapping[str, Branch], taken: Collection[str]) -> An
         return new if name not in taken else _keras.new_input(tensor, free_name(f"{name}_input", taken))
 
     return keras.tree.map_structure(new_input, structure)
+
+
+def _in_order_of(branch: Branch, other: Branch, given: Any) -> Any:
+    """What is given for the inputs of the model of `other`, in the order of those of `branch`.
+
+    Inputs in a list that have the same names in two models are the same inputs, whatever their order.
+    """
+    names, others = _names_in_list(branch), _names_in_list(other)
+    if names == others or not names or not others:
+        return given
+    if sorted(names) == sorted(others):
+        return type(given)(given[others.index(name)] for name in names)
+    moved = [name for place, name in enumerate(names) if name in others and others.index(name) != place]
+    if moved:
+        raise ValueError(
+            f"Branches '{branch.name}' and '{other.name}' cannot share their inputs: the inputs {moved} stand at "
+            "different places in their models, and others have no counterpart of the same name. Give them equal names, "
+            f"or use `inputs=\"separate\"`. Received: '{branch.name}' takes {names}, '{other.name}' takes {others}"
+        )
+    return given
+
+
+def _names_in_list(branch: Branch) -> list[str]:
+    """The names of the inputs of a model that takes several in a list; empty for every other, and where two are one."""
+    structure = _keras.symbolic_inputs(branch.model)
+    if not isinstance(structure, (list, tuple)) or not all(map(_is_symbolic, structure)):
+        return []
+    names = [tensor.name for tensor in structure]
+    return names if len(set(names)) == len(names) else []
+
+
+def _is_symbolic(leaf: Any) -> bool:
+    return isinstance(leaf, keras.KerasTensor)
 
 
 def _separate_inputs(name: str, branch: Branch, taken: set[str]) -> Any:

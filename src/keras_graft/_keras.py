@@ -8,6 +8,7 @@ Keras objects. Each function says what it gives, and on which versions the name 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
 import re
@@ -24,6 +25,7 @@ import tensorflow as tf
 from keras.src import tree
 from keras.src.backend import compute_output_spec
 from keras.src.backend.common import global_state
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.models import Functional
 from keras.src.ops.function import make_node_key
 from keras.src.ops.node import KerasHistory, Node
@@ -47,7 +49,7 @@ from tensorflow.python.framework import op_def_registry
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.framework.random_seed import DEFAULT_GRAPH_SEED, get_seed
 
-__all__ = ["Functional", "KerasSaveable", "Node", "compute_output_spec", "tree"]
+__all__ = ["Functional", "KerasSaveable", "Node", "compute_output_spec", "get_keras_mask", "set_keras_mask", "tree"]
 
 # Names under which Keras books what a layer owns; every other attribute is the layer's own.
 _BOOKKEEPING = frozenset(
@@ -266,7 +268,7 @@ def copy_from_config(layer: Any, changes: dict[str, Any]) -> Any:
     """
     with keras.saving.custom_object_scope(_in_scope(layer)), SafeModeScope(safe_mode=False):
         try:
-            new = type(layer).from_config({**config_of(layer), **changes})
+            new = type(layer).from_config({**with_own_containers(config_of(layer)), **changes})
         except Exception as error:
             new = _from_config_without_strangers(layer, changes, error)
     _share_alike(layer, new)
@@ -396,13 +398,25 @@ _PLAIN = (type(None), bool, int, float, str, keras.Variable, keras.initializers.
 _PolicyMap = keras.dtype_policies.DTypePolicyMap
 
 
+def with_own_containers(config: Any) -> Any:
+    """A config in dicts, lists and tuples of its own: `from_config` may change them, and a layer may hold those itself.
+
+    What else is in it, objects of users too, is what it was.
+    """
+    if type(config) is dict:
+        return {key: with_own_containers(value) for key, value in config.items()}
+    if type(config) in (list, tuple):
+        return type(config)(map(with_own_containers, config))
+    return copy.copy(config) if isinstance(config, (dict, list, set)) else config
+
+
 def _from_config_without_strangers(layer: Any, changes: dict[str, Any], error: Exception) -> Any:
     """The same where the config cannot name functions that `layer` holds: others stand in their places."""
     bare = _without_strangers(layer)
     if bare is None:
         raise error
     try:
-        return type(layer).from_config({**config_of(bare), **changes})
+        return type(layer).from_config({**with_own_containers(config_of(bare)), **changes})
     except Exception:
         raise error from None
 
@@ -514,7 +528,7 @@ def build_like(new: Any, original: Any, given: dict[int, Any]) -> bool:
     """
     if not new.built and not is_built_by_calling(new):
         with _weights_of(original, new, given):
-            new.build_from_config(original.get_build_config())
+            new.build_from_config(with_own_containers(original.get_build_config()))
     return all(part.built for part in walk(new))
 
 

@@ -65,11 +65,12 @@ def measure(model: keras.Model, x: Any, layers: Iterable[Any]) -> Measurement:
     runs = {}
     with _probe.left_as_it_was(model):
         for training in (True, False):
+            inputs = _Arguments.of((x,), {})
             with keras.StatelessScope():
-                outputs = [_arrays(model(x, training=training)) for _ in range(2)]
+                outputs = [_arrays(model(*inputs.as_given()[0], training=training)) for _ in range(2)]
             watch = _Watch(variables)
             with keras.StatelessScope() as watch.scope, _probe.recording(layers, watch.around):
-                model(x, training=training)
+                model(*inputs.as_given()[0], training=training)
             runs[training] = watch.seen, _same(*outputs)
     (fit, repeats), (predict, repeats_in_predict) = runs[True], runs[False]
     both = {id(layer) for layer in layers} & fit.keys() & predict.keys()
@@ -141,11 +142,14 @@ class _Watch:
             return self._give(layer, call, args, kwargs)
         context = _keras.call_context(layer)
         mode, state = context.get_value("training"), dict(self.scope.state_mapping)
+        arguments = _Arguments.of(args, kwargs)
         outputs, below = self._first(layer, call, args, kwargs)
+        left = _Arguments.of(args, kwargs)
         mode_behind, state_behind = context.get_value("training"), dict(self.scope.state_mapping)
         state |= {key: value for key, value in state_behind.items() if _probe.looks_like_a_seed(value)}
 
-        def repeat(args: Any, kwargs: Any, mode: bool | None) -> list[np.ndarray]:
+        def repeat(mode: bool | None, silent: bool) -> list[np.ndarray]:
+            args, kwargs = arguments.as_given(silent=layer if silent else None)
             context.set_value("training", mode)
             self._set(state)
             self.given, self.astray = list(below), False
@@ -155,15 +159,16 @@ class _Watch:
 
         try:
             hidden = _probe.hidden_values(layer)
-            again = repeat(args, kwargs, mode)
+            again = repeat(mode, silent=False)
             changed = self._changed(state)
             changed |= set() if _same(hidden, _probe.hidden_values(layer)) else {_probe.UNTRACKED}
-            calm = repeat(*_keras.arguments_in_mode(layer, args, kwargs, False), False)
+            calm = repeat(False, silent=True)
             if self.astray:  # it calls other layers in inference mode: what differs is theirs
                 calm = again
             self.seen.setdefault(id(layer), _Sums()).add(_arrays(outputs), again, calm, changed)
         finally:
             self.given = None
+            left.as_given()
             context.set_value("training", mode_behind)
             self._set(state_behind)
         return outputs
@@ -203,6 +208,31 @@ class _Watch:
             if value is not state.get(key) and not _probe.looks_like_a_seed(value)
             if key not in self.variables or not _same(_arrays(self.variables[key].value), _arrays(value))
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Arguments:
+    """The arguments of a call, and the masks that they came with, which the call may take from them or change.
+
+    MultiHeadAttention deletes those of what it is called with (3.12 to 3.16).
+    """
+
+    args: Any
+    kwargs: Any
+    masks: list[tuple[Any, Any]]
+
+    @classmethod
+    def of(cls, args: Any, kwargs: Any) -> _Arguments:
+        args, kwargs = keras.tree.map_structure(lambda leaf: leaf, (args, kwargs))
+        leaves = keras.tree.flatten((args, kwargs))
+        return cls(args, kwargs, [(leaf, _keras.get_keras_mask(leaf)) for leaf in leaves if keras.ops.is_tensor(leaf)])
+
+    def as_given(self, silent: Any = None) -> tuple[Any, Any]:
+        """The arguments as they came, in structures of their own; in inference mode for a layer to silence."""
+        for leaf, mask in self.masks:
+            _keras.set_keras_mask(leaf, mask)
+        args, kwargs = keras.tree.map_structure(lambda leaf: leaf, (self.args, self.kwargs))
+        return (args, kwargs) if silent is None else _keras.arguments_in_mode(silent, args, kwargs, False)
 
 
 def _arrays(outputs: Any) -> list[np.ndarray]:

@@ -355,7 +355,9 @@ class _Builder:
 
     def _copy_operation(self, operation: Any, path: str) -> Any:
         """A copy of an operation that is no layer."""
-        new = _named(operation, path, lambda: type(operation).from_config(operation.get_config()))
+        new = _named(
+            operation, path, lambda: type(operation).from_config(_keras.with_own_containers(operation.get_config()))
+        )
         for name in _proof.Counterparts.of_one(operation, new).brought_over(operation, new):
             self.doubts.append(_proof.Doubt(operation, new, path, name))
         return new
