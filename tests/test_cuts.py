@@ -14,7 +14,7 @@ from helpers import grafted
 from keras import layers
 from zoo import functional, sequential
 
-from keras_graft import _keras, audit, fit_head, freeze_and_merge, predict_samples, split
+from keras_graft import Branch, _keras, audit, fit_head, freeze_and_merge, predict_samples, split
 
 X = np.random.default_rng(0).normal(size=(12, 8)).astype("float32")
 LEFT, RIGHT = X[:, :3], X[:, 3:6]
@@ -157,10 +157,10 @@ def test_a_nested_model_gets_the_inputs_that_keras_gives_it(structure: Any, give
     nested.trainable = False
     u, v = keras.Input((3,), name="u"), keras.Input((3,), name="v")
     features = nested(inputs=given(u, v)) if keyword else nested(given(u, v))
-    model = keras.Model([u, v], layers.Dense(1)(features))
+    model = keras.Model([u, v], layers.Dense(1)(layers.Concatenate()([features, u])))
     assert_cut_computes_the_model(model, [LEFT, RIGHT])
     if given(u, v) != {"a": v, "more": u, "z": u}:
-        assert split(model).features.output_shape == (None, 4)  # it was cut, and not left whole
+        assert (None, 4) in {tensor.shape for tensor in split(model).features.outputs}  # it was cut inside
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Keras warns of the structure, and computes
@@ -360,3 +360,33 @@ def test_dicts_that_a_layer_holds_stay_as_they_were() -> None:
     audit(model, X)
     assert (table, layer.log) == ({"factor": 2.0}, log)
     np.testing.assert_allclose(merged.get_layer("base").predict(X, verbose=0), model.predict(X, verbose=0), rtol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Names that TensorFlow refuses
+# ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["my model", "größe", "_x", "-y"])
+def test_a_model_of_any_name_is_cut_where_plain_keras_trains_it(name: str) -> None:
+    model = sequential(keras.Input((8,)), *base("b", "d").layers, layers.Dense(1), name=name)
+    model.get_layer("d").trainable = False
+    model.compile("sgd", "mse", run_eagerly=True)  # without a graph, names are no scopes
+    model.fit(X, X[:, :1], verbose=0)
+    fit_head(model, X, X[:, :1], verbose=0)
+    found = split(model)
+    features = found.features.predict(X, verbose=0)
+    np.testing.assert_allclose(array(found.rest(features)), array(model(X)), rtol=1e-5)
+    assert predict_samples(model, X, 2).values.shape == (2, 12, 1)
+
+
+@pytest.mark.parametrize("name", ["my model", "größe"])
+def test_a_branch_whose_name_no_graph_takes_is_refused_with_a_way_out(name: str) -> None:
+    model = base(name, "d")
+    with pytest.raises(ValueError, match=r"Branch\(model, name=\.\.\.\)"):
+        freeze_and_merge([model], 1, loss="mse")
+    grafted({"fine": model}, 1).fit(X, X[:, :1], verbose=0)
+    grafted([Branch(model, name="fine")], 1).predict(X, verbose=0)
+    with pytest.raises(ValueError, match="for a scope"):
+        freeze_and_merge({"fine": model}, 1, loss="mse", name=name)
+    grafted([base("_x", "d")], 1).fit(X, X[:, :1], verbose=0)

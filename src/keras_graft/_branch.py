@@ -102,6 +102,13 @@ def name_branches(models: Models) -> dict[str, Branch]:
     for branch in given:
         name = branch.name or free_name(branch.model.name, {*chosen, *named})
         named[name] = dataclasses.replace(branch, name=name)
+    refused = [name for name in named if not _keras.is_scope(name, inner=True)]
+    if refused:
+        raise ValueError(
+            f"TensorFlow takes no branch called {refused[0]!r}, because `fit` and `predict` open a scope of that name. "
+            "Give it another: `Branch(model, name=...)`, or a key in a dict of models, of letters from a to z, digits, "
+            f"'.', '_' and '-'. Received: names={list(named)}"
+        )
     return named
 
 

@@ -199,6 +199,11 @@ def _check_arguments(
         raise TypeError(f"`copy` must be True or False. Received: copy={copy!r}")
     if name is not None and (not isinstance(name, str) or not name or "/" in name):
         raise ValueError(f"`name` must be a string without '/', and not empty. Received: name={name!r}")
+    if name is not None and not _keras.is_scope(name, inner=False):
+        raise ValueError(
+            "`name` must be one that TensorFlow takes for a scope, as `predict` needs it: letters from a to z, digits, "
+            f"'.', '_' and '-', not beginning with '_' or '-'. Received: name={name!r}"
+        )
     if not copy:
         _check_no_layer_twice(branches)
     check_compile_args(head, compile_args)

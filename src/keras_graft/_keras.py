@@ -920,6 +920,17 @@ def name_of_call(layer: Any) -> str:
     return "call" if getattr(layer, "quantization_mode", None) is None else "quantized_call"
 
 
+def is_scope(name: str, *, inner: bool) -> bool:
+    """Whether TensorFlow takes a name for a scope, within another or not: those of all calls are (2.20 to 2.22)."""
+    first = r"[A-Za-z0-9_.\\/>-]" if inner else r"[A-Za-z0-9.]"
+    return re.fullmatch(first + r"[A-Za-z0-9_.\\/>-]*", name) is not None
+
+
+def as_scope(name: str) -> str:
+    """A name that TensorFlow takes for a scope."""
+    return name if is_scope(name, inner=False) else f"of.{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
+
+
 def mode_of_call(layer: Any) -> Callable[[Any, Any], bool]:
     """Tells from the arguments of a `call` of `layer`, while it runs, in which mode it does (all).
 

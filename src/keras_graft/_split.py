@@ -553,7 +553,7 @@ def _cut_features(model: Any, level: _Level, names: _Names, mask_of: _MaskOf) ->
     inputs = keras.tree.map_structure(_keras.new_input, _keras.input_structure(level.graph))
     tensors = dict(zip(map(id, level.graph.inputs), keras.tree.flatten(inputs)))
     crossed = _Ahead(names, mask_of).replay(level, tensors)
-    return keras.Model(inputs, _structure(crossed.flat()), name=f"{model.name}_features"), crossed
+    return keras.Model(inputs, _structure(crossed.flat()), name=_keras.as_scope(f"{model.name}_features")), crossed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -616,7 +616,7 @@ def _cut_rest(model: Any, level: _Level, names: _Names, crossed: _Crossed, pinne
         lambda tensor: names.behind_an_operation(behind.tensors[id(tensor)]), _keras.output_structure(level.graph)
     )
     inputs = [dataclasses.replace(one, emitted=behind.entrances[one.place]) for one in crossed.flat()]
-    return keras.Model(_structure(inputs), outputs, name=f"{model.name}_rest")
+    return keras.Model(_structure(inputs), outputs, name=_keras.as_scope(f"{model.name}_rest"))
 
 
 @dataclasses.dataclass(frozen=True)
