@@ -15,6 +15,7 @@ import pathlib
 import subprocess
 import sys
 import time
+import unittest.mock
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ import numpy as np
 from keras import layers
 
 import keras_graft as kg
+from keras_graft import _proof
 
 MODELS = {"VGG16": 0.1, "EfficientNetB3": 0.5, "ResNet50": 0.8, "DenseNet121": 0.8}
 REPEATS = 5
@@ -117,6 +119,56 @@ def time_by_layers() -> None:
     first = times[depths[0]] / depths[0]
     rows = [[str(2 * d), f"{t:.2f}", f"{t / d / first:.2f}"] for d, t in times.items()]
     print_table("Layers", ["layers", "s", "per layer, against the first"], rows)
+
+
+@keras.saving.register_keras_serializable("benchmark")
+class Scaled(layers.Layer):
+    """A layer of one's own with an array that its config does not carry."""
+
+    factors: Any = 1.0
+
+    def call(self, x: Any) -> Any:
+        """The inputs times the factors."""
+        return x * self.factors
+
+
+@keras.saving.register_keras_serializable("benchmark")
+class Secretive(Scaled):
+    """One with an attribute that nothing can compare, so that a call decides."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.numbers = (number for number in (1, 2))
+
+
+def custom(kind: type[Scaled], depth: int = 20) -> keras.Model:
+    """A network of `depth` Dense layers and as many of one's own."""
+    x = outputs = keras.Input((16,))
+    for _ in range(depth):
+        layer = kind()
+        layer.factors = np.ones(16, "float32")
+        outputs = layer(layers.Dense(16)(outputs))
+    return keras.Model(x, outputs)
+
+
+def time_of_proof() -> None:
+    """Composing with every copy proved, against the same with the comparison switched off."""
+    rows = []
+    for name, base in {
+        "MobileNetV2": pretrained("MobileNetV2"),
+        "40 layers of Keras": deep(20),
+        "20 of Keras, 20 of one's own with an array": custom(Scaled),
+        "20 of Keras, 20 that a call has to prove": custom(Secretive),
+    }.items():
+        proved, trusted = compare(functools.partial(grafted, [base]), functools.partial(unproved, base))
+        rows.append([name, f"{trusted:.3f}", f"{proved:.3f}", f"{1000 * (proved - trusted) / len(base.layers):.2f}"])
+    print_table("The proof of copies", ["model", "without s", "with s", "ms per layer"], rows)
+
+
+def unproved(base: keras.Model) -> keras.Model:
+    """Composing with no copy compared with its original."""
+    with unittest.mock.patch.object(_proof.Counterparts, "differences", lambda *_: []):
+        return grafted([base])
 
 
 def time_of_training() -> None:
@@ -221,6 +273,7 @@ if __name__ == "__main__":
         print(f"Keras {keras.__version__} on {keras.backend.backend()}")
         time_of_composing()
         peak_memory()
+        time_of_proof()
         time_by_layers()
         time_by_branches()
         time_of_training()
