@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import inspect
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import (
     array,
     dense_base,
@@ -257,6 +263,31 @@ def a_string_for_the_models(graft):
     graft("model_a.keras")
 
 
+@refused(
+    TypeError,
+    came="models='model_a.keras'",
+    expected="list of Keras models",
+    change="[keras.models.load_model('model_a.keras')]",
+)
+def a_path_for_the_models(graft):
+    graft("model_a.keras")
+
+
+@refused(TypeError, came="models=<class", expected="list of Keras models", change="make an instance of it")
+def a_class_for_the_models(graft):
+    graft(keras.Sequential)
+
+
+@refused(TypeError, came="(of type generator)", expected="list of Keras models", change="list(models)")
+def a_generator_to_make_a_list_of(graft):
+    graft(dense_base() for _ in range(2))
+
+
+@refused(TypeError, came="models[0]=<class", expected="must be a keras.Model", change="as in Sequential(...)")
+def a_class_among_the_models(graft):
+    graft([keras.Sequential])
+
+
 @refused(TypeError, came="(of type generator)", **NO_LIST)
 def a_generator_for_the_models(graft):
     graft(dense_base() for _ in range(2))
@@ -404,6 +435,34 @@ UNEQUAL = {"expected": "'a' and 'b' cannot share one input", "change": '`inputs=
 @refused(ValueError, came="dropout='none'", **POLICIES)
 def an_unknown_policy(graft):
     graft([dense_base()], dropout="none")
+
+
+MEANT = {
+    '"off"': (False, None, 0.0, 0, "none", "False"),
+    '"keep"': (True, 0.5),
+}
+for word, given in MEANT.items():
+    for value in given:
+        REFUSALS[f"{value!r}_for_the_policy_meant_as_{word}"] = Refusal(
+            lambda graft, value=value: graft([dense_base()], dropout=value),
+            ValueError,
+            (f"dropout={value!r}", '"keep", "off", "remove", "always"', f"You mean {word}"),
+        )
+
+
+@refused(ValueError, came="dropout='Off'", expected='"off"', change='Did you mean "off"?')
+def a_policy_in_capitals(graft):
+    graft([dense_base()], dropout="Off")
+
+
+@refused(ValueError, came="inputs='seperate'", expected="`inputs` must be", change='Did you mean "separate"?')
+def a_misspelt_word_for_the_inputs(graft):
+    graft([dense_base()], inputs="seperate")
+
+
+@refused(ValueError, came="merge='avg'", expected="`merge` must be one of", change='Did you mean "average"?')
+def a_misspelt_merge(graft):
+    graft([dense_base(), dense_base()], merge="avg")
 
 
 @refused(ValueError, came="dropout=None", **POLICIES)
@@ -729,6 +788,34 @@ def an_int_for_the_preprocessing(graft):
     graft([Branch(dense_base(), preprocess=3)])
 
 
+SYMBOLIC = {"expected": "fails on the symbolic Keras tensor that it gets", "change": "write it with `keras.ops`"}
+
+
+@refused(ValueError, came="`preprocess` of branch 'base' ('log')", **SYMBOLIC)
+def a_numpy_function_for_the_preprocessing(graft):
+    graft([Branch(dense_base(), preprocess=np.log)])
+
+
+@refused(ValueError, came="`preprocess` of branch 'base' ('<lambda>')", **SYMBOLIC)
+def a_method_of_arrays_for_the_preprocessing(graft):
+    graft([Branch(dense_base(), preprocess=lambda x: x.astype("float32") / 255)])
+
+
+@refused(ValueError, came="`preprocess` of branch 'base' ('per_image_standardization')", **SYMBOLIC)
+def a_tensorflow_function_for_the_preprocessing(graft):
+    graft([Branch(image_base(), preprocess=tf.image.per_image_standardization, pooling="avg")])
+
+
+@refused(ValueError, came="`pooling` of branch 'base'", **SYMBOLIC)
+def a_numpy_function_for_the_pooling(graft):
+    graft([Branch(image_base(), pooling=lambda x: np.mean(np.asarray(x), axis=(1, 2)))])
+
+
+@refused(ValueError, came="`merge` ('concatenate')", **SYMBOLIC)
+def a_numpy_function_for_the_merge(graft):
+    graft([dense_base(), dense_base()], merge=np.concatenate)
+
+
 @refused(TypeError, came="`preprocess`", **NO_RETURN)
 def a_preprocessing_callable_that_returns_nothing(graft):
     graft([Branch(dense_base(), preprocess=lambda x: None)])
@@ -850,6 +937,24 @@ for word in ("add", "average", "multiply", "maximum", "stack", "weighted", "atte
 )
 def maps_without_pooling(graft):
     graft([image_base()])
+
+
+RANKS = {"expected": "merges (batch, features)", "came": "of rank 4"}
+
+
+@refused(ValueError, change="`Branch(..., projection=[...])`", **RANKS)
+def maps_without_projection(graft):
+    graft([image_base()])
+
+
+@refused(ValueError, change="`merge=lambda tensors: tensors[0]`", **RANKS)
+def maps_of_one_branch(graft):
+    graft([image_base()])
+
+
+@refused(ValueError, change="`merge=keras.layers.Average()`", **RANKS)
+def maps_to_average(graft):
+    graft([image_base(), image_base()], merge="average")
 
 
 @refused(ValueError, came="branch 'base' have shape (None,)", **VECTORS)
@@ -1045,6 +1150,38 @@ def an_unknown_argument(graft):
     graft([dense_base()], optimiser="adam")
 
 
+def instead(name: str, way_out: str) -> None:
+    REFUSALS[f"{name}_for_an_argument"] = Refusal(
+        lambda graft: graft([dense_base()], **{name: "x"}),
+        TypeError,
+        (f"['{name}']", "neither it nor `keras.Model.compile` takes", way_out),
+    )
+
+
+instead("dropuot", 'Did you mean "dropout"?')
+instead("optimiser", 'Did you mean "optimizer"?')
+instead("metric", 'Did you mean "metrics"?')
+instead("learning_rate", "pass optimizer=keras.optimizers.Adam(learning_rate=...)")
+instead("lr", "pass optimizer=keras.optimizers.Adam(learning_rate=...)")
+instead("pooling", "Branch(model, pooling=...)")
+instead("epochs", "model.fit(..., epochs=...)")
+
+
+@refused(TypeError, came="optimizer=<class", expected="must be an optimizer", change="as in Adam(...)")
+def a_class_for_the_optimizer(graft):
+    graft([dense_base()], optimizer=keras.optimizers.Adam)
+
+
+@refused(ValueError, came="loss=['mse', 'mae']", expected="must be one loss", change="pass a mapping as `head`")
+def two_losses_for_one_output(graft):
+    graft([dense_base()], loss=["mse", "mae"])
+
+
+@refused(ValueError, came="loss={'other': 'mse'}", expected="one output, 'head'", change="pass a mapping as `head`")
+def a_loss_for_another_output(graft):
+    graft([dense_base()], loss={"other": "mse"})
+
+
 UNKNOWN_NAME = {"expected": "names something that Keras does not know"}
 
 
@@ -1056,6 +1193,11 @@ def unknown_loss(graft):
 @refused(ValueError, came="loss='msse'", change="Pass an object of `keras.losses`", **UNKNOWN_NAME)
 def unknown_loss_of_an_output(graft):
     graft([dense_base()], {"a": 3, "b": 1}, loss={"a": "mse", "b": "msse"})
+
+
+@refused(ValueError, came="metrics='acuracy'", change='Did you mean "accuracy"?', **UNKNOWN_NAME)
+def misspelt_metric(graft):
+    graft([dense_base()], metrics=["acuracy"])
 
 
 @refused(ValueError, came="metrics='acuracy'", change="Pass an object of `keras.metrics`", **UNKNOWN_NAME)
@@ -1487,3 +1629,97 @@ def test_an_error_leaves_inputs_of_the_callers_own_as_they_were():
     with pytest.raises(ValueError, match="no_such_optimizer"):
         grafted([dense_base()], inputs=x, optimizer="no_such_optimizer")
     assert snapshot(x) == before
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Ways out that the errors name
+# ---------------------------------------------------------------------------------------------------------
+
+
+def sequence_base() -> keras.Model:
+    return sequential(keras.Input((5, 2)), layers.LSTM(3, return_sequences=True))
+
+
+WAYS_OUT: dict[str, Callable[[], Any]] = {
+    "a_list_of_a_generator": lambda: grafted(list(map(dense_base, (4, 4)))),
+    "a_learning_rate": lambda: grafted([dense_base()], optimizer=keras.optimizers.Adam(learning_rate=0.1)),
+    "pooling_in_a_branch": lambda: grafted([Branch(image_base(), pooling="avg")]),
+    "projection_of_maps": lambda: grafted(
+        [Branch(image_base(), projection=[layers.Conv2D(2, 1), layers.GlobalMaxPooling2D()])]
+    ),
+    "maps_of_one_branch": lambda: grafted(
+        [image_base()], [layers.Flatten(), layers.Dense(3)], merge=lambda tensors: tensors[0]
+    ),
+    "average_of_maps": lambda: grafted(
+        [image_base(), image_base()], [layers.GlobalMaxPooling2D(), layers.Dense(3)], merge=layers.Average()
+    ),
+    "a_sequence_for_an_LSTM": lambda: grafted([sequence_base()], [layers.LSTM(3)], merge=lambda tensors: tensors[0]),
+    "sequences_for_an_LSTM": lambda: grafted(
+        [sequence_base(), sequence_base()], [layers.LSTM(3)], merge=layers.Concatenate()
+    ),
+    "preprocessing_by_operations": lambda: grafted(
+        [Branch(image_base(), preprocess=lambda x: keras.ops.image.resize(x / 255, (4, 4)), pooling="avg")]
+    ),
+    "preprocessing_by_a_layer": lambda: grafted([Branch(dense_base(), preprocess=layers.Rescaling(1 / 255))]),
+}
+
+
+@pytest.mark.parametrize("call", WAYS_OUT.values(), ids=WAYS_OUT)
+def test_a_way_out_works(call):
+    assert call().output_shape == (None, 3)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Other backends, another Keras
+# ---------------------------------------------------------------------------------------------------------
+
+
+NO_BACKEND = 'and the backend of Keras is \'jax\'. Set os.environ["KERAS_BACKEND"] = "tensorflow" before'
+
+
+def test_another_backend_is_refused_in_a_line_when_the_package_is_imported():
+    command = [sys.executable, "-c", "import keras_graft"]
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert NO_BACKEND in ran.stderr.strip().splitlines()[-1]
+
+
+def test_another_backend_that_keras_already_runs_on_is_refused(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.delitem(sys.modules, "keras_graft._backend")
+    with pytest.raises(ImportError, match=re.escape(NO_BACKEND)):
+        importlib.import_module("keras_graft._backend")
+
+
+def of_keras_2(module: str, kind: str = "Sequential") -> Any:
+    """An object whose class derives from one that stands in for a class of Keras 2."""
+    base = type(kind, (), {"__module__": module, "__call__": lambda self, x: x})
+    return type("Mine", (base,), {"__module__": "__main__"})()
+
+
+@pytest.mark.parametrize(
+    "module", ["tf_keras.src.engine.sequential", "keras.engine.training", "keras.src.engine.training"]
+)
+def test_a_model_of_keras_2_is_told_apart(module):
+    given = of_keras_2(module)
+    for call in (lambda: grafted(given), lambda: grafted([given]), lambda: grafted({"a": Branch(given)})):
+        with pytest.raises(TypeError, match=r"Keras 2 \(tf_keras\).*new.set_weights\(old.get_weights\(\)\)"):
+            call()
+
+
+PLACES: dict[str, Callable[[Any], Any]] = {
+    "head": lambda layer: grafted([dense_base()], layer),
+    "head_in_a_list": lambda layer: grafted([dense_base()], [layers.Dense(3), layer]),
+    "head_in_a_mapping": lambda layer: grafted([dense_base()], {"a": layer}),
+    "merge": lambda layer: grafted([dense_base(), dense_base()], merge=layer),
+    "preprocess": lambda layer: grafted([Branch(dense_base(), preprocess=layer)]),
+    "pooling": lambda layer: grafted([Branch(image_base(), pooling=layer)]),
+    "projection": lambda layer: grafted([Branch(dense_base(), projection=layer)]),
+    "optimizer": lambda layer: grafted([dense_base()], optimizer=layer),
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_a_layer_of_keras_2_is_told_apart_as(place):
+    with pytest.raises(TypeError, match=r"This is one of Keras 2 \(tf_keras\), and this library works with Keras 3"):
+        place(of_keras_2("tf_keras.src.engine.base_layer", "Layer"))

@@ -266,3 +266,9 @@ def test_remove_leaves_a_custom_layer_trainable_where_its_rate_can_be_set_to_0()
     removed = with_dropout(model, "remove")
     assert [v.shape for v in removed.trainable_variables] == [v.shape for v in model.trainable_variables]
     assert removed.get_layer(model.layers[0].name).drop.rate == 0
+
+
+@pytest.mark.parametrize("policy", ["none", None, False, 0.0])
+def test_a_policy_that_is_none_is_named_as_the_parameter_is(policy: Any) -> None:
+    with pytest.raises(ValueError, match=rf'`policy` must be one of .* You mean "off"\. Received: policy={policy!r}'):
+        with_dropout(dropping(0.5), policy)

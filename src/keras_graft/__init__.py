@@ -3,6 +3,7 @@
 Two things hold that plain Keras leaves to chance: frozen means frozen, and dropout does what you asked.
 """
 
+from . import _backend  # noqa: F401, isort: skip (a check, and it comes first)
 from ._audit import Audit, audit
 from ._behaviour import register_layer
 from ._branch import Branch

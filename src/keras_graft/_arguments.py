@@ -5,14 +5,17 @@ Each check is made before anything is computed. It must not know what the argume
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import numbers
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
+
+from . import _keras
 
 __all__ = [
     "callbacks_in",
@@ -23,6 +26,8 @@ __all__ = [
     "check_share",
     "checked_frequency",
     "described",
+    "did_you_mean",
+    "hint_about",
     "integer",
 ]
 
@@ -71,9 +76,9 @@ def check_model(model: Any, name: str) -> None:
     """Raises unless `model` is a built Keras model."""
     if not isinstance(model, keras.Model):
         raise TypeError(
-            f"`{name}` must be a keras.Model. Load a file with keras.models.load_model(path) first, and put a "
-            f"single layer into keras.Sequential([keras.Input(...), layer]). Received: {name}={model!r} (of type "
-            f"{type(model).__name__})"
+            f"`{name}` must be a keras.Model. {hint_about(model)}Load a file with keras.models.load_model(path) first, "
+            "and put a single layer into keras.Sequential([keras.Input(...), layer]). "
+            f"Received: {name}={model!r} (of type {type(model).__name__})"
         )
     if not model.built or (type(model) is keras.Sequential and not model.layers):
         raise ValueError(
@@ -82,13 +87,32 @@ def check_model(model: Any, name: str) -> None:
         )
 
 
+def hint_about(value: Any) -> str:
+    """What is amiss with something that is no layer or model of Keras 3, where its type tells, and what to do."""
+    if isinstance(value, type):
+        return f"This is a class: make an instance of it, as in {value.__name__}(...). "
+    if _keras.is_keras_2(value):
+        return (
+            "This is one of Keras 2 (tf_keras), and this library works with Keras 3. Make the same one with Keras 3 "
+            "(`import keras`), and hand the weights over: new.set_weights(old.get_weights()). "
+        )
+    return ""
+
+
 def check_option(name: str, value: Any, allowed: tuple[str, ...], *, or_a: str = "") -> None:
     """Raises unless `value` is one of the allowed strings."""
     if not (isinstance(value, str) and value in allowed):
         words = ", ".join(f'"{word}"' for word in allowed)
         raise ValueError(
-            f"`{name}` must be one of {words}{or_a}. Received: {name}={value!r} (of type {type(value).__name__})"
+            f"`{name}` must be one of {words}{or_a}.{did_you_mean(value, allowed)} {hint_about(value)}Received: "
+            f"{name}={value!r} (of type {type(value).__name__})"
         )
+
+
+def did_you_mean(value: Any, known: Iterable[str]) -> str:
+    """A question for the word that was probably meant, where there is one."""
+    near = difflib.get_close_matches(value.lower(), list(known), n=1) if isinstance(value, str) else []
+    return f' Did you mean "{near[0]}"?' if near else ""
 
 
 # ---------------------------------------------------------------------------------------------------------

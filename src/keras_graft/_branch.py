@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import keras
 
 from . import _keras
-from ._arguments import check_model
+from ._arguments import check_model, did_you_mean, hint_about
 from ._ending import ending_of, steps_back
 from ._layout import data_format_of, data_formats_in
-from ._merge import Stage, apply_stage, checked_result, dtype_for, free_name, is_units
+from ._merge import Stage, apply_stage, called, checked_result, dtype_for, free_name, is_units
 from ._mode_lock import freeze
 from ._policy import Augmentation, DropoutPolicy, decider
 from ._rebuild import Decide, rebuild
@@ -120,13 +121,21 @@ def _as_branches(models: Models) -> list[Branch]:
     if not isinstance(models, (Mapping, Sequence)) or isinstance(models, str):
         raise TypeError(
             "`models` must be a list of Keras models or Branch objects, or a dict from names to them. "
-            f"Received: models={models!r} (of type {type(models).__name__})"
+            f"{_hint_about_models(models)}Received: models={models!r} (of type {type(models).__name__})"
         )
     if not models:
         raise ValueError(f"`models` must hold at least one model. Received: models={models!r}")
     if isinstance(models, Mapping):
         return [_named_by_key(key, _as_branch(model, f"models['{key}']")) for key, model in models.items()]
     return [_as_branch(model, f"models[{index}]") for index, model in enumerate(models)]
+
+
+def _hint_about_models(models: Any) -> str:
+    if isinstance(models, (str, os.PathLike)):
+        return f"Load the file first, and put the model into a list: [keras.models.load_model({str(models)!r})]. "
+    if isinstance(models, Iterable) and not isinstance(models, type):
+        return "Make a list of them: list(models). "
+    return hint_about(models)
 
 
 def _as_branch(model: Any, argument: str) -> Branch:
@@ -164,7 +173,8 @@ def make_inputs(inputs: Inputs, branches: Mapping[str, Branch], taken: Collectio
     if tensors and all(_is_input(tensor) for tensor in tensors):
         return inputs, dict.fromkeys(branches, inputs)
     raise ValueError(
-        f'`inputs` must be "shared", "separate", or one or more `keras.Input` tensors. Received: inputs={inputs!r}'
+        '`inputs` must be "shared", "separate", or one or more `keras.Input` tensors.'
+        f"{did_you_mean(inputs, ('shared', 'separate'))} Received: inputs={inputs!r}"
     )
 
 
@@ -299,21 +309,23 @@ def _surrounded(
     """The base model between its preprocessing and its pooling, as one submodel, and what it uses of the inputs."""
     tensors = entries
     if branch.preprocess is not None:
-        tensors = _apply_copy(branch.preprocess, tensors, decide, "preprocess", free_name("preprocess", [base.name]))
+        name = free_name("preprocess", [base.name])
+        tensors = _apply_copy(branch.preprocess, entries, decide, "preprocess", name, branch)
     features = _call(base, tensors, branch)
     if branch.pooling is not None:
-        features = _pool(branch, base, features, decide, free_name("pooling", [base.name, "preprocess"]))
+        name = free_name("pooling", [base.name, "preprocess"])
+        features = _pool(branch, base, features, decide, name)
     used, features = _used_inputs(entries, features)
     return keras.Model(used, features, name=branch.name), _same_of(used, entries, inputs)
 
 
-def _apply_copy(stage: Any, tensors: Any, decide: Decide, argument: str, name: str) -> Any:
+def _apply_copy(stage: Any, tensors: Any, decide: Decide, argument: str, name: str, branch: Branch) -> Any:
     """Applies a copy of a stage, made as that of a base model is; the stage itself stays as it was."""
     entries = _keras.new_inputs(tensors)
     with _keras.nothing_left_behind(stage, always=True):
         results, copies = entries, dict[int, Any]()
         for step in stage if isinstance(stage, (list, tuple)) else [stage]:
-            results = _step(step, results, argument, copies)
+            results = _step(step, results, argument, copies, branch)
         used, results = _used_inputs(entries, results)
         try:
             model = _keras.connected_model(used, results, name)
@@ -349,7 +361,7 @@ def _used_inputs(entries: Any, results: Any) -> tuple[Any, Any]:
     return (entries if len(used) in (0, len(flat)) else used), results
 
 
-def _step(step: Any, tensors: Any, argument: str, copies: dict[int, Any]) -> Any:
+def _step(step: Any, tensors: Any, argument: str, copies: dict[int, Any], branch: Branch) -> Any:
     """One layer or callable of a stage. A layer may be in use elsewhere, or not be built: it is copied, once."""
     if isinstance(step, keras.Layer):
         known = step.built or _keras.with_state(step)  # adapted text layers know their vocabulary before they are built
@@ -358,7 +370,7 @@ def _step(step: Any, tensors: Any, argument: str, copies: dict[int, Any]) -> Any
         return copies.get(id(step), step)(tensors)
     if not callable(step) or isinstance(step, type):
         return apply_stage(step, tensors, argument, units=False)
-    results = step(tensors)
+    results = called(step, tensors, argument, f" of branch '{branch.name}'")
     if argument == "pooling" or not keras.tree.is_nested(results):
         return checked_result(results, argument)
     return keras.tree.map_structure(lambda tensor: checked_result(tensor, argument), results)
@@ -367,7 +379,7 @@ def _step(step: Any, tensors: Any, argument: str, copies: dict[int, Any]) -> Any
 def _pool(branch: Branch, base: keras.Model, features: Any, decide: Decide, name: str) -> Any:
     pooling, rank = branch.pooling, len(features.shape)
     if isinstance(pooling, (list, tuple)) or (callable(pooling) and not isinstance(pooling, type)):
-        return _apply_copy(pooling, features, decide, "pooling", name)
+        return _apply_copy(pooling, features, decide, "pooling", name, branch)
     _check_pooling(branch, features)
     if rank == _RANK_OF_VECTORS:
         return features
@@ -384,7 +396,7 @@ def _check_pooling(branch: Branch, features: Any) -> None:
         kind = ValueError if isinstance(pooling, str) else TypeError
         raise kind(
             f"`pooling` must be one of {words}, a Keras layer, or a callable from tensor to tensor. "
-            f"Received: pooling={pooling!r}"
+            f"{hint_about(pooling)}Received: pooling={pooling!r}"
         )
     if pooling != "flatten" and rank not in (2, 3, 4, 5):
         raise ValueError(

@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from . import _keras
 from ._branch import Branch, Inputs, Models, graft, make_inputs, name_branches, warn_of_old_heads
-from ._loss import CompileArgs, check_compile_args, check_endings, per_output
+from ._loss import CompileArgs, check_compile_args, check_endings, check_loss_of_one, per_output
 from ._merge import Head, Merge, apply_stage, attach_head, free_name, merge_features
 from ._policy import Augmentation, DropoutPolicy, decider
 from ._rebuild import strip_modes
@@ -108,6 +108,7 @@ def freeze_and_merge(
         if head is not None:
             check_endings(head, outputs, compile_args["loss"])
         model = _assemble(entries, outputs, name)
+        check_loss_of_one(outputs, model.output_names[0], compile_args.get("loss"))
         _seal(model, submodels, originals)
         model.compile(**per_output(head, compile_args))
     return model

@@ -184,6 +184,12 @@ def put(operation: Any, name: str, value: Any) -> None:
         operation._tracker.locked = locked
 
 
+def is_keras_2(thing: Any) -> bool:
+    """Whether something is made of Keras 2: of tf_keras, of keras up to 2.15, or of the one within TensorFlow."""
+    packages = ("tf_keras.", "keras.engine.", "keras.src.engine.", "tensorflow.python.keras.")
+    return any(f"{cls.__module__}.".startswith(packages) for cls in type(thing).__mro__)
+
+
 def is_of_keras(thing: Any) -> bool:
     """Whether Keras itself defines a function, or the class of an object."""
     defined = thing if inspect.isroutine(thing) else type(thing)

@@ -78,7 +78,7 @@ def _format_behind(operation: Any) -> str | None:
         return "channels_last"
     if _keras.call_graph(operation) is not None:
         return data_format_of(operation)
-    if isinstance(operation, keras.Layer) and not _is_of_keras(operation):
+    if isinstance(operation, keras.Layer) and not _keras.is_of_keras(operation):
         formats = data_formats_in(operation)
         return formats.pop() if len(formats) == 1 else None
     if isinstance(operation, keras.layers.Wrapper):
@@ -87,15 +87,11 @@ def _format_behind(operation: Any) -> str | None:
     return None
 
 
-def _is_of_keras(layer: Any) -> bool:
-    return type(layer).__module__.partition(".")[0] == "keras"
-
-
 def _leaves_axes_alone(operation: Any, node: Any) -> bool:
     if isinstance(operation, keras.layers.InputLayer):
         return False
     if isinstance(operation, keras.Layer):
-        return _is_of_keras(operation) and not isinstance(operation, (*_MOVES_AXES, keras.layers.Wrapper))
+        return _keras.is_of_keras(operation) and not isinstance(operation, (*_MOVES_AXES, keras.layers.Wrapper))
     return _gives_axes_back(node)
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import keras
 from typing_extensions import TypedDict
 
+from ._arguments import did_you_mean, hint_about
 from ._ending import Ending, ending_of
 from ._merge import Head, is_units
 
-__all__ = ["CompileArgs", "check_compile_args", "check_endings", "per_output"]
+__all__ = ["CompileArgs", "check_compile_args", "check_endings", "check_loss_of_one", "per_output"]
 
 
 class CompileArgs(TypedDict, total=False):
@@ -37,10 +38,15 @@ def check_compile_args(head: Head, compile_args: Mapping[str, Any]) -> None:
     unknown = compile_args.keys() - CompileArgs.__annotations__.keys()
     if unknown:
         raise TypeError(
-            f"freeze_and_merge got arguments that neither it nor `keras.Model.compile` takes: {sorted(unknown)}. "
-            f"compile takes {sorted(CompileArgs.__annotations__)}."
+            f"freeze_and_merge got arguments that neither it nor `keras.Model.compile` takes: {sorted(unknown)}."
+            f"{''.join(map(_argument_meant, sorted(unknown)))} compile takes {sorted(CompileArgs.__annotations__)}."
         )
     optimizer = compile_args.get("optimizer")
+    if hint_about(optimizer):
+        raise TypeError(
+            "`optimizer` must be an optimizer of Keras 3, or the name of one. "
+            f"{hint_about(optimizer)}Received: optimizer={optimizer!r}"
+        )
     if getattr(optimizer, "built", False):
         raise ValueError(
             "`optimizer` is already built for the variables of another model, and its slots do not fit this one. Pass "
@@ -51,6 +57,22 @@ def check_compile_args(head: Head, compile_args: Mapping[str, Any]) -> None:
         _check_names(key, compile_args.get(key))
     if head is not None:
         _check_loss(head, compile_args.get("loss"))
+
+
+_ARGUMENTS = ("models", "head", "dropout", "augmentation", "inputs", "merge", "copy", "name")
+_ELSEWHERE = {
+    **dict.fromkeys(("learning_rate", "lr"), "optimizer=keras.optimizers.Adam(learning_rate=...)"),
+    **dict.fromkeys(("output", "pooling", "preprocess", "projection"), "Branch(model, {}=...) for each base model"),
+    **dict.fromkeys(
+        ("epochs", "batch_size", "callbacks", "validation_data", "validation_split"), "model.fit(..., {}=...)"
+    ),
+}
+
+
+def _argument_meant(name: str) -> str:
+    if name in _ELSEWHERE:
+        return f" Instead of `{name}` pass {_ELSEWHERE[name].format(name)}."
+    return did_you_mean(name, [*_ARGUMENTS, *CompileArgs.__annotations__])
 
 
 def _check_names(key: str, value: Any) -> None:
@@ -64,8 +86,13 @@ def _check_names(key: str, value: Any) -> None:
                 raise ValueError(
                     f"`{key}` names something that Keras does not know. Pass an object of "
                     f"`keras.{known.__name__.rpartition('.')[2]}`, or one of the names that Keras has for them, such "
-                    f"as 'mse'. Received: {key}={name!r}"
+                    f"as 'mse'.{_name_meant(name, known)} Received: {key}={name!r}"
                 ) from None
+
+
+def _name_meant(name: str, known: Any) -> str:
+    functions = [word for word in vars(known) if word.islower() and callable(vars(known)[word])]
+    return did_you_mean(name, {*functions, *_SHORT_NAMES} - {"get", "serialize", "deserialize"})
 
 
 # What `compile` understands by itself, depending on the shapes of targets and outputs.
@@ -137,6 +164,18 @@ _CLASSES = {
     keras.losses.BinaryCrossentropy: (keras.losses.binary_crossentropy, True),
     keras.losses.BinaryFocalCrossentropy: (keras.losses.binary_focal_crossentropy, True),
 }
+
+
+def check_loss_of_one(outputs: Any, name: str, loss: Any) -> None:
+    """Raises where a loss is dealt out, and the model has one output of this name: Keras says so only in `fit`."""
+    if not isinstance(outputs, keras.KerasTensor):
+        return
+    several = isinstance(loss, (list, tuple)) and len(loss) != 1
+    if several or (isinstance(loss, Mapping) and {*loss} != {name}):
+        raise ValueError(
+            f"`loss` must be one loss, because the head has one output, '{name}'. For several outputs pass a mapping "
+            f"as `head`: head={{'kind': 10, 'size': 1}}. Received: loss={loss!r}"
+        )
 
 
 def check_endings(head: Head, outputs: Any, loss: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import keras
 
 from . import _keras
-from ._arguments import check_option
+from ._arguments import check_option, hint_about
 
 __all__ = [
     "MERGES",
@@ -23,6 +23,7 @@ __all__ = [
     "Stage",
     "apply_stage",
     "attach_head",
+    "called",
     "checked_result",
     "dtype_for",
     "free_name",
@@ -71,11 +72,12 @@ def apply_stage(stage: Stage, tensor: Any, argument: str, *, name: str | None = 
             tensor = _apply_layer(layer, tensor, argument)
         return tensor
     if callable(stage) and not isinstance(stage, type):
-        return checked_result(stage(tensor), argument)
+        return checked_result(called(stage, tensor, argument), argument)
     allowed = "an int (units), " if units else ""
+    culprit = next((step for step in steps if not isinstance(step, keras.Layer)), stage)
     raise TypeError(
         f"`{argument}` must be {allowed}a Keras layer or model, a list of layers, or a callable from tensor to "
-        f"tensor. Received: {argument}={stage!r} (of type {type(stage).__name__})"
+        f"tensor. {hint_about(culprit)}Received: {argument}={stage!r} (of type {type(stage).__name__})"
     )
 
 
@@ -87,6 +89,23 @@ def _apply_layer(layer: Any, tensor: Any, argument: str) -> Any:
         raise ValueError(
             f"`{argument}`: the layer '{layer.name}' (of type {type(layer).__name__}) cannot be called on features of "
             f"shape {given}. Pass one that fits. Keras says: {error}"
+        ) from error
+
+
+def called(function: Callable[[Any], Any], tensors: Any, argument: str, of: str = "") -> Any:
+    """What a function of the user's makes of symbolic tensors, with an error in our words where it takes none."""
+    if hint_about(function):
+        raise TypeError(f"`{argument}`{of} must be of Keras 3. {hint_about(function)}Received: {argument}={function!r}")
+    try:
+        return function(tensors)
+    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        name = getattr(function, "__name__", type(function).__name__)
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"The callable `{argument}`{of} ('{name}') fails on the symbolic Keras tensor that it gets, which has a "
+            "shape and no values. If it is made of numpy, `tf.image` or other functions of values, write it with "
+            "`keras.ops`, or pass a Keras layer such as `keras.layers.Rescaling(1 / 255)` or "
+            f"`keras.layers.Resizing(224, 224)`. It raised {type(error).__name__}: {_keras.first_line(error)}"
         ) from error
 
 
@@ -123,7 +142,7 @@ def merge_features(merge: Merge, features: Mapping[str, Any], taken: Collection[
         check_unused(merge, "merge")
         return checked_result(_apply_layer(merge, tensors, "merge"), "merge")
     if callable(merge) and not isinstance(merge, type):
-        return checked_result(merge(tensors), "merge")
+        return checked_result(called(merge, tensors, "merge"), "merge")
     check_option("merge", merge, MERGES, or_a=", a Keras layer, or a callable from a list of tensors to a tensor")
     _check_features(str(merge), features)
     if len(tensors) == 1 and merge in (*_LAYERS, "attention"):
@@ -140,9 +159,11 @@ def _check_features(merge: str, features: Mapping[str, Any]) -> None:
         rank = len(tensor.shape)
         if rank > _RANK:
             raise ValueError(
-                f"The features of branch '{name}' have shape {tensor.shape}, of rank {rank}, and merging needs (batch, "
-                'features). Pool them with `Branch(..., pooling="avg")` (or "max", "flatten", a layer), cut '
-                "the base model at a later layer with `Branch(..., output=...)`, or pass a callable as `merge`."
+                f"The features of branch '{name}' have shape {tensor.shape}, of rank {rank}, and merge=\"{merge}\" "
+                'merges (batch, features). Make vectors of them: pool with `Branch(..., pooling="avg")` (or "max", '
+                '"flatten", a layer), put layers that train behind the branch with `Branch(..., projection=[...])`, or '
+                "cut the base model at a later layer with `Branch(..., output=...)`. Or merge them as they are, for a "
+                f"head that takes them: pass a Keras layer or a callable, {_merge_of_maps(merge, len(features))}."
             )
         if rank < _RANK or tensor.shape[-1] is None:
             raise ValueError(
@@ -167,6 +188,13 @@ def dtype_for(tensors: Collection[Any]) -> str | None:
     floats = [tensor.dtype for tensor in tensors if "float" in tensor.dtype]
     widest = keras.backend.result_type(own, *floats)
     return None if widest == own else widest
+
+
+def _merge_of_maps(merge: str, branches: int) -> str:
+    """What merges features of any rank as `merge` merges vectors."""
+    if branches == 1:
+        return "such as `merge=lambda tensors: tensors[0]` for the one branch"
+    return f"such as `merge=keras.layers.{_LAYERS.get(merge, keras.layers.Concatenate).__name__}()`"
 
 
 def free_name(wanted: str, taken: Collection[str]) -> str:

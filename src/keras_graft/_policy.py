@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -75,13 +76,19 @@ def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
     [[1.0, 1.0, 1.0, 1.0]]
     """
     check_model(model, "model")
-    decide = decider(policy, "keep", copy=True, frozen=False, model=model)
+    decide = decider(policy, "keep", copy=True, frozen=False, model=model, argument="policy")
     with _keras.nothing_left_behind([model]):
         return rebuild(model, decide)
 
 
 def decider(
-    policy: DropoutPolicy, augmentation: Augmentation, *, copy: bool, frozen: bool, model: keras.Model | None = None
+    policy: DropoutPolicy,
+    augmentation: Augmentation,
+    *,
+    copy: bool,
+    frozen: bool,
+    model: keras.Model | None = None,
+    argument: str = "dropout",
 ) -> Decider:
     """The function that decides about each layer of a model.
 
@@ -91,11 +98,23 @@ def decider(
         copy: Whether the layers are copied, or used themselves.
         frozen: Whether the model is frozen for good, also against what ignores `trainable=False`.
         model: The model, for the modes that are stored in it.
+        argument: What the user calls the policy, for errors.
     """
     if not callable(policy):
-        check_option("dropout", policy, POLICIES, or_a=", or a callable that returns one of them for a layer")
+        meant = _policy_meant(policy)
+        or_a = f", or a callable that returns one of them for a layer{f'. You mean {meant}' if meant else ''}"
+        check_option(argument, policy, POLICIES, or_a=or_a)
     check_option("augmentation", augmentation, AUGMENTATION)
     return Decider(policy, augmentation, copy, frozen, stored_modes(model) if model is not None else {})
+
+
+def _policy_meant(policy: Any) -> str | None:
+    """The policy for what people write to have no dropout, or to have it as it is."""
+    if policy is None or (isinstance(policy, str) and policy.lower() in ("none", "false", "no", "disable", "disabled")):
+        return '"off"'
+    if isinstance(policy, (bool, numbers.Real)):
+        return '"keep"' if policy is True else '"off"' if policy == 0 else '"keep": every layer keeps its own rate'
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
