@@ -284,5 +284,5 @@ def _crossentropy(loss: Any, ending: Ending) -> _Crossentropy | None:
         if loss is function or loss is known:
             return _Crossentropy(known.__name__, binary, False)
         if isinstance(loss, known) and type(loss).call is known.call and type(loss).__call__ is known.__call__:
-            return _Crossentropy(known.__name__, binary, loss.from_logits)
+            return _Crossentropy(known.__name__, binary, bool(loss.get_config().get("from_logits")))
     return None
