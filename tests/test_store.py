@@ -423,7 +423,7 @@ def test_features_that_differ_are_said_at_once_whatever_the_size_of_shards(
     data = iter([np.zeros((2, 5 if number < 3 else 7, 3), "float32") for number in range(6)])
     monkeypatch.setattr(_features, "SHARD_BYTES", shard_bytes)
     source = source_of(data, None, None, steps=6, batch_size=2, name="x")
-    with pytest.raises(ValueError, match=r"features of an example of the shapes \[\(5, 2\)\], \[\(7, 2\)\]"):
+    with pytest.raises(ValueError, match=r"features of an example of the shapes \[\(5, 2\), \(7, 2\)\]"):
         if shard_bytes is None:
             features_in_memory(Computer(model), source, lambda done: None)
         else:

@@ -126,7 +126,7 @@ class _Common:
     def check(self, what: str, structure: Any) -> None:
         """Raises where something is unlike that of the first batch."""
         leaves = keras.tree.flatten_with_path(structure)
-        own = [
+        own: list[list[Any]] = [
             [(".".join(map(str, path)), leaf is None) for path, leaf in leaves],
             [() if leaf is None else tuple(np.shape(leaf)[1:]) for _, leaf in leaves],
             ["None" if leaf is None else _dtype_of(leaf) for _, leaf in leaves],
@@ -134,10 +134,11 @@ class _Common:
         expected = self.first.setdefault(what, own)
         for kind, one, other in zip(("structures", "shapes", "dtypes"), expected, own):
             if one != other:
+                pairs = [[here, there] for here, there in zip(one, other) if here != there]
                 raise ValueError(
                     f"All batches must have one shape but for the number of their examples, one dtype and one "
-                    f"structure. Pad or convert them, or train the model with `fit`. Received: {what} of an example of "
-                    f"the {kind} {one}, {other}"
+                    f"structure. Pad them or convert them, or train the model with `fit`. Received: {what} of an "
+                    f"example of the {kind} {[one, other] if kind == 'structures' else pairs[0]}"
                 )
 
 
