@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pathlib
 import threading
 from typing import Any
@@ -260,6 +261,37 @@ def test_no_call_is_left_in_the_layers_of_a_model_that_is_cut_many_times() -> No
     for _ in range(5):
         predict_samples(model, X, 2)
     assert records(model) == before
+
+
+def test_a_split_that_is_gone_leaves_no_calls() -> None:
+    model = trainable_head()
+    before = records(model)
+    for _ in range(3):
+        found = split(model)
+        assert found.share is not None
+        del found
+        gc.collect()
+    assert records(model) == before
+
+
+@pytest.mark.parametrize("on_top", ["a part", "a layer", "a tensor"])
+def test_what_is_built_on_a_split_that_is_gone_can_be_saved(on_top: str, tmp_path: pathlib.Path) -> None:
+    model = trainable_head()
+    found = split(model)
+    inputs, output = found.features.input, next(iter(found.features.output.values()))
+    built = None
+    if on_top != "a tensor":
+        built = keras.Model(inputs, output if on_top == "a part" else layers.Dense(2)(output))
+    del found
+    if built is not None:
+        del inputs, output
+    gc.collect()
+    built = built or keras.Model(inputs, layers.Dense(2)(output))
+    split(model)
+    gc.collect()
+    built.save(tmp_path / "built.keras")
+    loaded = keras.saving.load_model(tmp_path / "built.keras")
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), built.predict(X, verbose=0))
 
 
 def test_what_others_recorded_meanwhile_keeps_its_place() -> None:

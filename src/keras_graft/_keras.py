@@ -12,9 +12,11 @@ import copy
 import functools
 import inspect
 import re
+import sys
 import threading
 import types
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -1094,17 +1096,17 @@ def _take_out(made: list[Any]) -> None:
                     consumers.remove(node)
 
 
-def record_calls(model: Any) -> None:
+def record_calls(model: Any) -> list[Any]:
     """Enters the calls of a graph that were made within `unrecorded` into the records of their operations (all).
 
-    So it can be saved, and others built on its tensors, as those of any model.
+    So it can be saved, and others built on its tensors, as those of any model. Returns the calls that were not there.
     """
     graph = graph_of(model)
     with surgery:
         missing = [node for node in nodes(graph) if node not in node.operation._inbound_nodes]
         for node in missing:
-            number = len(node.operation._inbound_nodes)
             node.operation._inbound_nodes.append(node)
+            number = len(node.operation._inbound_nodes) - 1
             for place, tensor in enumerate(node.outputs):
                 tensor._keras_history = KerasHistory(node.operation, number, place)
         for node in nodes(graph) if missing else ():
@@ -1116,6 +1118,28 @@ def record_calls(model: Any) -> None:
             graph._nodes = {
                 make_node_key(node.operation, node.operation._inbound_nodes.index(node)) for node in nodes(graph)
             }
+    return missing
+
+
+def forget_with(model: Any, calls: list[Any]) -> None:
+    """Takes calls out of the records again once `model` is gone, unless something else is built on them by then."""
+    before = _uses(calls)
+
+    def forget() -> None:
+        # It may run anywhere in a thread, and must not wait for what holds the records there or elsewhere.
+        if surgery.acquire(blocking=False):
+            try:
+                unused = all(now <= then for now, then in zip(_uses(calls), before))
+                _take_out(calls if unused and _passing.nodes is None else [])
+            finally:
+                surgery.release()
+
+    weakref.finalize(model, forget).atexit = False
+
+
+def _uses(calls: list[Any]) -> list[int]:
+    """How many objects refer to calls and to what they give."""
+    return [sys.getrefcount(part) for node in calls for part in (node, *node.outputs)]
 
 
 @contextlib.contextmanager

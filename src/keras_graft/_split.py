@@ -92,7 +92,8 @@ def split(model: keras.Model) -> Split:
     before that dropout. Behind it lies what trains, what is live in `fit` or in `predict` (noise, augmentation,
     batch statistics, what is unknown), stateful RNNs, layers that add losses, and all that depends on these.
 
-    Nothing is computed, and no weight is copied: both models share the layers of `model`.
+    Nothing is computed, and no weight is copied: both models share the layers of `model`. As long as they live, these
+    layers have their calls on record, as they have those of any model.
 
     Args:
         model: A built functional or sequential `keras.Model`, from `freeze_and_merge` or any other.
@@ -126,9 +127,9 @@ def split(model: keras.Model) -> Split:
     """
     check_model(model, "model")
     found = make_cut(model, ends_determinism(model))
-    for part in (*_keras.walk(found.features), *_keras.walk(found.rest)):
-        if _keras.graph_of(part) is not None:
-            _keras.record_calls(part)
+    for made in (found.features, found.rest):
+        graphs = [part for part in _keras.walk(made) if _keras.graph_of(part) is not None]
+        _keras.forget_with(made, [call for graph in graphs for call in _keras.record_calls(graph)])
     return found
 
 
