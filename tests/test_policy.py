@@ -174,6 +174,21 @@ class HalfSilent(Bare):
         return keras.random.dropout(x, 0.5) if training else x
 
 
+@keras.saving.register_keras_serializable(package="policy")
+class Scaled(Bare):
+    """Computes something else at another rate, in inference mode too."""
+
+    def call(self, x: Any) -> Any:
+        return (1 + self.rate) * super().call(x)
+
+
+def test_a_lock_silences_a_layer_that_computes_something_else_at_a_rate_of_0() -> None:
+    base = keras.Sequential([keras.Input((100,)), Scaled(0.5)], name="base")
+    for model in (freeze_and_merge([base], None, dropout="off"), with_dropout(base, "off")):
+        assert len(locks(model)) == 1
+        np.testing.assert_array_equal(guarantees.array(model(ONES, training=True)), 1.5 * ONES)
+
+
 @pytest.mark.parametrize("policy", ["off", "remove"])
 def test_a_branch_has_no_lock_where_rates_of_0_do(policy: Any) -> None:
     base = keras.Sequential([keras.Input((100,)), Bare(0.5)], name="base")

@@ -90,7 +90,7 @@ class Untraceable(layers.Layer):
     """Asks for values while it runs."""
 
     def call(self, x: Any, training: bool = False) -> Any:
-        return x + ops.convert_to_tensor(np.asarray(x).mean() * 0 + 1.0)
+        return x + ops.cast(np.isfinite(np.asarray(x)).all(), x.dtype)
 
     def compute_output_spec(self, x: Any, training: bool = False) -> Any:
         return keras.KerasTensor(x.shape, x.dtype)

@@ -64,8 +64,8 @@ def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If `model` is not built, `policy` is none of the above, or a layer that has to be locked
-            has trainable weights: a locked layer is frozen.
+        ValueError: If `model` is not built, `policy` is none of the above or cannot be kept, or a layer that
+            has to be locked has trainable weights: a locked layer is frozen.
 
     Example:
 
