@@ -373,7 +373,7 @@ def _row(place: _Place, fit: Run, predict: Run, trained: set[int], seen: Measure
         parameters=_size(weights),
         trainable=_size(weight for weight in weights if id(weight) in trained),
         frozen=place.frozen,
-        behaviour=known.effect.value,
+        behaviour=(Effect.UNKNOWN if known.traced and in_fit and not changes else known.effect).value,
         fit=in_fit,
         predict=in_predict,
         reason=_reason(place, known, fit, predict, bool(in_fit or in_predict)),
@@ -447,6 +447,8 @@ def _strange(calls: list[Reached], inference: list[Reached]) -> str:
         return "draws random numbers"
     if any(call.updates for call in own):
         return "changes its variables"
+    if any(call.unknown for call in own):
+        return "unknown"
     usual = [call.own.operations for call in inference if call.own is not None]
     return "" if all(call.operations in usual for call in own) else "computes something else"
 
@@ -512,6 +514,8 @@ def _strange_reason(layer: Any, known: Behaviour, run: Run) -> str:
         return f"it assigns {', '.join(sorted(updates))}"
     if any(call.own is not None and call.own.draws for call in calls):
         return "its own code draws random numbers"
+    if any(call.own is not None and call.own.unknown for call in calls):
+        return "its own code runs what cannot be looked into, or reads what changes outside of the graph"
     return "does what its layers do" if _keras.sublayers(layer) else "computes the same in both modes"
 
 

@@ -431,7 +431,7 @@ def _inference(subject: _Subject) -> Finding:
 def _state(layer: Any) -> dict[str, bytes]:
     """The values of all variables of a layer, also of those that Keras does not know; not those of seed generators."""
     values = {f"'{v.path}'": keras.ops.convert_to_numpy(v).tobytes() for v in _without_seeds(layer)}
-    hidden = [value for part in _keras.walk(layer) for value in _probe.hidden_values(part)]
+    hidden = _probe.hidden_values(layer)
     return {**values, **{f"{_probe.UNTRACKED} ({number})": value.tobytes() for number, value in enumerate(hidden)}}
 
 

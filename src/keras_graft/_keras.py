@@ -47,14 +47,14 @@ from tensorflow.python.data.ops import (
     repeat_op,
     shuffle_op,
 )
-from tensorflow.python.framework import op_def_registry
+from tensorflow.python.framework import auto_control_deps_utils, op_def_registry
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.framework.random_seed import DEFAULT_GRAPH_SEED, get_seed
 
 __all__ = ["Functional", "KerasSaveable", "Node", "compute_output_spec", "get_keras_mask", "set_keras_mask", "tree"]
 
 # Names under which Keras books what a layer owns; every other attribute is the layer's own.
-_BOOKKEEPING = frozenset(
+BOOKKEEPING = frozenset(
     "_trainable_variables _non_trainable_variables _layers _seed_generators _metrics _tracker _tracked "
     "_operations _operations_by_depth _nodes _nodes_by_depth _inbound_nodes _outbound_nodes _losses "
     "_self_tracked_trackables _obj_reference_counts_dict _self_unconditional_checkpoint_dependencies "
@@ -127,6 +127,11 @@ def seed_states(layer: Any) -> list[Any]:
     return [generator.state for part in walk(layer) for generator in getattr(part, "_seed_generators", ())]
 
 
+def handle_of(variable: Any) -> Any:
+    """What operations of TensorFlow take for a variable of Keras (all)."""
+    return getattr(variable._value, "handle", None)
+
+
 def named_parts(layer: Any) -> dict[int, str]:
     """Maps the id of every object that `layer` holds to the attribute that holds it.
 
@@ -142,7 +147,7 @@ def named_parts(layer: Any) -> dict[int, str]:
 def held_by(layer: Any) -> Iterator[tuple[str, Any]]:
     """Every object that `layer` holds, also in dicts and lists, with the attribute that holds it."""
     attributes = vars(layer)
-    for attribute in sorted(attributes.keys() - _BOOKKEEPING):
+    for attribute in sorted(attributes.keys() - BOOKKEEPING):
         yield from ((f"{attribute}{suffix}", leaf) for suffix, leaf in _flat(attributes[attribute]))
 
 
@@ -160,7 +165,7 @@ def _words(names: Any) -> Iterable[str]:
 def held(operation: Any) -> dict[str, Any]:
     """The attributes of a layer, or an operation, that are not bookkeeping of Keras or TensorFlow (all)."""
     ours = _OF_MODELS if isinstance(operation, keras.Model) else frozenset()
-    left_out = _BOOKKEEPING | _of_every_layer() | ours
+    left_out = BOOKKEEPING | _of_every_layer() | ours
     return {
         name: value
         for name, value in attributes(operation).items()
@@ -1037,6 +1042,30 @@ def at_call_time(graph: Any, value: Callable[[], Any], kind: tf.TensorSpec) -> A
         kind: Its shape and dtype.
     """
     return graph.capture_call_time_value(value, kind)
+
+
+RESOURCE = tf.resource.as_datatype_enum
+
+
+@functools.cache
+def definition_of(kind: str) -> Any:
+    """The definition of a kind of operation, or None where TensorFlow has none (TensorFlow 2.20 to 2.22)."""
+    return op_def_registry.get(kind)
+
+
+def only_reads(kind: str) -> bool:
+    """Whether TensorFlow says that operations of a kind leave the resources that they take as they are (likewise)."""
+    return kind in auto_control_deps_utils.RESOURCE_READ_OPS
+
+
+def resources_written_by(operation: Any) -> list[Any]:
+    """The resources that an operation may assign to, as TensorFlow itself keeps their order (likewise)."""
+    return list(auto_control_deps_utils.get_read_write_resource_inputs(operation)[1])
+
+
+def captured_by(graph: Any) -> dict[int, Any]:
+    """What stands outside of a graph that is being traced for each tensor that came into it, by the id of that."""
+    return {id(inner): outer for outer, inner in graph.captures}
 
 
 def with_constants(traced: Any) -> Callable[[Any], list[Any]]:

@@ -374,8 +374,9 @@ def _observe(layer: Any) -> _Seen:
         arguments, keywords = _probe.call_of(layer)
         with _keras.stored_modes_passed_over(layer) if _holds_noise(layer) else contextlib.nullcontext():
             try:
-                seen, complete = _probe.observe(layer, True, arguments, keywords), True
-                still = _probe.observe(layer, False, arguments, keywords) if seen.draws or seen.updates else seen
+                seen, complete = _probe.observe(layer, True, arguments, keywords, twice=True), True
+                doubtful = seen.draws or seen.updates
+                still = _probe.observe(layer, False, arguments, keywords, twice=True) if doubtful else seen
             except Exception:  # whatever a stranger's `call` may raise
                 seen, complete = _probe.tried(layer, True, arguments, keywords), False
                 still = dataclasses.replace(seen, draws=False, updates=())

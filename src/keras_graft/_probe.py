@@ -21,6 +21,8 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
+from ._operations import Nature, assigned_by, form_of, nature_of, reached_by
+from ._reach import reached_from
 
 __all__ = [
     "UNTRACKED",
@@ -48,17 +50,9 @@ _SIZES = (8, 4, 64, 2048, 1)
 
 UNTRACKED = "a variable that Keras does not track"
 
-# Beginnings of the names of TensorFlow operations that draw random numbers.
-_DRAWING_OPERATIONS = (
-    "Random",
-    "StatelessRandom",
-    "StatelessTruncatedNormal",
-    "StatelessMultinomial",
-    "StatelessParameterizedTruncatedNormal",
-    "Multinomial",
-    "TruncatedNormal",
-    "ParameterizedTruncatedNormal",
-)
+# How many times, and with how many examples, a call is repeated to see whether it gives the same: noise that drops one
+# example of a hundred shows.
+_REPEATS, _EXAMPLES = 16, 32
 
 
 def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -116,7 +110,7 @@ class Observation:
     Attributes:
         updates: Names of the variables that it assigns, also of variables that Keras does not track. Not those of
             seed generators, which some layers move in inference mode too.
-        draws: Whether its outputs depend on random numbers.
+        draws: Whether its outputs depend on random numbers, or on what may give anything.
         losses: Whether it adds losses of its own.
         leaks: Whether layers behind it would run in another mode than the one that it was called in.
     """
@@ -127,32 +121,79 @@ class Observation:
     leaks: bool
 
 
-def observe(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
-    """Traces a call of `layer`: nothing runs, and nothing of it changes."""
-    assigned: dict[int, Any] = {}
-    draws = losses = leaks = False
+def observe(layer: Any, training: bool, args: Any, kwargs: Any, *, twice: bool = False) -> Observation:
+    """Traces a call of `layer`: nothing runs, and nothing of it changes.
+
+    Where a trace leaves open whether outputs change from call to call, calls on made-up data tell: in inference mode,
+    where random numbers may be drawn to no effect, and for what may give anything.
+
+    Args:
+        layer: The layer.
+        training: The mode of the call.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+        twice: Whether to look as well for code that reads what changes outside of the graph, such as a counter or the
+            random numbers of NumPy: a second call computes something else then.
+    """
+    updates: tuple[str, ...] = ()
+    natures = set[Nature]()
+    losses = leaks = False
 
     def probe(*args: Any, **kwargs: Any) -> Any:
-        nonlocal draws, losses, leaks
+        nonlocal updates, natures, losses, leaks
         with keras.StatelessScope(collect_losses=True) as scope:
             context = _keras.call_context(layer)
             outputs = layer(*args, training=training, **kwargs)
         leaks = context.get_value("training") is not training
-        assigned.update(scope.state_mapping)
+        updates = _updates(layer, scope.state_mapping, _assigned_in_graph(layer))
         losses = bool(scope.losses)
-        draws = any(map(_draws, _reached(outputs)))
+        reached = _reached(outputs)
+        natures = set(map(nature_of, reached))
+        if twice and natures <= {Nature.PURE}:
+            with keras.StatelessScope():
+                again = _reached(layer(*args, training=training, **kwargs))
+            natures |= set() if _forms(reached) == _forms(again) else {Nature.UNKNOWN}
         return outputs
 
     with left_as_it_was(layer):
         trace(probe, *args, **kwargs)
-    return Observation(_updates(layer, assigned), draws, losses, leaks)
+    doubtful = natures > {Nature.PURE} and not (training and Nature.RANDOM in natures)
+    draws = not repeats(layer, training, args, kwargs) if doubtful else Nature.RANDOM in natures
+    return Observation(updates, draws, losses, leaks)
 
 
-def tried(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
-    """The same for a call that cannot be traced, as far as two calls on made-up data show it.
+def repeats(layer: Any, training: bool, args: Any, kwargs: Any) -> bool:
+    """Whether calls on made-up data give the same bits every time; no where one cannot be made.
 
     They run, but nothing of the layer changes.
     """
+
+    def same_each_time(size: int) -> bool:
+        for low in (0, -1):
+            made_up_args, made_up_kwargs = _made_up((args, kwargs), size, examples=_EXAMPLES, low=low)
+            with keras.StatelessScope():
+                first, *others = (
+                    keras.tree.flatten(layer(*made_up_args, training=training, **made_up_kwargs))
+                    for _ in range(_REPEATS // 2)
+                )
+                if not all(all(map(_equal, first, other)) for other in others):
+                    return False
+        return True
+
+    try:
+        with left_as_it_was(layer):
+            return _with_sizes(same_each_time)
+    except Exception:  # whatever a stranger's `call` may raise
+        return False
+
+
+def tried(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
+    """The same as `observe` for a call that cannot be traced, as far as two calls on made-up data show it.
+
+    They run, but nothing of the layer changes.
+    """
+    hidden = hidden_values(layer)
+    moved: list[Any] = []
 
     def twice(size: int) -> tuple[Any, list[Any]]:
         made_up_args, made_up_kwargs = _made_up((args, kwargs), size)
@@ -162,17 +203,32 @@ def tried(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
 
     with left_as_it_was(layer):
         scope, (one, other) = _with_sizes(twice)
+        moved += [UNTRACKED for before, now in zip(hidden, hidden_values(layer)) if not np.array_equal(before, now)]
     return Observation(
-        _updates(layer, scope.state_mapping), not all(map(_equal, one, other)), bool(scope.losses), leaks=False
+        _updates(layer, scope.state_mapping, moved), not all(map(_equal, one, other)), bool(scope.losses), leaks=False
     )
 
 
-def _updates(layer: Any, assigned: dict[int, Any]) -> tuple[str, ...]:
+def _updates(layer: Any, assigned: dict[int, Any], in_graph: list[str]) -> tuple[str, ...]:
     """The names of assigned variables, without those of seeds."""
     names = {id(variable): variable.path for variable in layer.variables}
     seeds = {id(state) for state in _keras.seed_states(layer)}
     seeds |= {key for key, value in assigned.items() if key not in names and looks_like_a_seed(value)}
-    return tuple(sorted(names.get(key, UNTRACKED) for key in assigned if key not in seeds))
+    return tuple(sorted([*(names.get(key, UNTRACKED) for key in assigned if key not in seeds), *in_graph]))
+
+
+def _assigned_in_graph(layer: Any, operations: list[Any] | None = None) -> list[str]:
+    """The names of what operations of the graph that is being traced assign behind the back of Keras."""
+    graph = tf.compat.v1.get_default_graph()
+    operations = graph.get_operations() if operations is None else operations
+    handles = [handle for operation in operations for handle in assigned_by(operation)]
+    if not handles:
+        return []
+    outer = _keras.captured_by(graph)
+    names = {id(_keras.handle_of(variable)): variable.path for variable in layer.variables}
+    seeds = {id(variable.handle) for variable in _hidden_variables(layer) if looks_like_a_seed(variable)}
+    found = {id(outer.get(id(handle), handle)) for handle in handles} - seeds
+    return [names.get(key, UNTRACKED) for key in found]
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -277,7 +333,7 @@ def left_as_it_was(layer: Any) -> Iterator[None]:
 
 def _put_back(layer: Any) -> Iterator[None]:
     parts = list(_keras.walk(layer))
-    hidden = [(variable, variable.numpy()) for part in parts for variable in _hidden_variables(part)]
+    hidden = [(variable, variable.numpy()) for variable in _hidden_variables(layer)]
     attributes = [(vars(part), dict(vars(part))) for part in parts]
     contents = {id(held): (held, _entries(held)) for part in parts for held in _containers(part)}
     numpy_state, python_state = np.random.get_state(), random.getstate()
@@ -339,16 +395,16 @@ _PLAIN = ("builtins", "collections")
 
 
 def hidden_values(layer: Any) -> list[np.ndarray]:
-    """The values of the variables that `layer` holds itself and Keras does not know, those of generators left out."""
-    variables = [part for _, part in _keras.held_by(layer) if isinstance(part, tf.Variable)]
-    return [variable.numpy() for variable in variables]
+    """The values of the variables that `layer` reaches and Keras does not know, those of generators left out."""
+    return [variable.numpy() for variable in _hidden_variables(layer, generators=False)]
 
 
-def _hidden_variables(layer: Any) -> list[Any]:
-    """Variables of TensorFlow that `layer` holds and Keras does not know, those of its random generators included."""
-    held = [part for _, part in _keras.held_by(layer)]
-    held += [part.state for part in held if isinstance(part, tf.random.Generator)]
-    return [part for part in held if isinstance(part, tf.Variable)]
+def _hidden_variables(layer: Any, *, generators: bool = True) -> list[Any]:
+    """Variables of TensorFlow that `layer` reaches and Keras does not know, also those of random generators."""
+    reached = list(reached_from(layer))
+    found = [part for part in reached if isinstance(part, tf.Variable)]
+    found += [part.state for part in reached if generators and isinstance(part, tf.random.Generator)]
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -449,6 +505,7 @@ class Call:
         layer: The layer.
         training: The mode that it ran in.
         draws: Whether its own code draws random numbers that the outputs of the whole depend on.
+        unknown: Likewise for what may give anything, such as a function of Python.
         updates: Names of the variables that its own code assigns.
         operations: What its own code computes, in a form that can be compared.
     """
@@ -456,6 +513,7 @@ class Call:
     layer: Any
     training: bool
     draws: bool
+    unknown: bool
     updates: tuple[str, ...]
     operations: tuple[Any, ...]
 
@@ -500,6 +558,7 @@ class _Tracer:
             frame.stop = len(graph.get_operations())
             within = {name for other in self.frames[number + 1 :] for name in other.updates}
             frame.updates = self._assigned_since(before, layer) - within
+            frame.updates |= set(_assigned_in_graph(layer, frame.own_operations()))
             if self.stack and self.stack[-1].graph is graph:
                 self.stack[-1].holes.append((frame.start, frame.stop))
 
@@ -513,96 +572,66 @@ class _Tracer:
 
 def calls_within(layer: Any, training: bool, args: Any, kwargs: Any) -> tuple[list[Call], bool | None]:
     """Traces a call of `layer`: all calls of it and of what it holds, and the mode that it leaves to what is behind."""
-    names = {id(variable): variable.path for variable in layer.variables}
-    tracer, reached, behind = _Tracer(names), set[int](), training
+    behind, found = training, list[list[Call]]()
 
     def probe(*args: Any, **kwargs: Any) -> Any:
-        nonlocal tracer, behind
-        tracer = _Tracer(names)
-        context = _keras.call_context(layer)
-        with keras.StatelessScope(collect_losses=True) as tracer.scope:
-            with recording(list(_keras.walk(layer)), tracer.around):
-                outputs = layer(*args, training=training, **kwargs)
-            behind = context.get_value("training")
-        reached.update(map(id, _reached(outputs)))
+        nonlocal behind
+        found.clear()
+        for _ in range(2 if training else 1):  # what changes outside of the graph makes a second call another one
+            tracer = _Tracer({id(variable): variable.path for variable in layer.variables})
+            context = _keras.call_context(layer)
+            with keras.StatelessScope(collect_losses=True) as tracer.scope:
+                with recording(list(_keras.walk(layer)), tracer.around):
+                    outputs = layer(*args, training=training, **kwargs)
+                behind = context.get_value("training")
+            reached = set(map(id, _reached(outputs)))
+            found.append([_call_of(frame, tracer.frames[0].graph, reached) for frame in tracer.frames])
         return outputs
 
     with left_as_it_was(layer):
         trace(probe, *args, **kwargs)
-    frames = tracer.frames
-    return [_call_of(frame, frames[0].graph, reached) for frame in frames], behind
+    return _as_far_as_it_counts(found, lambda: repeats(layer, training, args, kwargs)), behind
+
+
+def _as_far_as_it_counts(found: list[list[Call]], repeats: Callable[[], bool]) -> list[Call]:
+    """The calls of one trace, or of two, and what is known besides: whether the whole gives the same each time."""
+    calls, again = found[0], found[-1]
+    other = [one.operations != two.operations for one, two in zip(calls, again)]
+    other = other if len(calls) == len(again) else [True] * len(calls)
+    changing = any(other) and not repeats()
+    calls = [dataclasses.replace(call, unknown=call.unknown or (changing and o)) for call, o in zip(calls, other)]
+    if len(found) == 1 and any(call.draws or call.unknown for call in calls) and repeats():  # in inference mode
+        calls = [dataclasses.replace(call, draws=False, unknown=False) for call in calls]
+    return calls
 
 
 def _call_of(frame: _Frame, outer_graph: Any, reached: set[int]) -> Call:
     own = frame.own_operations()
     counted = own if frame.graph is not outer_graph else [operation for operation in own if id(operation) in reached]
+    natures = set(map(nature_of, counted))
     return Call(
         layer=frame.layer,
         training=frame.training,
-        draws=any(map(_draws, counted)),
+        draws=Nature.RANDOM in natures,
+        unknown=Nature.UNKNOWN in natures,
         updates=tuple(sorted(frame.updates)),
-        operations=tuple(map(_form, counted)),
+        operations=_forms(counted),
     )
 
 
-def _form(operation: Any) -> Any:
-    """What an operation computes, without names: those of functions, and of gradients, in private attributes."""
-    held = {name: value for name, value in operation.node_def.attr.items() if not name.startswith("_")}
-    attributes = {name: value.SerializeToString() for name, value in held.items() if not value.HasField("func")}
-    inner = tuple(_kinds_within(operation.node_def, operation.graph))
-    return operation.type, tuple(sorted(attributes.items())), inner
+def _forms(operations: list[Any]) -> tuple[Any, ...]:
+    return tuple(map(form_of, operations))
 
 
 def _reached(outputs: Any) -> list[Any]:
-    """The operations of a TensorFlow graph that some tensors depend on."""
-    reached: dict[int, Any] = {}
-    waiting = [tensor.op for tensor in keras.tree.flatten(outputs) if hasattr(tensor, "op")]
-    while waiting:
-        operation = waiting.pop()
-        if id(operation) not in reached:
-            reached[id(operation)] = operation
-            waiting.extend(source.op for source in operation.inputs)
-    return list(reached.values())
+    """The operations of a TensorFlow graph that some outputs depend on."""
+    leaves = tf.nest.flatten(keras.tree.flatten(outputs), expand_composites=True)
+    return reached_by(tensor for tensor in leaves if hasattr(tensor, "op"))
 
 
 def looks_like_a_seed(value: Any) -> bool:
     """Whether a value may be the state of a seed generator, for variables of which nothing else is known."""
     return tuple(value.shape) == (2,) and "int" in keras.backend.standardize_dtype(value.dtype)
-
-
-def _draws(operation: Any) -> bool:
-    """Whether an operation of a TensorFlow graph draws random numbers, or calls a function that does."""
-    if operation.type.startswith("StatelessRandomGet"):  # a part of a seed
-        return False
-    if operation.type.startswith(_DRAWING_OPERATIONS):
-        return not _has_fixed_seed(operation)
-    return any(kind.startswith(_DRAWING_OPERATIONS) for kind in _kinds_within(operation.node_def, operation.graph))
-
-
-def _kinds_within(node: Any, graph: Any) -> Iterator[str]:
-    """The kinds of all operations in the functions (bodies of loops and branches) that a node calls."""
-    waiting, seen = [node], set()
-    while waiting:
-        for value in waiting.pop().attr.values():
-            for name in [value.func.name, *(function.name for function in value.list.func)]:
-                if name in graph._functions and name not in seen:
-                    seen.add(name)
-                    nodes_within = graph._functions[name].cached_definition.node_def
-                    waiting.extend(nodes_within)
-                    yield from (inner.op for inner in nodes_within)
-
-
-def _has_fixed_seed(operation: Any) -> bool:
-    """Whether a stateless operation gets its seed from constants alone: the same numbers in every call."""
-    if not operation.type.startswith("Stateless"):
-        return False
-    waiting = [operation.inputs[1].op]
-    while waiting:
-        source = waiting.pop()
-        if not source.inputs and source.type != "Const":
-            return False
-        waiting.extend(tensor.op for tensor in source.inputs)
-    return True
 
 
 def same(original: Any, new: Any, training: bool) -> bool:
@@ -669,7 +698,7 @@ def does_nothing(layer: Any) -> bool:
     return _with_sizes(compare)
 
 
-def _made_up(arguments: Any, size: int, low: float = 0.0, high: float = 1.0) -> Any:
+def _made_up(arguments: Any, size: int, low: float = 0.0, high: float = 1.0, examples: int = 2) -> Any:
     """Data for the symbolic tensors among some arguments. Everything else stays as it is.
 
     Floats lie between 0 and 1, as those of images, boxes and audio do, if nothing else is said; all else is 1.
@@ -678,7 +707,7 @@ def _made_up(arguments: Any, size: int, low: float = 0.0, high: float = 1.0) -> 
     def data(argument: Any) -> Any:
         if not isinstance(argument, keras.KerasTensor):
             return argument
-        shape = _closed(argument.shape, size)
+        shape = _closed(argument.shape, size, examples)
         if "float" in argument.dtype:
             return keras.random.uniform(shape, low, high, dtype=argument.dtype, seed=1)
         return tf.fill(shape, "1") if argument.dtype == "string" else keras.ops.ones(shape, dtype=argument.dtype)
@@ -686,9 +715,9 @@ def _made_up(arguments: Any, size: int, low: float = 0.0, high: float = 1.0) -> 
     return keras.tree.map_structure(data, arguments)
 
 
-def _closed(shape: Any, size: int) -> list[int]:
-    """A shape of 2 examples, with `size` where another size is open."""
-    return [(2 if axis == 0 else size) if known is None else known for axis, known in enumerate(shape)]
+def _closed(shape: Any, size: int, examples: int = 2) -> list[int]:
+    """A shape of some examples, with `size` where another size is open."""
+    return [(examples if axis == 0 else size) if known is None else known for axis, known in enumerate(shape)]
 
 
 def close(expected: Any, actual: Any, tolerance: float | None = None) -> bool:

@@ -663,11 +663,14 @@ def _check_still(layer: Any, inner: Any, path: str, decision: Decision) -> None:
     locked = decision.mode is Mode.INFERENCE
     if seen.draws and not locked and _probe.observe(layer, False, args, kwargs).draws:
         seen = dataclasses.replace(seen, draws=False)  # it draws in both modes: that is what it computes
+    if seen.draws and locked and _probe.repeats(layer, True, args, kwargs):
+        seen = dataclasses.replace(seen, draws=False)  # it draws to no effect
     if not (seen.updates or seen.draws):
         return
     what = f"updates {list(seen.updates)}" if seen.updates else "draws random numbers"
     way_out = (
-        "even in inference mode: it ignores the mode that it is called with, so nothing around it can silence it. "
+        "even in inference mode, or reads what changes from call to call: it ignores the mode that it is called with, "
+        "so nothing around it can silence it. "
         f"{decision.way_out()}Or let its code draw random numbers and update variables in training mode only."
         if locked
         else "in training mode although it is frozen, and its class is registered as one that does not. Correct what "
@@ -821,7 +824,7 @@ def _named(layer: Any, path: str, make: Callable[[], Any]) -> Any:
 
 def _observed(layer: Any, path: str, decision: Decision, args: Any, kwargs: Any) -> _probe.Observation:
     try:
-        return _probe.observe(layer, True, args, kwargs)
+        return _probe.observe(layer, True, args, kwargs, twice=True)
     except Exception as error:  # whatever a stranger's `call` may raise
         inner = layer.layer if isinstance(layer, ModeLock) else layer
         raise RebuildError(

@@ -1,0 +1,162 @@
+"""What an object reaches: all that it holds, and all that the code reaches which it may run.
+
+It goes through attributes, containers and plain objects, and through functions: what they close over, their defaults,
+the globals that they read, what they are bound to. Code of Keras, TensorFlow, NumPy and Python itself is not gone into.
+"""
+
+from __future__ import annotations
+
+import collections
+import dis
+import functools
+import inspect
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from . import _keras
+
+__all__ = ["globals_of", "is_own_code", "own_attributes", "reached_from"]
+
+# Where code comes from that is known, or that changes with its version alone.
+LIBRARIES = frozenset({"keras", "ml_dtypes", "numpy", "tensorflow", "keras_graft"} | sys.stdlib_module_names) - {
+    "__main__",
+    "builtins",
+}
+
+# They hold nothing that is looked for.
+_PLAIN = (
+    *(type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented), types.ModuleType),
+    *(types.CodeType, inspect.Signature, np.generic, np.dtype, keras.KerasTensor, keras.InputSpec, keras.DTypePolicy),
+    *(type(threading.Lock()), type(threading.RLock()), threading.local, tf.DType, tf.TensorShape, tf.TypeSpec),
+)
+_PLAIN_TYPES = frozenset(_PLAIN)
+_LEAVES = (*_PLAIN, keras.Variable, tf.Variable, tf.Tensor)
+
+_CONTAINERS = (list, tuple, set, frozenset, collections.deque)
+_WRAPPERS = (property, staticmethod, classmethod, functools.cached_property)
+
+
+def reached_from(*roots: Any) -> Iterator[Any]:
+    """Every object that is reached from some objects, these among them, each once."""
+    seen: dict[int, Any] = {}
+    waiting = list(roots)
+    while waiting:
+        value = waiting.pop()
+        if type(value) not in _PLAIN_TYPES and id(value) not in seen:
+            seen[id(value)] = value
+            yield value
+            waiting.extend(_next(value))
+
+
+def own_attributes(layer: Any) -> dict[str, Any]:
+    """The attributes of a layer or an operation that Keras does not keep its books in."""
+    return {name: value for name, value in vars(layer).items() if name not in _keras.BOOKKEEPING}
+
+
+def is_own_code(value: Any) -> bool:
+    """Whether a function, or the class of an object, is nobody's whose code is known."""
+    if inspect.isfunction(value):  # by its globals: a decorator gives it the module of another one
+        module = value.__globals__.get("__name__")
+    else:
+        module = getattr(value if isinstance(value, type) else type(value), "__module__", None)
+    return str(module).partition(".")[0] not in LIBRARIES and str(module) != "builtins"
+
+
+def globals_of(function: Any) -> list[str]:
+    """The names of the globals that a function reads, also in the functions that it defines."""
+    steps = (step for code in _code_of(function) for step in dis.get_instructions(code))
+    return sorted({step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")})
+
+
+def _code_of(function: Any) -> list[types.CodeType]:
+    """The code of a function, and of those that it defines."""
+    found, waiting = [], [function.__code__]
+    while waiting:
+        found.append(waiting.pop())
+        waiting += [constant for constant in found[-1].co_consts if isinstance(constant, types.CodeType)]
+    return found
+
+
+def _next(value: Any) -> Iterable[Any]:
+    """What is reached from an object at the next step."""
+    if isinstance(value, _LEAVES):
+        return ()
+    for kinds, step in _STEPS:
+        if isinstance(value, kinds):
+            return step(value)
+    return _held_by_object(value)
+
+
+def _reached_by_function(function: Any) -> list[Any]:
+    """What a function of anybody's may use when it runs."""
+    found: list[Any] = [function.__defaults__, function.__kwdefaults__, vars(function)]
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # it is empty
+            continue
+    if is_own_code(function):
+        known = function.__globals__
+        read = [known[name] for name in globals_of(function) if name in known]
+        modules = [part for part in read if isinstance(part, types.ModuleType)]
+        names = {name for code in _code_of(function) for name in code.co_names}
+        found += read
+        found += [vars(m)[n] for m in modules if _is_own_module(m) for n in names if n in vars(m)]
+    return found
+
+
+def _is_own_module(module: types.ModuleType) -> bool:
+    return module.__name__.partition(".")[0] not in LIBRARIES | {"builtins"}
+
+
+def _held_by_object(value: Any) -> list[Any]:
+    kind = type(value)
+    if isinstance(value, keras.Operation):
+        code = _code_that_runs(kind, "call") if is_own_code(kind) else []
+        return [*own_attributes(value).values(), *_keras.sublayers(value), *code]
+    if kind.__module__.startswith("tensorflow."):  # of which only a `tf.function` is somebody else's
+        return [getattr(value, "python_function", None)]
+    slots = [getattr(value, name, None) for base in kind.__mro__ for name in _names(base)]
+    held = [*vars(value).values()] if hasattr(value, "__dict__") else []
+    return [*held, *slots, *([kind] if is_own_code(kind) else [])]
+
+
+def _names(base: type) -> list[str]:
+    slots = vars(base).get("__slots__", ())
+    return [slots] if isinstance(slots, str) else [name for name in slots if name not in ("__dict__", "__weakref__")]
+
+
+def _code_that_runs(kind: type, name: str) -> list[Any]:
+    """The methods and attributes of a class that one of its methods uses, by name, and those that these use."""
+    own = {key: value for base in reversed(kind.__mro__) if is_own_code(base) for key, value in vars(base).items()}
+    found, waiting = dict[str, Any](), [name]
+    while waiting:
+        key = waiting.pop()
+        if key in own and key not in found:
+            found[key] = own[key]
+            functions = [part for part in (own[key], *_next_of_wrapper(own[key])) if inspect.isfunction(part)]
+            waiting += [used for part in functions for code in _code_of(part) for used in code.co_names]
+    return list(found.values())
+
+
+def _next_of_wrapper(value: Any) -> Iterable[Any]:
+    return _next(value) if isinstance(value, _WRAPPERS) else ()
+
+
+_STEPS: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (
+    (dict, lambda value: [*value.keys(), *value.values()]),
+    (_CONTAINERS, list),
+    (np.ndarray, lambda value: list(value.flat) if value.dtype == object else ()),
+    (types.FunctionType, _reached_by_function),
+    ((types.BuiltinFunctionType, types.MethodType), lambda value: [value.__self__, getattr(value, "__func__", None)]),
+    (functools.partial, lambda value: [value.func, value.args, value.keywords]),
+    (_WRAPPERS, lambda value: [getattr(value, name, None) for name in ("fget", "func", "__func__")]),
+    (type, lambda value: [*vars(value).values(), *value.__bases__] if is_own_code(value) else ()),
+)
