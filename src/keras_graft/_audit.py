@@ -280,7 +280,8 @@ def _rows(model: keras.Model, places: list[_Place], trained: set[int], seen: Mea
 
 def _seen(model: keras.Model, x: Any, places: list[_Place]) -> Measurement:
     try:
-        return measure(model, _as_tensors(x), [place.layer for place in places])
+        layers = [place.layer for place in places if isinstance(place.layer, keras.Layer)]
+        return measure(model, _as_tensors(x), layers)
     except Exception as error:
         cause = f"{type(error).__name__}: {_keras.first_line(error)}"
         raise ValueError(
@@ -336,7 +337,7 @@ def _below(layer: Any, prefix: str, depth: int, frozen: bool, seen: set[int]) ->
     for part in parts_of(layer):
         if id(part) not in seen:
             seen.add(id(part))
-            path, fixed = f"{prefix}{part.name}", frozen or not part.trainable
+            path, fixed = f"{prefix}{part.name}", frozen or not getattr(part, "trainable", True)
             held = list(_below(part, f"{path}/", depth + 1, fixed, seen))
             yield _Place(part, path, depth, fixed, sources.get(id(part), ()), bool(held))
             yield from held
@@ -366,7 +367,7 @@ def _row(place: _Place, fit: Run, predict: Run, trained: set[int], seen: Measure
     in_fit, in_predict = (_doing(layer, known, run, predict) for run in (fit, predict))
     changes = bool(in_fit) and (known.effect in (Effect.STATISTICS, Effect.STATE) or _updates(layer, fit))
     measured = seen.layers.get(id(layer)) if seen else None
-    weights = {id(weight): weight for weight in layer.weights}.values()
+    weights = {id(weight): weight for weight in _weights_of(layer)}.values()
     return Row(
         path=place.path,
         type=type(layer).__name__,
@@ -386,6 +387,11 @@ def _row(place: _Place, fit: Run, predict: Run, trained: set[int], seen: Measure
         depth=place.depth,
         holds=place.holds,
     )
+
+
+def _weights_of(part: Any) -> list[Any]:
+    """The weights of a layer; an operation that is none has none of its own."""
+    return list(getattr(part, "weights", ()))
 
 
 def _with_removed(model: keras.Model, places: list[_Place], rows: list[Row]) -> tuple[Row, ...]:
@@ -558,7 +564,7 @@ def _totals(model: Any, places: list[_Place], rows: tuple[Row, ...], trained: se
             if isinstance(place.layer, (keras.Model, ModeLock)):
                 yield _total(place.path, place.layer.weights, trained, live)
             else:
-                beside += place.layer.weights
+                beside += _weights_of(place.layer)
                 live_beside += live
     if beside or live_beside:
         yield _total("", beside, trained, live_beside)

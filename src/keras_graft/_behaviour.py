@@ -7,7 +7,9 @@ do, not what to do about it: that is `_policy.py`. It must not know of policies,
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any, Literal
@@ -16,8 +18,18 @@ import keras
 
 from . import _keras
 from ._mode_lock import ModeLock
+from ._reach import OF_EVERY_LAYER, arguments_of, code_that_runs, is_own_code, is_plain, own_attributes, reached_from
 
-__all__ = ["Behaviour", "Effect", "behaviour", "can_be_registered", "noise_rates", "register_layer"]
+__all__ = [
+    "Behaviour",
+    "Effect",
+    "behaviour",
+    "can_be_registered",
+    "layers_reached_by",
+    "noise_rates",
+    "register_layer",
+    "shared_by_copies",
+]
 
 EffectName = Literal["nothing", "noise", "augmentation", "statistics", "state"]
 
@@ -43,6 +55,7 @@ class Behaviour:
         rates: Constructor arguments that make the layer drop or add noise, with the values at which it does not.
         only_noise: Whether the layer does nothing but drop or add noise, so that a graph may leave it out.
         parts: For a wrapper: pairs of config key and attribute under which it holds its inner layers.
+        own_layers: The attributes under which it holds layers that it makes itself; None where all it holds is so.
         keeps_flags: Whether `trainable=False` survives saving and loading in all its sublayers.
         replacement: Makes from a layer another one that computes in both modes what the layer does in inference mode.
         traced: Whether the table knows nothing of the class, so that only a trace of a call tells what it does.
@@ -54,6 +67,7 @@ class Behaviour:
     rates: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     only_noise: bool = False
     parts: tuple[tuple[str, str], ...] = ()
+    own_layers: tuple[str, ...] | None = ()
     keeps_flags: bool = True
     replacement: Callable[[Any], Any] | None = None
     traced: bool = False
@@ -67,10 +81,15 @@ _ADDS_NOISE = Behaviour(
     Effect.NOISE, "adds Gaussian noise; `trainable=False` does not stop it", rates={"stddev": 0.0}, only_noise=True
 )
 _RECURRENT = Behaviour(
-    Effect.NOISE, "drops inputs or recurrent state at its rates", rates={"dropout": 0.0, "recurrent_dropout": 0.0}
+    Effect.NOISE,
+    "drops inputs or recurrent state at its rates",
+    rates={"dropout": 0.0, "recurrent_dropout": 0.0},
+    own_layers=("cell",),
 )
 _ATTENTION = Behaviour(Effect.NOISE, "drops attention weights at its rate", rates={"dropout": 0.0})
-_AUGMENTS = Behaviour(Effect.AUGMENTATION, "augments at random; an image is left as it is in inference mode")
+_AUGMENTS = Behaviour(
+    Effect.AUGMENTATION, "augments at random; an image is left as it is in inference mode", own_layers=None
+)
 _INERT = Behaviour(Effect.NOTHING, "computes the same in both modes")
 
 # Sorted by what the classes do. A name that the installed Keras lacks is passed over.
@@ -85,7 +104,14 @@ _ROWS_BY_NAME: dict[str, Behaviour] = {
     **dict.fromkeys(("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), dataclasses.replace(_RECURRENT, keeps_flags=False)),
     **dict.fromkeys(("Attention", "AdditiveAttention"), _ATTENTION),
     # Their projections are made in `build`, without the flag.
-    **dict.fromkeys(("MultiHeadAttention", "GroupQueryAttention"), dataclasses.replace(_ATTENTION, keeps_flags=False)),
+    **dict.fromkeys(
+        ("MultiHeadAttention", "GroupQueryAttention"),
+        dataclasses.replace(
+            _ATTENTION,
+            keeps_flags=False,
+            own_layers=tuple("_query_dense _key_dense _value_dense _output_dense _softmax _dropout_layer".split()),
+        ),
+    ),
     "BatchNormalization": Behaviour(
         Effect.STATISTICS, "normalises with batch statistics and moves its own; frozen, it does neither"
     ),
@@ -100,8 +126,10 @@ _ROWS_BY_NAME: dict[str, Behaviour] = {
         reason="does what its two layers do",
         parts=(("layer", "forward_layer"), ("backward_layer", "backward_layer")),
     ),
-    "Pipeline": dataclasses.replace(_INERT, reason="does what its layers do", parts=(("layers", "layers"),)),
-    "Lambda": _INERT,  # unless its function says otherwise (see `behaviour`)
+    "Pipeline": dataclasses.replace(
+        _INERT, reason="does what its layers do", parts=(("layers", "layers"),), own_layers=("_pipeline_layers",)
+    ),
+    "Lambda": _INERT,  # unless its function says otherwise (see `_looked_at_whole`)
     # They take a `training` argument for float8 only, whose scales an optimizer moves with the weights, or not at all.
     **dict.fromkeys(("Dense", "EinsumDense", "Embedding", "ReversibleEmbedding"), _INERT),
     **dict.fromkeys(
@@ -280,13 +308,11 @@ def behaviour(layer: Any) -> Behaviour:
     row = _TABLE.get(type(layer))
     if row is None:
         return _without_row(layer)
-    if type(layer) is keras.layers.Lambda:
-        return _of_lambda(layer)
     if row.registered:
         row = dataclasses.replace(row, keeps_flags=_keeps_flags(layer))
     if row.rates and not row.only_noise and not noise_rates(layer):
-        return dataclasses.replace(row, effect=Effect.NOTHING, reason="its dropout rates are 0")
-    return row
+        row = dataclasses.replace(row, effect=Effect.NOTHING, reason="its dropout rates are 0")
+    return row if row.registered else _looked_at_whole(layer, row)
 
 
 def noise_rates(layer: Any) -> dict[str, Any]:
@@ -315,11 +341,11 @@ def _of_lock(lock: ModeLock) -> Behaviour:
 
 def _without_row(layer: Any) -> Behaviour:
     if not isinstance(layer, keras.Layer):
-        return _INERT  # an operation such as keras.ops.add
+        return _of_operation(layer)
     keeps_flags = _keeps_flags(layer)
     theirs = type(layer).__module__.startswith("keras.src")
     if theirs and not (_keras.takes_training(layer) or _keras.sublayers(layer)):
-        return _INERT  # one of the many layers of Keras that only compute
+        return _looked_at_whole(layer, _INERT)  # one of the many layers of Keras that only compute
     if _keras.graph_of(layer) is not None:
         return dataclasses.replace(_INERT, reason="does what its layers do")
     for cause in _causes(layer):
@@ -343,20 +369,112 @@ def _causes(layer: Any) -> Iterator[str]:
         yield "it draws random numbers"
 
 
-def _of_lambda(layer: Any) -> Behaviour:
-    """A Lambda layer hands the mode to its function, and to layers that the function reaches unseen by Keras."""
-    function = layer.function
-    if inspect.isfunction(function) and "training" in inspect.signature(function).parameters:
-        return Behaviour(Effect.UNKNOWN, "its function takes the mode", traced=True)
-    for held in _held_by_function(function):
-        return Behaviour(Effect.UNKNOWN, f"its function calls {type(held).__name__} '{held.name}'", traced=True)
+# ---------------------------------------------------------------------------------------------------------
+# What the layers of Keras were given
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _looked_at_whole(layer: Any, row: Behaviour) -> Behaviour:
+    """A row, unless `layer` was given what does more than the row speaks of: layers, and code of anybody's.
+
+    A function that reaches no layer cannot notice the mode, but may draw: only a trace tells.
+    """
+    given = strangers_in(layer, row)
+    if not given:
+        return row if type(layer) is not keras.layers.Lambda else dataclasses.replace(row, traced=True)
+    of_a_stranger = dataclasses.replace(row, traced=True, parts=(), keeps_flags=row.keeps_flags and _keeps_flags(layer))
+    for name, value in given.items():
+        if name == "function" and takes_the_mode(value):
+            return dataclasses.replace(of_a_stranger, effect=Effect.UNKNOWN, reason="its function takes the mode")
+        for held in reached_from(value):
+            if isinstance(held, keras.Layer):
+                reason = f"its `{name}` reaches {type(held).__name__} '{held.name}'"
+                return dataclasses.replace(of_a_stranger, effect=Effect.UNKNOWN, reason=reason)
+    if row.effect is Effect.NOTHING:
+        return dataclasses.replace(row, traced=True)
+    reason = f"{row.reason}, and its `{next(iter(given))}` is code of its own"
+    return dataclasses.replace(of_a_stranger, effect=Effect.UNKNOWN, reason=reason)
+
+
+def shared_by_copies(layer: Any) -> list[Any]:
+    """The layers that code reaches which a copy of `layer` runs too, because code is not copied."""
+    roots: list[Any] = []
+    for part in _keras.walk(layer):
+        if is_own_code(type(part)):
+            roots += code_that_runs(part)
+        else:
+            given = strangers_in(part, _TABLE.get(type(part), _INERT))
+            roots += [value for value in given.values() if not isinstance(value, keras.Layer)]
+    tracked = {id(part) for part in _keras.walk(layer)}
+    return [held for held in reached_from(*roots) if isinstance(held, keras.Layer) and id(held) not in tracked]
+
+
+def _of_operation(operation: Any) -> Behaviour:
+    """What an operation such as `keras.ops.map` does, by the functions that it was called with."""
+    given = [*own_attributes(operation).values(), *arguments_of(operation)]
+    if not is_own_code(type(operation)) and not any(map(_is_strange, given)):
+        return _INERT
+    for held in layers_reached_by(operation):
+        return Behaviour(Effect.UNKNOWN, f"its function reaches {type(held).__name__} '{held.name}'", traced=True)
     return dataclasses.replace(_INERT, traced=True)
 
 
-def _held_by_function(function: Any) -> Iterator[keras.Layer]:
-    """Layers that a Python function reaches: Keras does not see them."""
-    if inspect.isfunction(function):
-        reached = inspect.getclosurevars(function)
-        yield from (
-            value for value in {**reached.globals, **reached.nonlocals}.values() if isinstance(value, keras.Layer)
-        )
+def layers_reached_by(operation: Any) -> list[Any]:
+    """The layers that the code of an operation which is no layer reaches: Keras does not see them."""
+    reached = reached_from(operation, *arguments_of(operation))
+    return [held for held in reached if isinstance(held, keras.Layer)]
+
+
+def takes_the_mode(function: Any) -> bool:
+    """Whether Keras hands the mode to the function of a Lambda layer."""
+    return inspect.isfunction(function) and "training" in inspect.signature(function).parameters
+
+
+# What Keras calls to make weights, in losses and when an optimizer moves weights, but not in a call of a layer.
+_NOT_IN_CALLS = ("_initializer", "_regularizer", "_constraint")
+
+
+def strangers_in(layer: Any, row: Behaviour) -> dict[str, Any]:
+    """What a layer of Keras holds that Keras did not make, by attribute, as far as a call may use it."""
+    found: dict[str, Any] = {}
+    of_its_parts = {attribute for _, attribute in row.parts}
+    attributes = vars(layer)
+    for name in attributes.keys() - OF_EVERY_LAYER - of_its_parts:
+        value = attributes[name]
+        if is_plain(value) or name.endswith(_NOT_IN_CALLS):
+            continue
+        if row.own_layers is not None and name in row.own_layers:
+            found.update(_strangers_below(value))
+        elif _is_strange(value, layers=row.own_layers is not None):
+            found[name] = value
+    return dict(sorted(found.items())) if found else found
+
+
+def _strangers_below(held: Any) -> dict[str, Any]:
+    """Likewise for layers that a layer of Keras made itself."""
+    parts = [part for part in (held if isinstance(held, (list, tuple)) else [held]) if isinstance(part, keras.Layer)]
+    return {key: value for part in parts for key, value in strangers_in(part, _TABLE.get(type(part), _INERT)).items()}
+
+
+def _is_strange(value: Any, *, layers: bool = True) -> bool:
+    """Whether a value is, or holds, a layer or code that is not Keras's own."""
+    if is_plain(value):
+        return False
+    if isinstance(value, keras.Layer):
+        return layers
+    if isinstance(value, (dict, list, tuple, set, frozenset)):
+        items = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        return any(_is_strange(item, layers=layers) for item in items)
+    return is_own_code(value) or _may_hold_code(value)
+
+
+def _may_hold_code(value: Any) -> bool:
+    """Whether something of a library draws, or was made around code: partial functions, what decorators return."""
+    if inspect.isfunction(value):
+        return bool(value.__closure__) or not value.__module__.startswith("keras.src.activations.")
+    if isinstance(value, (functools.partial, types.MethodType)):
+        return True
+    of_keras = type(value).__module__.startswith("keras.")
+    if isinstance(value, keras.Operation):
+        return any(map(_is_strange, own_attributes(value).values()))
+    return callable(value) and not (of_keras or inspect.isbuiltin(value) or isinstance(value, type))

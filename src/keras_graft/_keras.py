@@ -458,6 +458,20 @@ def _stands_for(name: str) -> Any:
     return None if name.endswith(("regularizer", "constraint")) else keras.activations.linear
 
 
+def copy_of_operation(operation: Any, *, from_config: bool) -> Any:
+    """A new operation that computes the same as one that is no layer, and was never called (all).
+
+    Args:
+        operation: The operation.
+        from_config: Whether it is made from its config, which carries no functions.
+    """
+    if from_config:
+        return type(operation).from_config(with_own_containers(operation.get_config()))
+    new = object.__new__(type(operation))
+    vars(new).update(vars(operation), _inbound_nodes=[], _outbound_nodes=[])
+    return new
+
+
 def _draws_values(value: Any) -> bool:
     return (
         isinstance(value, keras.initializers.Initializer)

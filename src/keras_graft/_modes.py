@@ -85,7 +85,7 @@ def parts_of(layer: Any) -> list[Any]:
     """The layers that `layer` holds, if what they do is a question of their own."""
     graph = _keras.call_graph(layer)
     if graph is not None:
-        return [operation for operation in _operations(graph) if isinstance(operation, keras.Layer)]
+        return [operation for operation in _operations(graph) if is_looked_into(operation)]
     if type(layer) is ModeLock:
         return [layer.layer]
     known = behaviour(layer)
@@ -93,6 +93,11 @@ def parts_of(layer: Any) -> list[Any]:
         held = keras.tree.flatten([getattr(layer, attribute) for _, attribute in known.parts])
         return [part for part in held if isinstance(part, keras.Layer)]
     return _keras.sublayers(layer) if known.traced else []
+
+
+def is_looked_into(operation: Any) -> bool:
+    """Whether an operation of a graph is a layer, or calls code of anybody's, which may do what a layer does."""
+    return isinstance(operation, keras.Layer) or behaviour(operation).traced
 
 
 def _operations(graph: Any) -> Iterable[Any]:
@@ -133,7 +138,7 @@ class _Follower:
 
     def _enter_graph(self, graph: Any, call: Reached) -> bool | None:
         for node in _keras.nodes(graph):
-            if node.is_input or not isinstance(node.operation, keras.Layer):
+            if node.is_input or not is_looked_into(node.operation):
                 continue
             inner, leaks = self._call_of(node, call)
             behind = self.enter(node.operation, inner, (node.arguments.args, node.arguments.kwargs))
@@ -175,12 +180,14 @@ class _Follower:
         try:
             args, kwargs = arguments or _keras.call_arguments(layer)
             kwargs = {key: value for key, value in kwargs.items() if key != "training"}
-            calls, behind = _probe.calls_within(layer, training, args, kwargs)
+            called = layer if isinstance(layer, keras.Layer) else _probe.Applied(layer)
+            calls, behind = _probe.calls_within(called, training, args, kwargs)
         except Exception:  # whatever a stranger's `call` may raise: what it holds is taken to get what it gets
             for part in _keras.walk(layer):
                 self._note(part, dataclasses.replace(call, failed=behaviour(part).traced))
             return call.training
         locks = {id(part): lock for lock in _keras.walk(layer) if type(lock) is ModeLock for part in parts_of(lock)}
+        calls = [dataclasses.replace(inner, layer=layer) if inner.layer is called else inner for inner in calls]
         for inner in calls:
             cause = call.cause
             if id(inner.layer) in locks and locks[id(inner.layer)].training is not None:

@@ -61,7 +61,8 @@ def assigned_by(operation: Any) -> list[Any]:
 def form_of(operation: Any) -> Any:
     """What an operation computes, without names: those of functions, and of gradients, in private attributes."""
     held = {name: value for name, value in operation.node_def.attr.items() if not name.startswith("_")}
-    attributes = {name: value.SerializeToString() for name, value in held.items() if not value.HasField("func")}
+    values = {name: value for name, value in held.items() if not (value.HasField("func") or value.list.func)}
+    attributes = {name: value.SerializeToString() for name, value in values.items()}
     inner = tuple(node.op for node in _nodes_within(operation))
     return operation.type, tuple(sorted(attributes.items())), inner
 

@@ -16,7 +16,15 @@ import keras
 
 from . import _keras, _probe
 from ._arguments import check_model, check_option
-from ._behaviour import Behaviour, Effect, behaviour, can_be_registered, noise_rates
+from ._behaviour import (
+    Behaviour,
+    Effect,
+    behaviour,
+    can_be_registered,
+    layers_reached_by,
+    noise_rates,
+    shared_by_copies,
+)
 from ._mode_lock import ModeLock
 from ._modes import stored_modes
 from ._rebuild import Decision, Mode, RebuildError, rebuild
@@ -129,6 +137,9 @@ class Decider:
     chosen: dict[int, tuple[Policy, list[str]]] = dataclasses.field(default_factory=dict)
 
     def __call__(self, layer: Any, path: str) -> Decision:
+        if not isinstance(layer, keras.Layer):
+            _refuse_hidden_noise(layer, path, self, _observe(layer))
+            return Decision(reuse=not self.copy)
         known = behaviour(layer)
         _probe.note_holder(layer)
         if type(layer) is ModeLock and self._speaks_of(layer.layer):
@@ -137,6 +148,8 @@ class Decider:
         if known.traced and known.effect is Effect.NOTHING and (seen.draws or seen.updates):
             known = dataclasses.replace(known, effect=Effect.UNKNOWN)  # it hides from Keras what it does
         decision = _RULES[known.effect](self, layer, path, known, seen)
+        if self.copy and known.traced:
+            _refuse_to_share(layer, path, live=seen.draws and decision.mode in (Mode.OUTER, Mode.TRAINING))
         over_stored = not self.copy and _holds_noise(layer) and _keras.rests_on_stored_modes(layer)
         way_out = functools.partial(self._way_out, layer, path, seen)
         decision = _for_all(
@@ -372,6 +385,7 @@ def _observe(layer: Any) -> _Seen:
     }
     try:
         arguments, keywords = _probe.call_of(layer)
+        layer = layer if isinstance(layer, keras.Layer) else _probe.Applied(layer)
         with _keras.stored_modes_passed_over(layer) if _holds_noise(layer) else contextlib.nullcontext():
             try:
                 seen, complete = _probe.observe(layer, True, arguments, keywords, twice=True), True
@@ -468,6 +482,50 @@ def _leaks_its_mode(layer: Any, known: Behaviour) -> bool:
         return any(_probe.observe(layer, mode, *_probe.call_of(layer)).leaks for mode in (True, False))
     except Exception:  # see `_observe`
         return True
+
+
+def _refuse_hidden_noise(operation: Any, path: str, decide: Decider, seen: _Seen) -> None:
+    """Raises where an operation that is no layer, which nothing can lock, does what was not chosen."""
+    reached = layers_reached_by(operation)
+    noisy = [held for held in reached if behaviour(held).effect is Effect.NOISE]
+    choices = {decide.choice(part, path) for part in noisy or [operation]} if seen.draws else set[Policy]()
+    cause = ""
+    if seen.updates and decide.frozen:
+        cause = f"it updates {list(seen.updates)}"
+    elif choices & {"off", "remove"}:
+        cause = "it draws random numbers, and what is no layer cannot be silenced"
+    elif "always" in choices and not seen.draws_always:
+        cause = "it draws random numbers in training mode alone, and what is no layer has no mode of its own"
+    elif decide.copy and any(map(_has_weights, reached)):
+        cause = "a copy would share weights with the original (`copy=False` says so)"
+    elif decide.copy and seen.draws and any(map(_keras.seed_states, reached)):
+        cause = "a copy would share seeds with the original (`copy=False` says so)"
+    if cause:
+        held = [f"{type(part).__name__} '{part.name}'" for part in reached]
+        reaches = f"reaches {', '.join(held)}, unseen by Keras" if held else "is not Keras's own"
+        raise RebuildError(
+            f"Operation '{path}' (of type {type(operation).__name__}) runs code that {reaches}: {cause}. Put it into a "
+            "layer of your own, which makes what it needs in its constructor, holds it as attributes, and runs the "
+            f"operation in its `call`. Received: operation={operation!r}"
+        )
+
+
+def _has_weights(layer: Any) -> bool:
+    return any(_keras.own_variables(part) for part in _keras.walk(layer))
+
+
+def _refuse_to_share(layer: Any, path: str, *, live: bool) -> None:
+    """Raises where a copy would run layers of the original that Keras does not see, and that have a state."""
+    for held in shared_by_copies(layer):
+        weights = _has_weights(held)
+        if weights or (live and _keras.seed_states(held)):
+            raise RebuildError(
+                f"Layer '{path}' (of type {type(layer).__name__}) runs code that reaches {type(held).__name__} "
+                f"'{held.name}', unseen by Keras, and a copy would share its {'weights' if weights else 'seeds'} with "
+                "the original. Put the code into a layer of your own that holds "
+                f"'{held.name}' as an attribute and makes it in its constructor, or pass `copy=False` to use the layer "
+                f"itself instead of a copy. Received: layer={layer!r}"
+            )
 
 
 def _refuse_to_freeze(layer: Any, path: str, decision: Decision) -> None:

@@ -26,6 +26,7 @@ from ._reach import reached_from
 
 __all__ = [
     "UNTRACKED",
+    "Applied",
     "Call",
     "Observation",
     "agree",
@@ -119,6 +120,34 @@ class Observation:
     draws: bool
     losses: bool
     leaks: bool
+
+
+class Applied(keras.layers.Layer):
+    """An operation that is no layer, as one: a call of it has a mode, which functions that it calls get.
+
+    Attributes:
+        operation: The operation.
+        arguments: The arguments of the call that runs, of which a layer takes the tensors alone.
+    """
+
+    def __init__(self, operation: Any) -> None:
+        super().__init__(name=operation.name)
+        self.operation: Any = operation
+        self.arguments: Any = ()
+        _keras.take_inputs_as_they_are(self)
+
+    def __call__(self, *args: Any, training: bool, **kwargs: Any) -> Any:
+        self.arguments = (args, kwargs)
+        tensors = [leaf for leaf in keras.tree.flatten((args, kwargs)) if keras.ops.is_tensor(leaf)]
+        return super().__call__(tensors, training=training)
+
+    def call(self, tensors: list[Any]) -> Any:
+        rest = iter(tensors)
+        filled = keras.tree.map_structure(
+            lambda leaf: next(rest) if keras.ops.is_tensor(leaf) else leaf, self.arguments
+        )
+        args, kwargs = filled
+        return self.operation.call(*args, **kwargs)
 
 
 def observe(layer: Any, training: bool, args: Any, kwargs: Any, *, twice: bool = False) -> Observation:

@@ -22,7 +22,15 @@ import tensorflow as tf
 
 from . import _keras
 
-__all__ = ["globals_of", "is_own_code", "own_attributes", "reached_from"]
+__all__ = [
+    "OF_EVERY_LAYER",
+    "code_that_runs",
+    "globals_of",
+    "is_own_code",
+    "is_plain",
+    "own_attributes",
+    "reached_from",
+]
 
 # Where code comes from that is known, or that changes with its version alone.
 LIBRARIES = frozenset({"keras", "ml_dtypes", "numpy", "tensorflow", "keras_graft"} | sys.stdlib_module_names) - {
@@ -43,6 +51,15 @@ _CONTAINERS = (list, tuple, set, frozenset, collections.deque)
 _WRAPPERS = (property, staticmethod, classmethod, functools.cached_property)
 
 
+# What every layer has, whatever it computes: not given by anybody, and not made for the layer.
+OF_EVERY_LAYER = frozenset(vars(keras.layers.Layer()).keys()) | {"_auto_config", "build"} | _keras.BOOKKEEPING
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value can hold neither code nor anything that has a state."""
+    return type(value) in _PLAIN_TYPES
+
+
 def reached_from(*roots: Any) -> Iterator[Any]:
     """Every object that is reached from some objects, these among them, each once."""
     seen: dict[int, Any] = {}
@@ -57,7 +74,14 @@ def reached_from(*roots: Any) -> Iterator[Any]:
 
 def own_attributes(layer: Any) -> dict[str, Any]:
     """The attributes of a layer or an operation that Keras does not keep its books in."""
-    return {name: value for name, value in vars(layer).items() if name not in _keras.BOOKKEEPING}
+    return {name: value for name, value in vars(layer).items() if name not in OF_EVERY_LAYER}
+
+
+def arguments_of(operation: Any) -> list[Any]:
+    """What an operation was called with on symbolic tensors, beside these: functions, for some."""
+    arguments = [node.arguments for node in _keras.inbound_nodes(operation)]
+    leaves = keras.tree.flatten([(given.args, given.kwargs) for given in arguments])
+    return [leaf for leaf in leaves if type(leaf) not in _PLAIN_TYPES]
 
 
 def is_own_code(value: Any) -> bool:
@@ -119,8 +143,8 @@ def _is_own_module(module: types.ModuleType) -> bool:
 def _held_by_object(value: Any) -> list[Any]:
     kind = type(value)
     if isinstance(value, keras.Operation):
-        code = _code_that_runs(kind, "call") if is_own_code(kind) else []
-        return [*own_attributes(value).values(), *_keras.sublayers(value), *code]
+        given = [] if isinstance(value, keras.Layer) else arguments_of(value)
+        return [*own_attributes(value).values(), *_keras.sublayers(value), *code_that_runs(value), *given]
     if kind.__module__.startswith("tensorflow."):  # of which only a `tf.function` is somebody else's
         return [getattr(value, "python_function", None)]
     slots = [getattr(value, name, None) for base in kind.__mro__ for name in _names(base)]
@@ -133,10 +157,11 @@ def _names(base: type) -> list[str]:
     return [slots] if isinstance(slots, str) else [name for name in slots if name not in ("__dict__", "__weakref__")]
 
 
-def _code_that_runs(kind: type, name: str) -> list[Any]:
-    """The methods and attributes of a class that one of its methods uses, by name, and those that these use."""
-    own = {key: value for base in reversed(kind.__mro__) if is_own_code(base) for key, value in vars(base).items()}
-    found, waiting = dict[str, Any](), [name]
+def code_that_runs(layer: Any) -> list[Any]:
+    """What a class of anybody's holds that its `call` uses, by name: methods, and what these use, and attributes."""
+    bases = [base for base in reversed(type(layer).__mro__) if is_own_code(base)]
+    own = {key: value for base in bases for key, value in vars(base).items()}
+    found, waiting = dict[str, Any](), ["call"]
     while waiting:
         key = waiting.pop()
         if key in own and key not in found:

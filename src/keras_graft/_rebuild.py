@@ -355,9 +355,10 @@ class _Builder:
 
     def _copy_operation(self, operation: Any, path: str) -> Any:
         """A copy of an operation that is no layer."""
-        new = _named(
-            operation, path, lambda: type(operation).from_config(_keras.with_own_containers(operation.get_config()))
-        )
+        runs_code = behaviour(operation).traced
+        if runs_code and self.decide(operation, path).reuse:
+            return operation
+        new = _named(operation, path, lambda: _keras.copy_of_operation(operation, from_config=not runs_code))
         for name in _proof.Counterparts.of_one(operation, new).brought_over(operation, new):
             self.doubts.append(_proof.Doubt(operation, new, path, name))
         return new
