@@ -34,6 +34,7 @@ from keras.src.ops.node import KerasHistory, Node
 from keras.src.random.seed_generator import global_seed_generator
 from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.saving.serialization_lib import SafeModeScope
+from keras.src.trainers.compile_utils import CompileLoss
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.array_slicing import convert_to_sliceable
 from keras.src.utils import tracking
@@ -1312,3 +1313,54 @@ _ONE_FOR_ONE = (
     prefetch_op._PrefetchDataset,
     shuffle_op._ShuffleDataset,
 )
+
+# ---------------------------------------------------------------------------------------------------------
+# What `fit` is given
+# ---------------------------------------------------------------------------------------------------------
+
+
+def takes_inputs(model: Any, inputs: Any) -> bool:
+    """Whether a call of `model` on arrays of such names and shapes goes through, as Keras sees it (all)."""
+
+    def spec(leaf: Any) -> Any:
+        kind = keras.backend.standardize_dtype(getattr(leaf.dtype, "name", leaf.dtype))
+        return keras.KerasTensor(tuple(leaf.shape), dtype=kind)
+
+    try:
+        given = tree.map_structure(lambda leaf: None if leaf is None else spec(leaf), inputs)
+        compute_output_spec(lambda x: model(x, training=False), given)
+    except (TypeError, ValueError, AttributeError):
+        return False
+    return True
+
+
+def losses_of(model: Any) -> Any:
+    """The losses that `model` was compiled with, as they were given (all); None where there are none."""
+    return getattr(model._compile_loss, "_user_loss", None)
+
+
+# How many examples stand for a batch where shapes are compared: no axis of another meaning is likely to be as long.
+_ROWS = 997
+
+
+def error_of_loss(model: Any, targets: Any, weights: Any) -> str | None:
+    """What Keras has against targets and weights of such shapes, by a loss of its own (all); None where nothing."""
+
+    def spec(leaf: Any) -> Any:
+        kind = keras.backend.standardize_dtype(getattr(leaf.dtype, "name", leaf.dtype))
+        return keras.KerasTensor((_ROWS, *leaf.shape[1:]), dtype=kind)
+
+    compiled = model._compile_loss
+    try:
+        given = [tree.map_structure(lambda leaf: None if leaf is None else spec(leaf), x) for x in (targets, weights)]
+    except (TypeError, ValueError, AttributeError):  # of kinds that are no arrays to Keras, such as sparse matrices
+        return None
+    outputs = tree.map_structure(
+        lambda tensor: keras.KerasTensor((_ROWS, *tensor.shape[1:]), tensor.dtype), output_structure(graph_of(model))
+    )
+    loss = CompileLoss(compiled._user_loss, compiled._user_loss_weights, output_names=compiled.output_names)
+    try:
+        compute_output_spec(loss, given[0], outputs, given[1])
+    except Exception as error:
+        return first_line(error)
+    return None

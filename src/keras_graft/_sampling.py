@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from . import _keras
 from ._arguments import check_model, integer
+from ._checked import checked_inputs
 from ._computer import Computer
 from ._data import numbers, source_of
 from ._fingerprint import fingerprint_of_model, outputs_by_key
@@ -184,7 +185,7 @@ def predict_samples(
     sampler = _with_live_noise(found.rest)
     _set_seeds(sampler, seed)
     size = found.features.inputs[0].shape[0] or batch_size or 32
-    source = source_of(x, None, None, steps=None, batch_size=size, name="x")
+    source = checked_inputs(source_of(x, None, None, steps=None, batch_size=size, name="x"), model, "x")
     return Samples(_sampled(_computer_of(model, found.features), sampler, source, samples))
 
 

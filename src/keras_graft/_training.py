@@ -28,6 +28,7 @@ from ._arguments import (
     integer,
 )
 from ._audit import rows_by_layer
+from ._checked import checked
 from ._computer import Computer
 from ._data import Source, is_stream, part_of, rows_of_arrays, source_of
 from ._features import Features, FeatureStoreError, features_in_folder, features_in_memory
@@ -169,7 +170,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
             **arguments,
         )
     _warn_of_other_passes(x, arguments, shuffle)
-    wish = _Wish(found, Computer(found.features, exact), _place(cache), verbose)
+    wish = _Wish(model, found, Computer(found.features, exact), _place(cache), verbose)
     frozen = _Frozen.of(found.features)
     train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
     arguments = _with_features(wish, train, validation, shuffle, arguments)
@@ -227,10 +228,12 @@ def _with_features(wish: _Wish, train: Any, validation: Any, shuffle: Any, argum
     """The arguments of `fit`, with features in place of data."""
     arguments = dict(arguments)
     size, validation_size = arguments.pop("batch_size"), arguments.pop("validation_batch_size")
-    arguments.update(wish.training(train, size, arguments["steps_per_epoch"], shuffle))
-    if validation is not None:
-        steps = arguments["validation_steps"]
-        arguments.update(wish.validation(validation, validation_size or size, steps))
+    steps, validation_steps = arguments["steps_per_epoch"], arguments["validation_steps"]
+    source = wish.source(train, steps, "x")
+    other = None if validation is None else wish.source(validation, validation_steps, "validation_data")
+    arguments.update(wish.training(source, size, steps, shuffle))
+    if other is not None:
+        arguments.update(wish.validation(other, validation_size or size, validation_steps))
     return arguments
 
 
@@ -432,14 +435,14 @@ def _alike(one: np.ndarray, other: np.ndarray) -> bool:
 class _Wish:
     """Turns data into what `fit` gets: features and targets."""
 
+    model: keras.Model
     found: Split
     computer: Computer
     cache: Any
     verbose: Any
     failures: list[FeatureStoreError] = dataclasses.field(default_factory=list)
 
-    def training(self, data: Any, batch_size: int | None, steps: int | None, shuffle: Any) -> dict[str, Any]:
-        source = self._source(data, steps, "x")
+    def training(self, source: Source, batch_size: int | None, steps: int | None, shuffle: Any) -> dict[str, Any]:
         features = self._features(source, "train")
         shuffled = not source.holds_targets if shuffle is None else shuffle
         if isinstance(shuffle, str) and source.holds_targets:  # "batch", which Keras does with arrays alone (all)
@@ -449,8 +452,7 @@ class _Wish:
         fed = self._fed(features, source, batch_size, steps, shuffled)
         return {"shuffle": shuffled if "y" in fed else False, "steps_per_epoch": steps, **fed}
 
-    def validation(self, data: Any, batch_size: int | None, steps: int | None) -> dict[str, Any]:
-        source = self._source(data, steps, "validation_data")
+    def validation(self, source: Source, batch_size: int | None, steps: int | None) -> dict[str, Any]:
         features = self._features(source, "validation")
         fed = self._fed(features, source, batch_size, steps, shuffled=False)
         if "y" not in fed:
@@ -461,9 +463,11 @@ class _Wish:
             "validation_steps": None if source.holds_targets and source.count == steps else steps,
         }
 
-    def _source(self, data: Any, steps: int | None, name: str) -> Source:
+    def source(self, data: Any, steps: int | None, name: str) -> Source:
+        """Data that fit the model, or an error."""
         fixed = self.found.features.inputs[0].shape[0]
-        return source_of(*data, steps=steps, batch_size=fixed or _BATCH, name=name)
+        source = source_of(*data, steps=steps, batch_size=fixed or _BATCH, name=name)
+        return checked(source, self.model, name)
 
     def _features(self, source: Source, part: str) -> Features:
         verbose = 2 if self.verbose == 2 else int(self.verbose in (1, "auto"))  # noqa: PLR2004  a line, as in Keras
