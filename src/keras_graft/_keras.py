@@ -1124,10 +1124,11 @@ def unrecorded() -> Iterator[None]:
 
 
 def _take_out(made: list[Any]) -> None:
-    ours = {id(node) for node in made}
+    for node in made:
+        node.gone = True  # where a later one stands behind it, it goes with that
     for operation in {id(node.operation): node.operation for node in made}.values():
         record, taken = operation._inbound_nodes, list[Any]()
-        while record and id(record[-1]) in ours:
+        while record and getattr(record[-1], "gone", False):
             taken.append(record.pop())
         outputs = {id(tensor) for node in taken for tensor in node.outputs}
         for consumer in list(operation._outbound_nodes):
@@ -1148,6 +1149,8 @@ def record_calls(model: Any) -> list[Any]:
     graph = graph_of(model)
     with surgery:
         missing = [node for node in nodes(graph) if node not in node.operation._inbound_nodes]
+        for node in nodes(graph):
+            node.gone = False
         for node in missing:
             node.operation._inbound_nodes.append(node)
             number = len(node.operation._inbound_nodes) - 1
@@ -1171,10 +1174,13 @@ def forget_with(model: Any, calls: list[Any]) -> None:
 
     def forget() -> None:
         # It may run anywhere in a thread, and must not wait for what holds the records there or elsewhere.
+        if not all(now <= then for now, then in zip(_uses(calls), before)):
+            return
+        for node in calls:
+            node.gone = True  # and is taken out with the next at the latest
         if surgery.acquire(blocking=False):
             try:
-                unused = all(now <= then for now, then in zip(_uses(calls), before))
-                _take_out(calls if unused and _passing.nodes is None else [])
+                _take_out(calls)
             finally:
                 surgery.release()
 
