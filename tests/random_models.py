@@ -7,11 +7,14 @@ the builder brings each tensor into the shape that a layer takes. Built twice, i
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 import zoo
 from hypothesis import strategies as st
 from keras import layers
@@ -263,6 +266,92 @@ def tripled(x: Any) -> Any:
     return x * 3.0
 
 
+# -- with what Keras does not see -------------------------------------------------------------------------
+
+
+def relu(x: Any) -> Any:
+    """Has the name of another function, of Keras."""
+    return x * 3.0
+
+
+@registered
+class Centre(layers.Layer):
+    """Takes off what it learned, and holds outside of its weights and its config."""
+
+    learned: Any = 0.0
+
+    def call(self, x: Any) -> Any:
+        return x - keras.ops.cast(self.learned, x.dtype)
+
+
+@registered
+class ScaledBy(layers.Layer):
+    """Multiplies by a number that it gets when it is built, and each layer another one."""
+
+    built_before = itertools.count()
+
+    def build(self, input_shape: Any) -> None:
+        self.factor = 1.0 + next(ScaledBy.built_before) / 8
+        super().build(input_shape)
+
+    def call(self, x: Any) -> Any:
+        return x * self.factor
+
+
+@registered
+class RawVariable(layers.Layer):
+    """Adds a variable of TensorFlow: a constant, or one that each call moves."""
+
+    def __init__(self, moves: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.moves = moves
+        self.offset = tf.Variable(0.25)
+
+    def call(self, x: Any) -> Any:
+        if self.moves:
+            self.offset.assign_add(1.0)
+        return x + keras.ops.cast(self.offset, x.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "moves": self.moves}
+
+
+@registered
+class TimesMode(layers.Layer):
+    """Adds noise times the mode, which is 0 or 1."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return x + keras.random.normal(keras.ops.shape(x), dtype=x.dtype) * keras.ops.cast(training, x.dtype)
+
+
+@registered
+class RawGenerator(layers.Layer):
+    """Adds noise of a generator of TensorFlow in training mode."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.generator = tf.random.Generator.from_seed(1)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return x + keras.ops.cast(self.generator.normal(tf.shape(x)), x.dtype) if training else x
+
+
+def _learned(m: Making) -> Any:
+    layer = Centre(**m.plain())
+    layer.learned = np.float32(0.75)
+    return layer
+
+
+def _patched(m: Making) -> Any:
+    layer = layers.LeakyReLU(**m.plain())
+    layer.call = tripled
+    return layer
+
+
+def _mapped(step: Step, x: Any) -> Any:
+    return keras.ops.map(layers.Dropout(step.rate), x)
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Kinds of steps
 # ---------------------------------------------------------------------------------------------------------
@@ -375,6 +464,7 @@ def _lock(m: Making) -> Any:
 
 
 CUSTOM = ("custom", "wrapper")
+HIDDEN = ("custom", "hidden state")
 AGAIN = ("again", "model_again")  # calls a layer, or a model, that was called before
 
 KINDS: dict[str, Kind] = {
@@ -496,6 +586,18 @@ KINDS: dict[str, Kind] = {
     "always_noisy": Kind(
         lambda m: OwnNoise(m.step.rate, always=True, **m.plain()), None, ("custom", "ignores the mode")
     ),
+    # what Keras does not see
+    "learned": Kind(_learned, None, HIDDEN),
+    "drawn_when_built": Kind(lambda m: ScaledBy(**m.plain()), None, HIDDEN),
+    "raw_variable": Kind(lambda m: RawVariable(moves=m.step.flag, **m.plain()), None, HIDDEN),
+    "times_mode": Kind(lambda m: TimesMode(**m.plain()), None, HIDDEN),
+    "raw_generator": Kind(lambda m: RawGenerator(**m.plain()), None, HIDDEN),
+    "patched": Kind(_patched, None, HIDDEN),
+    "relu_of_another": Kind(lambda m: layers.Dense(5, activation=relu, **m.named), None, HIDDEN),
+    "dropping_activation": Kind(
+        lambda m: layers.Dense(5, activation=layers.Dropout(m.step.rate), **m.named), None, HIDDEN
+    ),
+    "op_map": Kind(_mapped, None, HIDDEN, layer=False),
     # structure
     "model": Kind(lambda m: m.body(), None, holds=True),
     "again": Kind(lambda m: None),
@@ -534,6 +636,7 @@ class _Called:
 
 def build(graph: Graph, variant: Variant = Variant(), name: str = "base") -> keras.Model:
     """The model of a recipe, with weights of its own."""
+    ScaledBy.built_before = itertools.count()
     model = zoo.shaken(_Builder(graph, variant, name).model())
     for variable in model.weights:
         if len(variable.shape) > 1:  # so that values neither vanish nor explode, however deep the model

@@ -28,7 +28,7 @@ COUNTED = (
     "nesting|deep nesting|sequential|a shared layer|a shared model|a layer in several graphs|several inputs|"
     "several outputs|noise|normalisation|rnn|attention|mask|wrapper|custom|mode lock|reshape or operation|dtypes|"
     "activity regularizer|frozen parts|rate 0|a stored mode|copy=False|a base frozen|a base loaded|"
-    "ignores the mode"
+    "ignores the mode|hidden state"
 ).split("|")
 
 # Those that only a merged model shows.
