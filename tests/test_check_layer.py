@@ -103,7 +103,7 @@ class AddsALoss(layers.Layer):
 
 # The properties that each must be found to lack, and those that follow from them.
 LACKING = {
-    ForgetsAnArgument: ({"config", "copy", "file"}, {*PROPERTIES} - {"inference", "training"}),
+    ForgetsAnArgument: ({"config", "file"}, set()),  # a copy takes it over, and a file cannot
     DrawsAlways: ({"inference", "off", "remove"}, {"features"}),
     MovesAlways: (
         {"inference", "frozen"},

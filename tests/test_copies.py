@@ -677,3 +677,49 @@ def test_an_operation_that_cannot_be_copied_names_a_way_out_for_operations() -> 
     function = keras.Function(inputs, keras.ops.relu(inputs))
     with pytest.raises(RebuildError, match=r"Operation 'function.*compute the same in a layer of your own"):
         branch_of(keras.Model(x, function(x), name="base"))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What looks like bookkeeping, and what is
+# ---------------------------------------------------------------------------------------------------------
+
+
+class NamesOfTraining(keras.Model):
+    """Keeps what it computes with under names that Keras uses when it compiles and trains."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(3)
+
+    def build(self, input_shape: Any) -> None:
+        self.dense.build(input_shape)
+        super().build(input_shape)
+
+    def call(self, x: Any) -> Any:
+        return self.dense(x - self.loss) * self.history[0]
+
+
+def test_what_a_model_keeps_under_the_names_of_training_is_copied():
+    inner = NamesOfTraining(name="inner")
+    inner.loss, inner.history = FORGOTTEN, [2.0]
+    base = model_of(inner)
+    base(X)
+    assert_copied(base)
+
+
+def test_what_keras_keeps_when_it_compiles_and_trains_is_no_part_of_a_copy():
+    base = model_of(layers.Dense(3))
+    base.compile("sgd", "mse")
+    base.fit(X, np.ones((6, 3), "float32"), verbose=0)
+    assert_copied(base)
+    assert not with_dropout(base, "off").compiled
+
+
+def test_a_stateful_layer_that_has_run_is_copied_with_states_of_its_own():
+    x = keras.Input(batch_shape=(6, 2, 4))
+    base = keras.Model(x, layers.LSTM(3, stateful=True)(x), name="base")
+    data = X.reshape(6, 2, 4)
+    expected = outputs(base, data)
+    copy = with_dropout(base, "keep")
+    np.testing.assert_array_equal(outputs(copy, data), expected)  # it begins anew
+    assert np.abs(outputs(base, data) - expected).max() > 0

@@ -78,7 +78,7 @@ _DECIDING = frozenset(
 _OF_MODELS = frozenset(
     "_compile_config _compile_loss _compile_metrics _compiled_trainable_state _compute_loss_has_training_arg "
     "_distribute_strategy _eval_epoch_iterator _functional _initial_epoch _inputs _inputs_struct _jit_compile "
-    "_loss_tracker _outputs _outputs_struct _run_eagerly compiled history loss optimizer output_names "
+    "_loss_tracker _outputs _outputs_struct _run_eagerly compiled output_names "
     "predict_function steps_per_execution stop_predicting stop_training test_function train_function "
     "unrolled_steps_per_execution".split()
 )
@@ -164,14 +164,28 @@ def _words(names: Any) -> Iterable[str]:
 
 
 def held(operation: Any) -> dict[str, Any]:
-    """The attributes of a layer, or an operation, that are not bookkeeping of Keras or TensorFlow (all)."""
-    ours = _OF_MODELS if isinstance(operation, keras.Model) else frozenset()
-    left_out = BOOKKEEPING | _of_every_layer() | ours
+    """The attributes of a layer, or an operation, that are not bookkeeping of Keras or TensorFlow (all).
+
+    Neither are the states of a stateful RNN, with which a copy begins anew.
+    """
+    left_out = BOOKKEEPING | _of_every_layer() | _of_class(operation)
     return {
         name: value
         for name, value in attributes(operation).items()
         if name not in left_out and not name.startswith("_self_")  # the names that TensorFlow keeps for itself
     }
+
+
+def _of_class(operation: Any) -> frozenset[str]:
+    """The attributes in which Keras keeps its books on a model, or the states of an RNN."""
+    if isinstance(operation, keras.layers.RNN):
+        return frozenset({"states"})
+    if not isinstance(operation, keras.Model):
+        return frozenset()
+    # Authors use these names too, for what Keras sets when it compiles and trains.
+    compiled = {name for name in ("loss", "optimizer") if operation.compiled or vars(operation).get(name) is None}
+    trained = {"history"} if isinstance(vars(operation).get("history"), keras.callbacks.History) else set()
+    return _OF_MODELS | compiled | trained
 
 
 @functools.cache
@@ -226,7 +240,7 @@ def own_methods(model: Any) -> list[str]:
     """The methods of its class that were replaced on `model` itself, such as its `call` (all)."""
     return sorted(
         name
-        for name in vars(model).keys() - _of_every_layer() - _OF_MODELS
+        for name in vars(model).keys() - _of_every_layer() - _of_class(model)
         if inspect.isroutine(getattr(type(model), name, None))
     )
 
@@ -280,7 +294,7 @@ def copy_from_config(layer: Any, changes: dict[str, Any]) -> Any:
     The initialisers are put back by `restore_unserialized`: the values that they would draw are thrown
     away anyhow, and drawing them is most of the time that copying a large model takes.
     """
-    with keras.saving.custom_object_scope(_in_scope(layer)), SafeModeScope(safe_mode=False):
+    with _quiet_about_building(), keras.saving.custom_object_scope(_in_scope(layer)), SafeModeScope(safe_mode=False):
         try:
             new = type(layer).from_config({**with_own_containers(config_of(layer)), **changes})
         except Exception as error:
@@ -291,6 +305,14 @@ def copy_from_config(layer: Any, changes: dict[str, Any]) -> Any:
         for attribute in [name for name, value in attributes.items() if _draws_values(value)]:
             attributes[attribute] = keras.initializers.Zeros()
     return new
+
+
+@contextlib.contextmanager
+def _quiet_about_building() -> Iterator[None]:
+    """Without what Keras says of layers that it builds without their parts (all): a call builds these later."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`build\(\)` was called on layer", UserWarning)
+        yield
 
 
 def _share_alike(layer: Any, new: Any) -> None:
@@ -555,7 +577,7 @@ def build_like(new: Any, original: Any, given: dict[int, Any]) -> bool:
     its namesake.
     """
     if not new.built and not is_built_by_calling(new):
-        with _weights_of(original, new, given):
+        with _quiet_about_building(), _weights_of(original, new, given):
             new.build_from_config(with_own_containers(original.get_build_config()))
     return all(part.built for part in walk(new))
 
