@@ -465,6 +465,8 @@ class _Builder:
         old_parts, new_parts = self._parts_by_path(original), self._parts_by_path(new)
         if any(id(part) in self.changed for part in old_parts.values()):
             old_parts, new_parts = _without_what_was_silenced(old_parts, new_parts)
+            if not _of_one_kind(old_parts, new_parts):  # what is absent at rate 0 moves the places of the others
+                old_parts, new_parts = (self._parts_by_path(layer, _holds_state) for layer in (original, new))
         replaced = tuple(p for p, part in old_parts.items() if id(part) in self.replaced)
         old_parts, new_parts = _without_what_was_replaced(old_parts, new_parts, replaced)
         if old_parts.keys() != new_parts.keys():
@@ -563,14 +565,16 @@ class _Builder:
             return zip(sources, variables)  # each started with the value of its namesake
         return _matched_variables(old, copy, path, fewer)
 
-    def _parts_by_path(self, layer: Any, prefix: str = "") -> dict[str, Any]:
+    def _parts_by_path(
+        self, layer: Any, only: Callable[[Any], bool] = lambda part: True, prefix: str = ""
+    ) -> dict[str, Any]:
         _, layer = self.stand_ins.get(id(layer), (layer, layer))
         found = {prefix: layer}
-        parts = _keras.sublayers(layer)
+        parts = [part for part in _keras.sublayers(layer) if only(part)]
         names = _keras.named_parts(layer) if parts else {}
         for index, part in enumerate(parts):
             path = f"{prefix}.{names.get(id(part), f'layers[{index}]')}"
-            found.update({p: below for p, below in self._parts_by_path(part, path).items() if p not in found})
+            found.update({p: below for p, below in self._parts_by_path(part, only, path).items() if p not in found})
         return found
 
     def tell_of_freezing(self, new: Any) -> None:
@@ -727,6 +731,13 @@ def _without_what_was_silenced(
     gone = {path for path in differ if not any(part is not None and _holds_state(part) for part in pairs[path])}
     kept = [{path: part for path, part in parts.items() if path not in gone} for parts in (old_parts, new_parts)]
     return kept[0], kept[1]
+
+
+def _of_one_kind(old_parts: dict[str, Any], new_parts: dict[str, Any]) -> bool:
+    """Whether a layer and its copy have the same parts, as far as their classes tell."""
+    return {path: type(part) for path, part in old_parts.items()} == {
+        path: type(part) for path, part in new_parts.items()
+    }
 
 
 def _holds_state(layer: Any) -> bool:
