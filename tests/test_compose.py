@@ -1469,7 +1469,7 @@ def a_subclassed_model_of_two_arguments(graft):
     ValueError,
     came="layer 'secretive' (of type Secretive): its noise ('hidden_drop')",
     expected='Policy "remove" cannot be kept',
-    change='Use "off" for it',
+    change='Use "off" or "keep" for it',
     copies=(True,),
 )
 def noise_that_cannot_be_removed(graft):

@@ -272,7 +272,7 @@ def test_a_model_that_is_not_built_is_refused() -> None:
 
 @pytest.mark.parametrize("policy", ["Off", "", None, 0.5])
 def test_an_unknown_policy_is_refused_with_the_allowed_ones(policy: Any) -> None:
-    with pytest.raises(ValueError, match=r'one of "keep", "off", "remove", "always".*Received: dropout='):
+    with pytest.raises(ValueError, match=r'one of "keep", "off", "remove", "always".*Received: policy='):
         with_dropout(dropping(0.5), policy)
 
 
