@@ -24,7 +24,7 @@ import tensorflow as tf
 from . import _keras, _probe
 from ._audit import Row, audit
 from ._behaviour import Effect
-from ._fingerprint import fingerprint_of_model
+from ._fingerprint import Uncomparable, fingerprint_of_model
 from ._mode_lock import ModeLock
 from ._policy import Augmentation, Policy, decider
 from ._rebuild import RebuildError, rebuild
@@ -509,7 +509,10 @@ def _ahead(subject: _Subject) -> Finding:
 
 
 def _fingerprint(subject: _Subject) -> Finding:
-    one, other = (fingerprint_of_model(split(subject.composed("keep")).features) for _ in range(2))
+    try:
+        one, other = (fingerprint_of_model(split(subject.composed("keep")).features) for _ in range(2))
+    except Uncomparable as cause:
+        return _unknown(f"Stored features are not used again: they hang on {cause}, which cannot be compared.")
     if one != other:
         return _unknown("Two copies cannot be told to be equal, so stored features are not used again.")
     return _holds()

@@ -13,6 +13,7 @@ import errno
 import functools
 import os
 import pathlib
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ import tensorflow as tf
 from . import _keras, _store
 from ._computer import Computer, alike
 from ._data import Source
-from ._fingerprint import fingerprint_of_data, fingerprint_of_model, outputs_by_key
+from ._fingerprint import Uncomparable, fingerprint_of_data, fingerprint_of_model, outputs_by_key
 from ._split import bytes_of
 from ._store import FeatureStoreError
 
@@ -34,7 +35,7 @@ __all__ = ["FeatureStoreError", "Features", "features_in_folder", "features_in_m
 SHARD_BYTES = 64 * 2**20
 
 # Another number for folders that are laid out, or whose models are told apart, in another way: none finds the other's.
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +175,7 @@ def features_in_folder(
     inputs, count = _names_of_inputs(computer.model), len(outputs_by_key(computer.model))
     shards, entries, sizes, found = list[Any](), list[Any](), list[int](), 0
     for chunk in _chunks(common.targets_of(source), computer):
-        path, targets = home / fingerprint_of_data(chunk, inputs)[:32], chunk[0][1]
+        path, targets = home / _number(fingerprint_of_data, chunk, inputs)[:32], chunk[0][1]
         read = functools.partial(_read_shard, folder, path, count, targets)
         if not _store.is_whole(path, _names(count, targets)):
             _write_shard(folder, path, list(_computed(computer, chunk, common)))
@@ -226,7 +227,7 @@ def _warn_of_another_order(folder: pathlib.Path, rows: int) -> None:
 
 def _home(folder: pathlib.Path, computer: Computer) -> pathlib.Path:
     """The folder for the features of one model, with its manifest."""
-    fingerprint = fingerprint_of_model(computer.model)
+    fingerprint = _number(fingerprint_of_model, computer.model)
     home = _store.home_in(folder, f"{fingerprint[:32]}-{_FORMAT}{'' if computer.exact else '-folded'}")
     features = [
         {"name": key, "shape": list(tensor.shape[1:]), "dtype": tensor.dtype, "file": _feature_file(number)}
@@ -241,6 +242,20 @@ def _home(folder: pathlib.Path, computer: Computer) -> pathlib.Path:
     }
     _store.write_note(home / "manifest.json", manifest)
     return home
+
+
+def _number(fingerprint: Callable[..., str], *arguments: Any) -> str:
+    """A fingerprint; where there is none, a number that no other run has, so that nothing is used again."""
+    try:
+        return fingerprint(*arguments)
+    except Uncomparable as cause:
+        warnings.warn(
+            f"The features of this run go into the folder, but no later run uses them: they hang on {cause}, which "
+            "cannot be compared by its value. Keep there what can (numbers, strings, arrays, objects with such "
+            'attributes), or use `cache="memory"`, which leaves no files behind.',
+            stacklevel=5,
+        )
+        return uuid.uuid4().hex * 2
 
 
 # -- shards -----------------------------------------------------------------------------------------------

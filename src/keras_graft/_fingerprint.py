@@ -1,24 +1,29 @@
 """What the features of some data hang on, as one number: of the data, and of the model with its weights and its code.
 
 Equal numbers are meant to say that features are equal, as far as what a model is made of can tell; different ones for
-what would give equal features only cost time. It must not know what the numbers are used for.
+what would give equal features only cost time. All is taken in by value: objects by their attributes, and those that
+hold more by what a pickle of them would hold. What has neither is not guessed at: there is no number for it. It must
+not know what the numbers are used for.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import copyreg
 import dataclasses
 import dis
 import functools
 import hashlib
 import inspect
 import pathlib
-import re
+import struct
 import sys
 import tempfile
+import threading
 import types
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -27,19 +32,30 @@ import tensorflow as tf
 
 from . import _keras
 
-__all__ = ["checksum", "fingerprint_of_data", "fingerprint_of_model", "outputs_by_key"]
+__all__ = ["Uncomparable", "checksum", "fingerprint_of_data", "fingerprint_of_model", "outputs_by_key"]
 
 # Where code comes from that changes with its version alone.
 _LIBRARIES = frozenset({"keras", "keras_hub", "ml_dtypes", "numpy", "tensorflow"} | sys.stdlib_module_names) - {
     "builtins"
 }
 
-# What every layer or model has, whatever it computes.
-_BOOKKEEPING = frozenset(vars(keras.layers.Layer()).keys() | vars(keras.Sequential()).keys()) | {
-    "_name",
-    "_obj_reference_counts_dict",
-    "built",
-}
+
+class Uncomparable(ValueError):
+    """Something holds what cannot be taken in by value, so nothing that was computed with it is used again.
+
+    Attributes:
+        what: What that is.
+        where: Where it was found.
+    """
+
+    def __init__(self, what: str, where: str = "") -> None:
+        super().__init__(f"{what}{where and ' in '}{where}")
+        self.what = what
+        self.where = where
+
+    def at(self, where: str) -> Uncomparable:
+        """The same, with the place where it was found, unless a nearer one is known."""
+        return Uncomparable(self.what, self.where or where)
 
 
 def fingerprint_of_model(model: keras.Model, *, weights: bool = True) -> str:
@@ -52,17 +68,25 @@ def fingerprint_of_model(model: keras.Model, *, weights: bool = True) -> str:
         weights: Whether the values of its weights count.
 
     Raises:
-        ValueError: If its layers hold what has no end.
+        Uncomparable: If its layers hold what cannot be taken in by value.
     """
     digest = _Digest(weights)
-    try:
+    with _explained(f"model '{model.name}'"):
         digest.graph(_keras.call_graph(model), list(outputs_by_key(model).values()))
-    except RecursionError:
-        raise ValueError(
-            f"The layers of '{model.name}' hold structures that are too deep to compare with those of a later run. "
-            'Keep the features in memory: `cache="memory"`.'
-        ) from None
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Whatever cannot be taken in is said in one kind of error."""
+    try:
+        yield
+    except Uncomparable as cause:
+        raise cause.at(where) from None
+    except RecursionError:
+        raise Uncomparable("structures that are too deep", where) from None
+    except Exception as cause:  # whatever the objects may raise that a stranger's layers hold
+        raise Uncomparable(f"something that raises {type(cause).__name__}: {cause}", where) from cause
 
 
 def fingerprint_of_data(batches: list[tuple[Any, Any]], inputs: list[str]) -> str:
@@ -71,12 +95,16 @@ def fingerprint_of_data(batches: list[tuple[Any, Any]], inputs: list[str]) -> st
     Args:
         batches: The batches.
         inputs: The names of the inputs that a model binds them to, where they come in a dict.
+
+    Raises:
+        Uncomparable: If they hold what cannot be taken in by value.
     """
     digest = _Digest()
-    for x, targets in batches:
-        for path, leaf in keras.tree.flatten_with_path(x):
-            digest.value([inputs.index(key) if key in inputs else key for key in path], leaf)
-        digest.value(targets)
+    with _explained("the data"):
+        for x, targets in batches:
+            for path, leaf in keras.tree.flatten_with_path(x):
+                digest.value([inputs.index(key) if key in inputs else key for key in path], leaf)
+            digest.value(targets)
     return digest.hexdigest()
 
 
@@ -103,13 +131,13 @@ class _Digest:
         weights: Whether the values of the weights of layers count.
         digest: What they become.
         known: Numbers for the objects that were taken in, by their ids; with the objects, so that no other gets these.
-        open: The ids of the containers that are being taken in.
+        open: How deep the containers lie that are being taken in, by their ids.
     """
 
     weights: bool = True
     digest: Any = dataclasses.field(default_factory=lambda: hashlib.blake2b(digest_size=32))
     known: dict[int, tuple[int, Any]] = dataclasses.field(default_factory=dict)
-    open: set[int] = dataclasses.field(default_factory=set)
+    open: dict[int, int] = dataclasses.field(default_factory=dict)
 
     def hexdigest(self) -> str:
         return self.digest.hexdigest()
@@ -119,43 +147,85 @@ class _Digest:
             self._value(value)
 
     def _value(self, value: Any) -> None:
-        if value is None or isinstance(value, (bool, int, float, complex, str, bytes, type(Ellipsis))):
-            self._text(f"{type(value).__name__} {value!r}")
-        elif isinstance(value, (list, tuple, dict, set, frozenset, collections.deque)):
+        as_bytes = _ATOMS.get(type(value))
+        if as_bytes is not None:
+            self._bytes(type(value).__name__, as_bytes(value))
+        elif isinstance(value, (dict, types.MappingProxyType, list, tuple, set, frozenset, collections.deque)):
             self._container(value)
         elif isinstance(value, keras.KerasTensor) or tf.is_symbolic_tensor(value):
             self._text(f"symbolic {value.dtype} {value.shape}")
         elif id(value) in self.known:
             self._text(f"object {self.known[id(value)][0]}")
         elif isinstance(value, (np.ndarray, np.generic, tf.Tensor, tf.Variable, keras.Variable)):
-            self._array(keras.ops.convert_to_numpy(value) if isinstance(value, keras.Variable) else value)
-        elif isinstance(value, (tf.SparseTensor, tf.RaggedTensor)):
-            self.value(type(value).__name__, *tf.nest.flatten(value, expand_composites=True))
+            self._tensor(value)
         else:
             self._know(value)
             self._object(value)
 
     def _text(self, text: str) -> None:
-        self.digest.update(f"{len(text)} {text}".encode())
+        self._bytes("", text.encode("utf-8", "surrogatepass"))
+
+    def _bytes(self, kind: str, content: bytes) -> None:
+        self.digest.update(f"{kind} {len(content)} ".encode())
+        self.digest.update(content)
+
+    # -- arrays and containers --------------------------------------------------------------------------
+
+    def _tensor(self, value: Any) -> None:
+        if isinstance(value, keras.Variable):
+            self._array(keras.ops.convert_to_numpy(value))
+        elif not isinstance(value, (np.ndarray, np.generic)):
+            if value.dtype in (tf.resource, tf.variant):
+                raise Uncomparable(f"a handle of TensorFlow, of type {value.dtype.name}")
+            self._array(value.numpy())
+        elif isinstance(value, np.ma.MaskedArray):
+            self.value("masked", value.data, np.ma.getmaskarray(value), value.fill_value)
+        else:
+            if isinstance(value, np.ndarray) and type(value) not in (np.ndarray, np.memmap):
+                self.value(type(value), _keras.attributes(value))
+            self._array(value)
 
     def _array(self, value: Any) -> None:
+        self._text(f"array {np.shape(value)}")
         array = np.ascontiguousarray(value)
-        self._text(f"array {array.dtype.name} {array.shape}")
-        if array.dtype.kind in "OUS":
-            self._text(_described(array.tolist()))
-        else:
-            self.digest.update(array.reshape(-1).view(np.uint8).data)
+        self._dtype(array.dtype)
+        if array.dtype.hasobject or array.dtype.kind == "T":
+            self.value(*array.reshape(-1).tolist())
+        elif array.nbytes:
+            self.digest.update(array.reshape(-1).view(np.ndarray).view(np.uint8).data)
+
+    def _dtype(self, dtype: np.dtype) -> None:
+        self.value(dtype.name, dtype.str, dtype.shape)
+        for name in dtype.names or ():
+            field, offset = dtype.fields[name][:2]  # type: ignore[index]
+            self.value(name, offset)
+            self._dtype(field)
 
     def _container(self, value: Any) -> None:
         self._text(f"{len(value)} in {type(value).__name__}")
         if id(value) in self.open:  # it holds itself
+            self._text(f"at {self.open[id(value)]}")
             return
-        self.open.add(id(value))
-        if isinstance(value, dict):
+        self.open[id(value)] = len(self.open)
+        if not (_is_of_a_library(value) or type(value) in _keras.TRACKED):
+            self.value(type(value), _keras.attributes(value))
+        self.value(getattr(value, "default_factory", None), getattr(value, "maxlen", None))
+        if isinstance(value, (dict, types.MappingProxyType)):
             self.value(*(part for pair in value.items() for part in pair))
+        elif isinstance(value, (set, frozenset)):
+            self.value(*self._in_no_order(value))
         else:
-            self.value(*(sorted(map(_described, value)) if isinstance(value, (set, frozenset)) else value))
-        self.open.remove(id(value))
+            self.value(*value)
+        del self.open[id(value)]
+
+    def _in_no_order(self, values: Any) -> list[bytes]:
+        """What each value becomes, sorted: sets come in another order in each process."""
+        found = []
+        for value in values:
+            alone = _Digest(self.weights, known=dict(self.known), open=dict(self.open))
+            alone.value(value)
+            found.append(alone.digest.digest())
+        return sorted(found)
 
     def _know(self, value: Any) -> None:
         self.known.setdefault(id(value), (len(self.known), value))
@@ -163,59 +233,123 @@ class _Digest:
     # -- objects and code -----------------------------------------------------------------------------
 
     def _object(self, value: Any) -> None:
-        if isinstance(value, keras.Layer):
-            self.layer(value)
-        elif isinstance(value, keras.Operation):
-            config = _config_of(value)
-            self._class(type(value))
-            self.value(_held_by(value) if config is None else config)
-        elif isinstance(value, keras.random.SeedGenerator):
-            self._text("seeds")  # what is computed ahead does not draw
-        elif isinstance(value, types.CodeType):
-            self.value(value.co_code.hex(), value.co_names, value.co_varnames, value.co_consts)
-        elif isinstance(value, functools.partial):
-            self.value("partial", value.func, value.args, value.keywords)
-        elif _is_of_a_library(value):
-            self._of_a_library(value)
-        elif isinstance(value, type):
-            self._class(value)
-        elif inspect.isroutine(value) or isinstance(value, _WRAPPERS):
-            self._function(value)
+        for kind, take in _TAKEN_BY.items():
+            if isinstance(value, kind):
+                take(self, value)
+                return
+        if isinstance(value, _TABLES):
+            self._table(value)
+        elif _is_of_a_library(value) and hasattr(value, "get_config"):
+            self._configured(value)
         else:
-            self._class(type(value))
-            slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-            self.value([getattr(value, name, None) for name in slots if name != "__dict__"])
-            self.value(vars(value) if hasattr(value, "__dict__") else _described(value))
+            self._instance(value)
 
-    def _of_a_library(self, value: Any) -> None:
-        kind = value if hasattr(value, "__qualname__") else type(value)
-        self._text(f"{kind.__module__} {kind.__qualname__}")
-        if isinstance(getattr(value, "python_function", None), types.FunctionType):  # a `tf.function`
-            self.value(value.python_function)
-        elif isinstance(value, re.Pattern):
-            self.value(value.pattern, value.flags)
-        elif kind is not value:
-            config = _config_of(value)
-            self.value(_described(value) if config is None else config)
+    def _traced(self, value: Any) -> None:
+        self.value("traced", value.python_function)
+
+    def _operation(self, value: Any) -> None:
+        self.value(type(value), _held_by(value))
+
+    def _composite(self, value: Any) -> None:
+        self.value(type(value).__name__, *tf.nest.flatten(value, expand_composites=True))
+
+    def _seeds(self, value: Any) -> None:
+        self._text("seeds")  # what is computed ahead does not draw
+
+    def _table(self, value: Any) -> None:
+        keys, values = (part.numpy() for part in value.export())
+        self.value(
+            "table",
+            keys.dtype.name,
+            values.dtype.name,
+            values.shape[1:],
+            _keras.attributes(value).get("_default_value"),
+        )
+        self.value(*self._in_no_order(zip(keys.tolist(), values.tolist())))
+
+    def _lock(self, value: Any) -> None:
+        self.value(type(value).__name__, value.locked() if hasattr(value, "locked") else None)
+
+    def _code(self, value: types.CodeType) -> None:
+        counts = (value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount, value.co_flags)
+        names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
+        self.value(counts, names, value.co_code, getattr(value, "co_exceptiontable", b""), value.co_consts)
+
+    def _partial(self, value: Any) -> None:
+        self.value("partial", type(value).__name__, value.func, value.args, value.keywords)
+
+    def _module(self, value: types.ModuleType) -> None:
+        self.value("module", value.__name__)
+
+    def _method(self, value: Any) -> None:
+        self.value("method", value.__func__, value.__self__)
+
+    def _builtin(self, value: Any) -> None:
+        self.value("builtin", value.__module__, value.__qualname__)
+        if not isinstance(value.__self__, types.ModuleType):
+            self.value(value.__self__)
+
+    def _descriptor(self, value: Any) -> None:
+        self.value(type(value).__name__, value.__qualname__)
+        self.value(getattr(value, "__self__", None))
+
+    def _wrapper(self, value: Any) -> None:
+        parts = [getattr(value, name, None) for name in ("fget", "fset", "fdel", "__func__", "func")]
+        self.value(type(value).__name__, parts)
+
+    def _reference(self, value: weakref.ref[Any]) -> None:
+        self.value("reference", value())
+
+    def _configured(self, value: Any) -> None:
+        """Takes in an object of Keras that is no layer: its config says what it was made with."""
+        config = _config_of(value)
+        if config is None:
+            self._instance(value)
+            return
+        self.value(type(value), config, getattr(value, "variables", None))
+        self.value({key: own for key, own in _keras.attributes(value).items() if inspect.isroutine(own)})
+
+    def _instance(self, value: Any) -> None:
+        """Takes in any other object: by its attributes, or by what its own pickle would hold."""
+        kind = type(value)
+        self.value("instance", kind)
+        of_a_library = _is_of_a_library(value)
+        if not of_a_library:
+            self.value(_attributes_of(value))
+        if of_a_library or _holds_more_than_attributes(kind):
+            reduced = _reduced(value)
+            if isinstance(reduced, str):
+                self._by_name(value, reduced)
+            else:
+                self.value(*(list(part) if isinstance(part, Iterator) else part for part in reduced))
+
+    def _by_name(self, value: Any, name: str) -> None:
+        """Takes in what its pickle knows by its name alone."""
+        wrapped = getattr(value, "__wrapped__", None)
+        if wrapped is not None:  # a function with a cache
+            self.value(name, wrapped)
+        elif any(getattr(sys.modules.get(module), name, None) is value for module in _modules_of(value)):
+            self._text(name)
+        else:
+            raise Uncomparable(_described(value))
 
     def _class(self, kind: type) -> None:
-        for base in kind.__mro__:
-            self._text(base.__qualname__)
-            if not _is_of_a_library(base):
-                self.value({key: own for key, own in vars(base).items() if key not in _OF_EVERY_CLASS})
+        self.value("class", kind.__module__ if _is_of_a_library(kind) else "", kind.__qualname__)
+        if _is_of_a_library(kind):
+            return
+        self.value(type(kind), kind.__bases__)
+        self.value({key: own for key, own in vars(kind).items() if key not in _OF_EVERY_CLASS})
 
-    def _function(self, value: Any) -> None:
-        self._text(getattr(value, "__name__", ""))
-        self.value(getattr(value, "__self__", None))
-        for function in _functions_of(value):
-            self.value(function.__code__, function.__defaults__, function.__kwdefaults__)
-            reached = {
-                name: function.__globals__[name] for name in _globals_of(function) if name in function.__globals__
-            }
-            self.value({name: own for name, own in reached.items() if not isinstance(own, types.ModuleType)})
-            for cell in function.__closure__ or ():
-                with contextlib.suppress(ValueError):  # it is empty
-                    self.value(cell.cell_contents)
+    def _function(self, function: types.FunctionType) -> None:
+        self.value("function", function.__name__)
+        of_a_library = _is_of_a_library(function)
+        if of_a_library and _is_found_by_name(function):
+            self.value(function.__module__, function.__qualname__)
+            return
+        self.value(function.__code__, function.__defaults__, function.__kwdefaults__, vars(function))
+        self.value(*(_content(cell) for cell in function.__closure__ or ()))
+        if not of_a_library:
+            self.value(_reached_by(function))
 
     # -- layers and graphs ----------------------------------------------------------------------------
 
@@ -254,13 +388,16 @@ class _Digest:
             self._array(keras.ops.convert_to_numpy(weight))
 
     def _part(self, part: Any) -> None:
-        self._class(type(part))
         config = _config_of(part)
-        self.value(config, part.dtype_policy.name, part.autocast)
+        self.value(type(part), config, part.dtype_policy, part.autocast)
         held = _held_by(part)
         if config is not None and _is_of_a_library(part):  # it says the rest
-            held = {key: own for key, own in held.items() if callable(own) and not isinstance(own, keras.Layer)}
-        self.value(held)
+            held = {key: own for key, own in held.items() if _is_not_in_a_config(key, own)}
+        for key, own in held.items():
+            try:
+                self.value(key, own)
+            except Uncomparable as cause:
+                raise cause.at(f"'{key}' of layer '{part.name}'") from None
         for attribute in ("idf_weights", "idf_weights_const"):  # which no config carries
             self.value(getattr(part, attribute, None))
         if hasattr(part, "get_vocabulary"):
@@ -272,14 +409,43 @@ class _Digest:
                 self.value(*((path.name, checksum(path)) for path in files))
 
 
+def _is_not_in_a_config(name: str, held: Any) -> bool:
+    """Whether a config leaves out, or says by a name alone, what a layer of Keras holds in an attribute."""
+    return name == "arguments" or (callable(held) and not isinstance(held, keras.Layer))
+
+
 def _held_by(operation: Any) -> dict[str, Any]:
-    """The attributes of a layer that Keras and TensorFlow do not keep their books in."""
-    return {
-        key: own for key, own in vars(operation).items() if key not in _BOOKKEEPING and not key.startswith("_self_")
-    }
+    """The attributes of a layer or an operation that Keras and TensorFlow do not keep their books in.
+
+    A class of others may give another meaning to the names of the books: there what cannot be an entry counts as well.
+    """
+    held = _keras.held(operation)
+    if _is_of_a_library(operation):
+        return held
+    books = {key: own for key, own in vars(operation).items() if key not in held and not key.startswith("_self_")}
+    return held | {key: own for key, own in books.items() if not _is_an_entry(key, own)}
 
 
-_OF_EVERY_CLASS = frozenset("__dict__ __weakref__ __doc__ __module__ __firstlineno__ __static_attributes__".split())
+def _is_an_entry(name: str, value: Any) -> bool:
+    """Whether Keras itself may have put a value under a name of its books."""
+    if name in ("_build_shapes_dict", "_loss_ids") or (name in _BOOKS and value is _BOOKS[name]):
+        return True
+    if isinstance(value, (dict, list, tuple, set, frozenset)):
+        content = [*value, *value.values()] if isinstance(value, dict) else value
+        return all(_is_an_entry(name, own) for own in content)
+    if isinstance(value, (bool, str)):
+        return isinstance(value, bool) or name not in _WITHOUT_STRINGS
+    return value is None or (_is_of_a_library(value) and not isinstance(value, _VALUES))
+
+
+# What every model has from the beginning, whatever it computes.
+_BOOKS = vars(keras.Sequential())
+_WITHOUT_STRINGS = frozenset({"loss", "optimizer"})
+_VALUES = (int, float, complex, bytes, np.ndarray, np.generic, tf.Tensor, tf.Variable, types.BuiltinFunctionType)
+
+_OF_EVERY_CLASS = frozenset(
+    "__dict__ __weakref__ __doc__ __module__ __firstlineno__ __static_attributes__ _abc_impl".split()
+)
 
 _WRAPPERS = (property, staticmethod, classmethod, functools.cached_property)
 
@@ -292,30 +458,126 @@ def _is_of_a_library(value: Any) -> bool:
         return False
     kind = value if isinstance(value, type) or inspect.isroutine(value) else type(value)
     module = getattr(kind, "__module__", None) or ""
+    if not isinstance(module, str):  # a class of compiled code, as in `numpy.random`
+        return True
     if module == "builtins":  # as is what a shell made by `exec`
         return not (kind.__flags__ & _HEAP_TYPE if isinstance(kind, type) else inspect.isfunction(kind))
     return module.partition(".")[0] in _LIBRARIES
 
 
 def _described(value: Any) -> str:
-    """What a value says of itself, without its address and the numbers of threads."""
-    return re.sub(r"0x[0-9a-fA-F]+|\d{9,}", "", repr(value))
+    """A value for a message: its kind alone."""
+    return f"an object of type `{type(value).__module__}.{type(value).__qualname__}`"
 
 
-def _functions_of(value: Any) -> Iterator[Any]:
-    """The Python functions in what can be called: methods, properties, decorated functions."""
-    parts = [value, *(getattr(value, name, None) for name in ("__func__", "fget", "func", "__wrapped__"))]
-    yield from (part for part in parts if inspect.isfunction(part))
+def _attributes_of(value: Any) -> dict[str, Any]:
+    attributes = _keras.attributes(value)
+    if isinstance(value, tf.Module):
+        attributes = {key: own for key, own in attributes.items() if key[:6] != "_self_" and key not in _OF_MODULES}
+    return attributes
 
 
-def _globals_of(function: Any) -> list[str]:
-    """The names of the globals that a function reads, also in the functions that it defines."""
-    waiting, names = [function.__code__], set()
+_OF_MODULES = frozenset({"_name", "_name_scope", "_scope_name", "_obj_reference_counts_dict"})
+
+
+def _holds_more_than_attributes(kind: type) -> bool:
+    """Whether objects of a class hold what Python code cannot see as attributes: the rule of `pickle` itself."""
+    slots = [name for base in kind.__mro__ for name in _keras.slots_of(base) if name not in ("__dict__", "__weakref__")]
+    visible = len(slots) + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
+    return bool(kind.__itemsize__) or kind.__basicsize__ > object.__basicsize__ + _POINTER * visible
+
+
+_POINTER = struct.calcsize("P")
+
+
+def _reduced(value: Any) -> Any:
+    """What a pickle of a value consists of."""
+    try:
+        reduce = copyreg.dispatch_table.get(type(value))
+        return value.__reduce_ex__(4) if reduce is None else reduce(value)
+    except Exception:  # whatever it may raise: there is nothing to compare
+        raise Uncomparable(_described(value)) from None
+
+
+def _modules_of(value: Any) -> list[str]:
+    return [str(getattr(value, "__module__", "")), type(value).__module__, "builtins"]
+
+
+def _is_found_by_name(function: Any) -> bool:
+    """Whether a function is the one that its module has under its name, and not one made inside another."""
+    found: Any = sys.modules.get(function.__module__)
+    for name in function.__qualname__.split("."):
+        found = inspect.getattr_static(found, name, None)
+        found = found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
+    return found is function
+
+
+def _content(cell: Any) -> list[Any]:
+    """What a cell of a closure holds: nothing where its name has no value yet."""
+    try:
+        return [cell.cell_contents]
+    except ValueError:
+        return []
+
+
+def _reached_by(function: Any) -> dict[str, Any]:
+    """The globals that a function reads, also in the functions that it defines; of modules of others what it names."""
+    read, named = _names_in(function.__code__)
+    reached = {name: function.__globals__[name] for name in sorted(read) if name in function.__globals__}
+    modules = {name: reached.pop(name) for name in list(reached) if isinstance(reached[name], types.ModuleType)}
+    for module, own in modules.items():
+        if own.__name__.partition(".")[0] not in _LIBRARIES:
+            reached |= {f"{module}.{name}": vars(own)[name] for name in sorted(named) if name in vars(own)}
+    return reached
+
+
+def _names_in(code: types.CodeType) -> tuple[set[str], set[str]]:
+    """The globals that code reads, and all that it names, also in the functions that it defines."""
+    waiting, read, named = [code], set[str](), set[str]()
     while waiting:
-        code = waiting.pop()
-        names |= {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-        waiting += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return sorted(names)
+        current = waiting.pop()
+        read |= {step.argval for step in dis.get_instructions(current) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+        named |= set(current.co_names)
+        waiting += [constant for constant in current.co_consts if isinstance(constant, types.CodeType)]
+    return read, named
+
+
+# The values that are nothing but a few bytes.
+_ATOMS: dict[type, Callable[[Any], bytes]] = {
+    type(None): lambda value: b"",
+    type(Ellipsis): lambda value: b"",
+    bool: lambda value: b"1" if value else b"0",
+    int: lambda value: hex(value).encode(),
+    float: lambda value: struct.pack("<d", value),
+    complex: lambda value: struct.pack("<dd", value.real, value.imag),
+    str: lambda value: value.encode("utf-8", "surrogatepass"),
+    bytes: lambda value: value,
+    bytearray: bytes,
+}
+
+_TABLES = (tf.lookup.StaticHashTable, tf.lookup.experimental.MutableHashTable, tf.lookup.experimental.DenseHashTable)
+
+_TAKEN_BY: dict[Any, Callable[[_Digest, Any], None]] = {
+    keras.Layer: _Digest.layer,
+    keras.Operation: _Digest._operation,
+    keras.random.SeedGenerator: _Digest._seeds,
+    (tf.SparseTensor, tf.RaggedTensor, tf.IndexedSlices): _Digest._composite,
+    type: _Digest._class,
+    tf.types.experimental.PolymorphicFunction: _Digest._traced,
+    types.FunctionType: _Digest._function,
+    types.MethodType: _Digest._method,
+    types.BuiltinFunctionType: _Digest._builtin,
+    types.CodeType: _Digest._code,
+    types.ModuleType: _Digest._module,
+    functools.partial: _Digest._partial,
+    _WRAPPERS: _Digest._wrapper,
+    (
+        *(types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType),
+        *(types.MethodDescriptorType, types.ClassMethodDescriptorType, types.MethodWrapperType),
+    ): _Digest._descriptor,
+    weakref.ref: _Digest._reference,
+    (type(threading.Lock()), type(threading.RLock())): _Digest._lock,
+}
 
 
 def _numbered(leaf: Any, tensors: dict[int, int]) -> Any:
@@ -339,5 +601,5 @@ def _comparable(config: Any) -> Any:
         inner = config.get("config")
         if isinstance(inner, dict) and ("trainable" in inner or "layers" in inner):
             return config.get("class_name")
-        return {str(key): _comparable(value) for key, value in config.items()}
+        return {key: _comparable(value) for key, value in config.items()}
     return [_comparable(item) for item in config] if isinstance(config, (list, tuple)) else config

@@ -154,13 +154,21 @@ def held_by(layer: Any) -> Iterator[tuple[str, Any]]:
 
 def attributes(owner: Any) -> dict[str, Any]:
     """Every attribute of an object, also those in slots."""
-    slots = [name for kind in type(owner).__mro__ for name in _words(vars(kind).get("__slots__", ()))]
+    slots = [_in_class(name, kind) for kind in type(owner).__mro__ for name in slots_of(kind)]
     in_slots = {name: getattr(owner, name) for name in slots if name[:2] != "__" and hasattr(owner, name)}
     return {**in_slots, **getattr(owner, "__dict__", {})}
 
 
-def _words(names: Any) -> Iterable[str]:
-    return (names,) if isinstance(names, str) else names
+def slots_of(kind: type) -> tuple[str, ...]:
+    """The names of the slots that a class adds to its bases."""
+    names = vars(kind).get("__slots__", ())
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _in_class(name: str, kind: type) -> str:
+    """The name of an attribute as Python stores it: private ones carry that of their class."""
+    private = name[:2] == "__" and name[-2:] != "__"
+    return f"_{kind.__name__.lstrip('_')}{name}" if private else name
 
 
 def held(operation: Any) -> dict[str, Any]:

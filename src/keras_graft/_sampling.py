@@ -18,7 +18,7 @@ from ._arguments import check_model, integer
 from ._checked import checked_inputs
 from ._computer import Computer
 from ._data import numbers, source_of
-from ._fingerprint import fingerprint_of_model, outputs_by_key
+from ._fingerprint import Uncomparable, fingerprint_of_model, outputs_by_key
 from ._mode_lock import ModeLock
 from ._policy import decider
 from ._rebuild import Decision, rebuild
@@ -197,7 +197,7 @@ def _computer_of(model: keras.Model, features: keras.Model) -> Computer:
     """
     try:
         traced = fingerprint_of_model(features, weights=False)
-    except Exception:  # whatever the objects may raise that a stranger's layers hold
+    except Uncomparable:  # so nobody knows what changed
         return Computer(features)
     key = (traced, *outputs_by_key(features), *map(id, features.variables))
     kept = _KEPT.get(model)
