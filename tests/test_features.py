@@ -24,7 +24,7 @@ from guarantees import array
 from keras import layers
 
 from keras_graft import _computer, _features, _store, fit_head, freeze_and_merge
-from keras_graft._computer import Computer
+from keras_graft._computer import Computer, alike
 from keras_graft._data import Source, source_of
 from keras_graft._features import features_in_folder, features_in_memory
 from keras_graft._fingerprint import fingerprint_of_model
@@ -565,6 +565,51 @@ def test_what_no_fingerprint_sees_is_seen_in_the_features(tmp_path: pathlib.Path
     finally:
         del os.environ["FACTOR_OF_TEST_FEATURES"]
     fit_head(model, X, Y, **options)
+
+
+def _one_of_many(v: Any) -> Any:
+    factors = np.ones(128, "float32")
+    factors[7] = 50.0 if _hidden() == 2 else 1.0
+    return v * factors
+
+
+def _beside_a_large_one(v: Any) -> Any:
+    factors = np.full(128, 50.0 if _hidden() == 2 else 1.0, "float32")
+    factors[0] = 1e6
+    return v * factors
+
+
+def _whole_numbers(v: Any) -> Any:
+    return keras.ops.cast(v > (3.0 if _hidden() == 2 else 0.0), "int32")
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("function", [_one_of_many, _beside_a_large_one, _whole_numbers])
+def test_one_channel_that_changed_is_an_error(
+    function: Any, exact: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    x = keras.Input((8,))
+    model = headed(x, layers.Rescaling(1.0)(layers.Lambda(function)(layers.Dense(128, trainable=False)(x))))
+    options: Any = {"cache": tmp_path, "exact": exact, "verbose": 0}
+    fit_head(model, X, Y, **options)
+    monkeypatch.setenv("FACTOR_OF_TEST_FEATURES", "2")
+    with pytest.raises(FeatureStoreError, match=r"computed by another model.*Delete that folder"):
+        fit_head(model, X, Y, **options)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_batches_of_another_size_are_no_change(exact: bool) -> None:
+    keras.utils.set_random_seed(1)
+    y = x = keras.Input((16, 16, 3))
+    for filters in (8, 16, 16, 32):
+        y = layers.Conv2D(filters, 3, padding="same", use_bias=False)(y)
+        y = layers.ReLU()(layers.BatchNormalization()(y))
+    computer = Computer(keras.Model(x, {"maps": y, "vectors": layers.GlobalAveragePooling2D()(y)}), exact)
+    images = zoo.RNG(0).uniform(-1, 1, size=(60, 16, 16, 3)).astype("float32")
+    whole = computer.once(images)
+    for size in (20, 7, 1):
+        for part, features in zip(computer.once(images[:size]), whole):
+            assert alike(part, features[:size], features)
 
 
 def _hidden() -> float:

@@ -37,14 +37,21 @@ class Computer:
         model: The model that gives them.
         exact: Whether they are those of the model to the last bit. Otherwise its weights become constants, which
             TensorFlow folds into the operations around them: a batch normalisation into its convolution, say.
-        compiled: The functions that compute them, by the kinds of tensors that they take.
+        traced: The kinds of batches that were seen.
+        folded: What computes features that are not exact, by the kinds of batches that it takes.
         local: What each thread that computes holds: the values of the weights, as its pass found them.
     """
 
     model: keras.Model
     exact: bool = True
-    compiled: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    traced: set[str] = dataclasses.field(default_factory=set)
+    folded: dict[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     local: threading.local = dataclasses.field(default_factory=threading.local)
+
+    @functools.cached_property
+    def is_coarse(self) -> bool:
+        """Whether numbers of half precision, or whole ones, stand between inputs and features."""
+        return any(_keras.is_coarse(layer) for layer in _keras.walk(self.model))
 
     def over(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[list[Any], Any]]:
         """The features of each batch, as tensors, with what came with it.
@@ -98,51 +105,121 @@ class Computer:
         return [outputs[key] for key in keys] if isinstance(outputs, dict) else [outputs]
 
     def _compiled_for(self, batch: Any) -> Callable[..., Any]:
-        """The model as a function of TensorFlow, for batches of any size."""
-        sized = any(tensor.shape[0] for tensor in self.model.inputs)
-        kinds = keras.tree.map_structure(lambda leaf: leaf if sized else _of_any_size(leaf), batch)
-        known = str([_kind(leaf) for leaf in keras.tree.flatten(kinds)])
-        if known not in self.compiled:
-            self.compiled[known] = self._compile(kinds, batch)
-        return self.compiled[known]
+        """The model as a function of TensorFlow that takes such a batch."""
+        function = self._function if self.exact else self._folded_for(batch)
+        if function is self._function:
+            self._trace_for(batch)
+        return function
 
     @functools.cached_property
     def _function(self) -> Any:
         # AutoGraph, which takes some tenths of a second to start, is for code of others.
         return tf.function(self._outputs, autograph=not self._handed_in, reduce_retracing=True)
 
-    def _compile(self, kinds: Any, batch: Any) -> Callable[..., Any]:
-        traced = self._function.get_concrete_function(kinds)
-        if self.exact:
-            return self._function
+    def _trace_for(self, batch: Any) -> None:
+        """Makes the function know such batches, with the sizes that `predict` would have it know.
+
+        TensorFlow rounds a sum in another order where it knows a size (loops of recurrent layers, 2.20 to 2.22). So
+        sizes are known in the first batch, and left open where they differ in a later one.
+        """
+        kind = _kind(batch)
+        if kind not in self.traced:
+            self._function.get_concrete_function(batch)
+            self.traced.add(kind)
+
+    def _folded_for(self, batch: Any) -> Callable[..., Any]:
+        """The function with the weights as constants, one for all sizes that the model leaves open."""
+        specs = self._left_open(batch)
+        kind = _kind(specs)
+        if kind not in self.folded:
+            self.folded[kind] = self._fold(specs, batch)
+        return self.folded[kind]
+
+    def _left_open(self, batch: Any) -> Any:
+        """The kinds of the tensors of a batch, which say nothing of the sizes that the model leaves open."""
+        bound = _keras.bound_inputs(_keras.graph_of(self.model), batch)
+        shapes = {id(leaf): tensor.shape for leaf, tensor in zip(bound, self.model.inputs)}
+        return keras.tree.map_structure(lambda leaf: _spec(leaf, shapes.get(id(leaf), ())), batch)
+
+    def _fold(self, specs: Any, batch: Any) -> Callable[..., Any]:
         try:
-            folded = _keras.with_constants(traced)
-            right = all(map(alike, folded(batch), self._function(batch)))
+            folded = _keras.with_constants(self._function.get_concrete_function(specs))
+            pairs = zip(folded(batch), self._function(batch))
+            right = all(alike(one, other, coarse=self.is_coarse) for one, other in pairs)
         except Exception:  # whatever TensorFlow raises for what it cannot fold, such as tables of words
             right = False
         return folded if right else self._function
 
 
-def alike(actual: Any, expected: Any) -> bool:
-    """Whether features are the same but for rounding, which may turn a few whole numbers into others."""
+def _kind(structure: Any) -> str:
+    leaves = keras.tree.flatten(structure)
+    return str([f"{type(leaf).__name__} {getattr(leaf, 'shape', '')} {getattr(leaf, 'dtype', '')}" for leaf in leaves])
+
+
+def _spec(leaf: Any, shape: tuple[int | None, ...]) -> Any:
+    """What a function has to know of a tensor that an input of a shape takes."""
+    if not isinstance(leaf, tf.Tensor) or len(leaf.shape) != len(shape):
+        return leaf
+    sizes = [size if known else None for size, known in zip(leaf.shape, shape)]
+    return tf.TensorSpec(sizes, leaf.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Whether features are those of a model
+# ---------------------------------------------------------------------------------------------------------
+
+
+def alike(actual: Any, expected: Any, among: Any = None, *, coarse: bool = False) -> bool:
+    """Whether features are the same but for rounding, each channel on its own scale.
+
+    Args:
+        actual: The features of some examples.
+        expected: What they should be.
+        among: Features of more examples, which show the scale of each channel better.
+        coarse: Whether numbers of half precision, or whole ones, stood in between.
+    """
     one, other = (np.asarray(values) for values in (actual, expected))
-    if one.shape != other.shape:
+    if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    error = 0.03 if other.dtype.itemsize == 2 else 1e-3  # noqa: PLR2004  the bytes of a number of half precision
-    one, other = one.astype("float64"), other.astype("float64")
-    scale = np.abs(other, where=np.isfinite(other), out=np.zeros_like(other)).max(initial=0.0)
-    return bool(np.mean(np.isclose(one, other, rtol=error, atol=error * scale, equal_nan=True)) >= _SHARE_ALIKE)
+    if other.dtype.kind in "biu":
+        return bool(np.array_equal(one, other))
+    half = other.dtype.itemsize == 2  # noqa: PLR2004  the bytes of a number of half precision
+    error = _ERROR_OF_HALF if coarse or half else _ERROR
+    one, other = _real(one), _real(other)
+    tolerance = _tolerance(other if among is None else _real(np.asarray(among)), error)
+    finite = np.isfinite(other)
+    differences = np.abs(np.subtract(one, other, where=finite, out=np.zeros_like(other)))
+    return np.array_equal(one[~finite], other[~finite], equal_nan=True) and bool((differences <= tolerance).all())
 
 
-_SHARE_ALIKE = 0.99
+# By how much of its scale a channel may differ: 0.1%, as documented; some units of the coarsest numbers in use.
+_ERROR, _ERROR_OF_HALF = 1e-3, 2.0**-5
+
+# How much rounding may leave of a sum that is nothing, as a share of what most channels hold: some units of float32.
+_ROUNDING = 2.0**-20
 
 
-def _kind(leaf: Any) -> str:
-    return f"{type(leaf).__name__} {getattr(leaf, 'shape', '')} {getattr(leaf, 'dtype', '')}"
+def _real(values: np.ndarray) -> np.ndarray:
+    """Numbers in double precision: the real parts of complex ones, then the imaginary ones."""
+    if values.dtype.kind == "c":
+        values = np.concatenate([values.real, values.imag])
+    return values.astype("float64")
 
 
-def _of_any_size(leaf: Any) -> Any:
-    return tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype) if isinstance(leaf, tf.Tensor) else leaf
+def _tolerance(values: np.ndarray, error: float) -> Any:
+    """By how much each number may differ: the channels lie on the last axis, or on the second."""
+    sizes = np.abs(values, where=np.isfinite(values), out=np.zeros_like(values))
+    if sizes.ndim <= 1:
+        return error * sizes.max(initial=0.0)
+    return functools.reduce(np.minimum, (_tolerance_along(sizes, axis, error) for axis in {1, sizes.ndim - 1}))
+
+
+def _tolerance_along(sizes: np.ndarray, axis: int, error: float) -> np.ndarray:
+    others = tuple(number for number in range(sizes.ndim) if number != axis)
+    scales = sizes.max(axis=others, keepdims=True, initial=0.0)
+    alive = np.sort(scales[scales > 0])
+    typical = alive[(len(alive) - 1) // 2] if len(alive) else 0.0
+    return np.maximum(error * scales, _ROUNDING * typical)
 
 
 # ---------------------------------------------------------------------------------------------------------

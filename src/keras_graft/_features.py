@@ -181,7 +181,7 @@ def features_in_folder(
             _write_shard(folder, path, list(_computed(computer, chunk, common)))
         else:
             stored, _ = read()
-            _check_stored(path, stored, computer.once(chunk[0][0]))
+            _check_stored(path, stored, computer, chunk[0][0])
             common.check("features", stored)
             found += 1
         chunk_sizes = [_rows_of(batch) for batch, _ in chunk]
@@ -203,16 +203,29 @@ def _names_of_inputs(model: keras.Model) -> list[str]:
     return sorted(structure) if isinstance(structure, dict) else [tensor.name for tensor in model.inputs]
 
 
-def _check_stored(path: pathlib.Path, stored: list[Any], computed: list[Any]) -> None:
-    """Raises where stored features are not those of the model: no fingerprint sees all that code may depend on."""
-    for array, tensor in zip(stored, computed):
-        if not alike(array[: len(tensor)], tensor):
+def _check_stored(path: pathlib.Path, stored: list[Any], computer: Computer, batch: Any) -> None:
+    """Raises where stored features are not those of the model: no fingerprint sees all that code may depend on.
+
+    Args:
+        path: The shard.
+        stored: The features that it holds.
+        computer: It computes those of the model.
+        batch: The first batch of the data of the shard.
+    """
+    for array, tensor in zip(stored, computer.once(batch)):
+        among = array[: len(tensor) + _MORE_ROWS]
+        if not alike(array[: len(tensor)], tensor, among, coarse=computer.is_coarse):
             raise FeatureStoreError(
                 errno.EINVAL,
                 f"The features in '{path.parent}' were computed by another model, which cannot be told from this one "
                 "by its weights, configs and code: something else changed that its layers read. Delete that folder, or "
                 "choose another one as `cache`.",
             )
+
+
+# How many more rows of a shard than are computed again show how large the numbers of a channel are: where a batch is a
+# single example, its own number may be next to nothing.
+_MORE_ROWS = 64
 
 
 def _warn_of_another_order(folder: pathlib.Path, rows: int) -> None:

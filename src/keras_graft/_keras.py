@@ -1113,6 +1113,14 @@ def captured_by(graph: Any) -> dict[int, Any]:
     return {id(inner): outer for outer, inner in graph.captures}
 
 
+def is_coarse(layer: Any) -> bool:
+    """Whether a layer computes in half precision, or in whole numbers as quantized ones do (all)."""
+    policy = getattr(layer, "dtype_policy", None)
+    return isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy) or (
+        getattr(policy, "compute_dtype", None) in ("float16", "bfloat16")
+    )
+
+
 def with_constants(traced: Any) -> Callable[[Any], list[Any]]:
     """A traced function of one structure of tensors with its variables as constants (TensorFlow 2.20 to 2.22)."""
     constant = convert_variables_to_constants_v2(traced)
