@@ -170,6 +170,13 @@ def test_a_layer_that_is_not_registered_holds_and_the_report_says_what_loading_t
     assert "custom_objects" in finding.reason
 
 
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_data_that_show_nothing_leave_it_unknown(value):
+    report = check_layer(RateOfAnotherName(), np.full((8, 6), value, "float32"))
+    unknown = {finding.name for finding in report.findings if finding.outcome is Outcome.UNKNOWN}
+    assert {"copy", "file", "keep", "off"} <= unknown
+
+
 def test_faults_are_raised_with_a_line_for_each():
     report = check_layer(ForgetsAnArgument(3.0), X)
     with pytest.raises(AssertionError) as caught:
@@ -233,10 +240,13 @@ def test_files_are_not_left_behind(tmp_path, monkeypatch):
         ((layers.Dense, X), {}, TypeError, "an instance and not a class"),
         (("dense", X), {}, TypeError, "must be a Keras layer or model"),
         ((layers.Dense(2),), {}, ValueError, "needs a batch of data"),
+        ((layers.Dense(2), X[:0]), {}, ValueError, r"at least one example.*ndarray\[0, 6\]"),
+        ((layers.Dense(2), X.tolist()), {}, ValueError, r"arrays or tensors.*Received: inputs=.{,600}$"),
+        ((layers.Dense(2), keras.Input((6,))), {}, ValueError, "needs a batch of data"),
         ((layers.Dense(2), X), {"training": True}, ValueError, "Leave `training` out"),
         ((layers.Conv2D(2, 3), X), {}, ValueError, "does not run on these inputs"),
     ],
-    ids=["class", "string", "no data", "training", "wrong shape"],
+    ids=["class", "string", "no data", "no examples", "lists", "symbolic", "training", "wrong shape"],
 )
 def test_wrong_arguments_are_refused(arguments, keywords, error, message):
     with pytest.raises(error, match=message):

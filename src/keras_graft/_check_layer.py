@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras, _probe
+from ._arguments import described
 from ._audit import Row, audit
 from ._behaviour import Effect
 from ._fingerprint import Uncomparable, fingerprint_of_model
@@ -172,10 +173,12 @@ def _check_arguments(layer: Any, inputs: Any, call_arguments: dict[str, Any]) ->
         )
     if "training" in call_arguments:
         raise ValueError("`check_layer` runs the layer in both modes. Leave `training` out.")
-    if not any(map(_is_data, keras.tree.flatten((inputs, call_arguments)))):
+    leaves = keras.tree.flatten((inputs, call_arguments))
+    data = [leaf for leaf in leaves if _is_data(leaf)]
+    if not data or any(isinstance(leaf, keras.KerasTensor) or leaf.shape[0] == 0 for leaf in data):
         raise ValueError(
-            "`check_layer` needs a batch of data to call the layer with: `check_layer(layer, np.ones((8, 3)))`. "
-            f"Received: inputs={inputs!r}"
+            "`check_layer` needs a batch of data, arrays or tensors of at least one example, to call the layer with: "
+            f"`check_layer(layer, np.ones((8, 3)))`. Received: inputs={described(inputs)}"
         )
 
 
@@ -208,6 +211,15 @@ class _Subject:
         """Whether it gives the same in each call in inference mode."""
         return not _draws(self.model, self.data, training=False)
 
+    @functools.cached_property
+    def not_comparable(self) -> str:
+        """Why its features tell nothing; empty where they do."""
+        if not self.repeats:
+            return "In inference mode it gives something else each time, so nothing can be compared."
+        if not any(map(_tells, self.features)):
+            return "It gives nothing but 0 or what is no number for these inputs, so nothing can be compared."
+        return ""
+
     def composed(self, policy: Policy, augmentation: Augmentation = "off") -> keras.Model:
         """A frozen copy under a dropout policy."""
         return rebuild(self.model, decider(policy, augmentation, copy=True, frozen=True), frozen=True)
@@ -219,6 +231,14 @@ class _Subject:
 
 # How often a layer runs before it counts as giving the same each time.
 _RUNS = 4
+
+
+def _tells(array: np.ndarray) -> bool:
+    """Whether there is something in an output that another one could lack."""
+    if array.dtype.kind in "OSUb":
+        return array.size > 0
+    values = array.astype("complex128" if array.dtype.kind == "c" else "float64")
+    return bool((np.isfinite(values) & (values != 0)).any())
 
 
 def _is_data(leaf: Any) -> bool:
@@ -386,8 +406,8 @@ def _as_json(config: Any) -> str:
 
 def _copy(subject: _Subject) -> Finding:
     copy = rebuild(subject.model, decider("keep", "keep", copy=True, frozen=True), frozen=True)
-    if not subject.repeats:
-        return _unknown(_NO_TELLING)
+    if subject.not_comparable:
+        return _unknown(subject.not_comparable)
     if not _same(_outputs(copy, subject.data, training=False), subject.features):
         return _fault("A copy does not compute what the layer computes.", _WAYS_OUT["copy"])
     return _holds()
@@ -398,8 +418,8 @@ def _file(subject: _Subject) -> Finding:
         path = pathlib.Path(folder) / "model.keras"
         subject.model.save(path)
         loaded, note = _loaded(path, subject.layer)
-    if not subject.repeats:
-        return _unknown(_NO_TELLING)
+    if subject.not_comparable:
+        return _unknown(subject.not_comparable)
     if not _same(_outputs(loaded, subject.data, training=False), subject.features):
         return _fault("Saved and loaded, it does not compute what it computed.", _WAYS_OUT["file"])
     return _holds(note)
@@ -465,8 +485,8 @@ def _frozen(subject: _Subject) -> Finding:
 
 def _keep(subject: _Subject) -> Finding:
     made = subject.composed("keep", "keep")
-    if not subject.repeats:
-        return _unknown(_NO_TELLING)
+    if subject.not_comparable:
+        return _unknown(subject.not_comparable)
     if not subject.same_as(_outputs(made, subject.data, training=False)):
         return _fault("In inference mode it does not give its features.", _WAYS_OUT["copy"])
     if _draws(subject.model, subject.data, training=True) and not _draws(made, subject.data, training=True):
@@ -476,8 +496,8 @@ def _keep(subject: _Subject) -> Finding:
 
 def _silent(policy: Policy, subject: _Subject) -> Finding:
     made = subject.composed(policy)
-    if not subject.repeats:
-        return _unknown(_NO_TELLING)
+    if subject.not_comparable:
+        return _unknown(subject.not_comparable)
     if _draws(made, subject.data, training=True):
         return _fault("In training mode it still drops.", _WAYS_OUT["policy"])
     if not subject.same_as(_outputs(made, subject.data, training=True)):
@@ -501,8 +521,8 @@ def _ahead(subject: _Subject) -> Finding:
     found = split(subject.composed("off"))
     if found.in_the_way:
         return _fault("; ".join(f"'{path}': {why}" for path, why in found.in_the_way.items()), _WAYS_OUT["features"])
-    if not subject.repeats:
-        return _unknown(_NO_TELLING)
+    if subject.not_comparable:
+        return _unknown(subject.not_comparable)
     if not subject.same_as(_outputs(found.rest, found.features(subject.data), training=True)):
         return _fault("Cut behind the layer, a model computes something else.", _WAYS_OUT["features"])
     return _holds()
@@ -532,8 +552,6 @@ _CHECKS: dict[str, Check] = {
     "features": _ahead,
     "fingerprint": _fingerprint,
 }
-
-_NO_TELLING = "In inference mode it gives something else each time, so nothing can be compared."
 
 _WAYS_OUT = {
     "config": "Return every argument of the constructor from `get_config`, as numbers, strings, lists and dicts.",

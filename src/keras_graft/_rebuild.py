@@ -676,12 +676,17 @@ def _check_still(layer: Any, inner: Any, path: str, decision: Decision) -> None:
     way_out = (
         "even in inference mode, or reads what changes from call to call: it ignores the mode that it is called with, "
         "so nothing around it can silence it. "
-        f"{decision.way_out()}Or let its code draw random numbers and update variables in training mode only."
+        + _or(decision.way_out(), "let its code draw random numbers and update variables in training mode only.")
         if locked
         else "in training mode although it is frozen, and its class is registered as one that does not. Correct what "
         "`register_layer` is told of it."
     )
     raise RebuildError(f"Layer '{path}' (of type {type(inner).__name__}) {what} {way_out} Received: layer={inner!r}")
+
+
+def _or(ways_out: str, another: str) -> str:
+    """Ways out, and another one behind them."""
+    return f"{ways_out}Or {another}" if ways_out else another[0].upper() + another[1:]
 
 
 def _on_made_up_data(
@@ -841,8 +846,8 @@ def _observed(layer: Any, path: str, decision: Decision, args: Any, kwargs: Any)
         inner = layer.layer if isinstance(layer, ModeLock) else layer
         raise RebuildError(
             f"What layer '{path}' (of type {type(inner).__name__}) does in training mode cannot be found out: tracing "
-            f"its call raises {type(error).__name__}: {_keras.first_line(error)} {decision.way_out()}Or let its "
-            f"`call` run on symbolic tensors. Received: layer={inner!r}"
+            f"its call raises {type(error).__name__}: {_keras.first_line(error)} "
+            f"{_or(decision.way_out(), 'let its `call` run on symbolic tensors.')} Received: layer={inner!r}"
         ) from error
 
 
