@@ -6,6 +6,7 @@ import functools
 import pathlib
 import types
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -723,3 +724,159 @@ def test_a_stateful_layer_that_has_run_is_copied_with_states_of_its_own():
     copy = with_dropout(base, "keep")
     np.testing.assert_array_equal(outputs(copy, data), expected)  # it begins anew
     assert np.abs(outputs(base, data) - expected).max() > 0
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What is nearly the same
+# ---------------------------------------------------------------------------------------------------------
+
+
+class Steps(layers.Layer):
+    """Goes through a dict in its order."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.steps = {"times": 3.0, "plus": 1.0}
+
+    def call(self, x: Any) -> Any:
+        for name, value in self.steps.items():
+            x = x * value if name == "times" else x + value
+        return x
+
+
+class Blocks(layers.Layer):
+    """Goes through layers in a dict in their order."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.blocks = {"a": layers.Dense(8, activation="relu"), "b": layers.Dense(8)}
+
+    def build(self, input_shape: Any) -> None:
+        for block in self.blocks.values():
+            block.build(input_shape)
+
+    def call(self, x: Any) -> Any:
+        for block in self.blocks.values():
+            x = block(x)
+        return x
+
+
+class OfFunction(layers.Layer):
+    """Its function holds a value among its attributes."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+        def scaled(x: Any) -> Any:
+            return x * scaled.factor  # type: ignore[attr-defined]
+
+        scaled.factor = 1.0  # type: ignore[attr-defined]
+        self.scaled = scaled
+
+    def call(self, x: Any) -> Any:
+        return self.scaled(x)
+
+
+class Number(float):
+    """A number with an attribute."""
+
+    more = 0.0
+
+
+class OfValue(layers.Layer):
+    """Computes with a value of a kind of its own, which a test replaces."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._self_attention_scale: Any = 1.0
+        self.masked = np.ma.array(np.ones(8, "float32"))
+        self.number = Number(2.0)
+        self.partial = functools.partial(np.add, 0.0)
+
+    def call(self, x: Any) -> Any:
+        x = x * self._self_attention_scale + self.number.more + getattr(self.partial, "more", 0.0)
+        return x * self.masked.filled(0)
+
+
+def reordered_steps() -> keras.Layer:
+    layer = Steps()
+    layer.steps = {"plus": 1.0, "times": 3.0}
+    return layer
+
+
+def reordered_layers() -> keras.Layer:
+    layer = Blocks()
+    layer.blocks = {"b": layer.blocks["b"], "a": layer.blocks["a"]}
+    return layer
+
+
+def attribute_of_a_function() -> keras.Layer:
+    layer = OfFunction()
+    layer.scaled.factor = 5.0
+    return layer
+
+
+def of_value(change: Callable[[Any], None]) -> keras.Layer:
+    layer = OfValue()
+    change(layer)
+    return layer
+
+
+NEARLY: dict[str, Callable[[], keras.Layer]] = {
+    "the order of a dict": reordered_steps,
+    "the order of layers in a dict": reordered_layers,
+    "an attribute of a function": attribute_of_a_function,
+    "a name that begins as those of TensorFlow": lambda: of_value(lambda it: setattr(it, "_self_attention_scale", 4.0)),
+    "a mask": lambda: of_value(lambda it: it.masked.__setitem__(slice(2, 4), np.ma.masked)),
+    "an attribute of a number": lambda: of_value(lambda it: setattr(it.number, "more", 4.0)),
+    "an attribute of a partial function": lambda: of_value(lambda it: setattr(it.partial, "more", 4.0)),
+}
+
+
+@pytest.mark.parametrize("what", NEARLY)
+def test_what_is_nearly_the_same_is_copied(what: str) -> None:
+    assert_copied(model_of(NEARLY[what](), layers.Dense(3)))
+
+
+class NamesOfGraphs(keras.Model):
+    """Keeps what it computes with under names in which Keras keeps what a graph is connected to."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(3)
+        self._outputs = 1.0
+
+    def build(self, input_shape: Any) -> None:
+        self.dense.build(input_shape)
+        super().build(input_shape)
+
+    def call(self, x: Any) -> Any:
+        return self.dense(x) * self._outputs
+
+
+def test_what_a_model_with_a_call_of_its_own_keeps_under_the_names_of_graphs_is_copied() -> None:
+    inner = NamesOfGraphs(name="inner")
+    inner._outputs = 3.0
+    base = model_of(inner)
+    base(X)
+    assert_copied(base)
+
+
+FACTORS: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
+
+
+class Outside(layers.Layer):
+    """Computes with a number that a table outside holds for it."""
+
+    def call(self, x: Any) -> Any:
+        return x * FACTORS.get(self, 1.0)
+
+
+def test_a_copy_that_misses_what_lies_outside_of_its_original_is_refused() -> None:
+    layer = Outside(name="outside")
+    FACTORS[layer] = 3.0
+    base = model_of(layer)
+    expected = outputs(base)
+    with pytest.raises(RebuildError, match=r"'outside' .*what lies outside of it.*`copy=False`"):
+        with_dropout(base, "keep")
+    np.testing.assert_array_equal(outputs(branch_of(base, copy=False)), expected)

@@ -422,7 +422,7 @@ def _held_by(operation: Any) -> dict[str, Any]:
     held = _keras.held(operation)
     if _is_of_a_library(operation):
         return held
-    books = {key: own for key, own in vars(operation).items() if key not in held and not key.startswith("_self_")}
+    books = {key: own for key, own in vars(operation).items() if key not in held.keys() | _keras.OF_TENSORFLOW}
     return held | {key: own for key, own in books.items() if not _is_an_entry(key, own)}
 
 
@@ -473,7 +473,7 @@ def _described(value: Any) -> str:
 def _attributes_of(value: Any) -> dict[str, Any]:
     attributes = _keras.attributes(value)
     if isinstance(value, tf.Module):
-        attributes = {key: own for key, own in attributes.items() if key[:6] != "_self_" and key not in _OF_MODULES}
+        attributes = {key: own for key, own in attributes.items() if key not in _keras.OF_TENSORFLOW | _OF_MODULES}
     return attributes
 
 

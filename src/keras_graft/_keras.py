@@ -58,8 +58,14 @@ __all__ = ["Functional", "KerasSaveable", "Node", "compute_output_spec", "get_ke
 BOOKKEEPING = frozenset(
     "_trainable_variables _non_trainable_variables _layers _seed_generators _metrics _tracker _tracked "
     "_operations _operations_by_depth _nodes _nodes_by_depth _inbound_nodes _outbound_nodes _losses "
-    "_self_tracked_trackables _obj_reference_counts_dict _self_unconditional_checkpoint_dependencies "
-    "_self_unconditional_dependency_names _build_shapes_dict".split()
+    "_self_tracked_trackables _obj_reference_counts_dict _build_shapes_dict".split()
+)
+
+# Names under which TensorFlow keeps its own (2.20 to 2.22). Others may begin as these do: `_self_attention`.
+OF_TENSORFLOW = frozenset(
+    "_self_name_based_restores _self_saveable_object_factories _self_setattr_tracking _self_tracked_trackables "
+    "_self_unconditional_checkpoint_dependencies _self_unconditional_deferred_dependencies "
+    "_self_unconditional_dependency_names _self_update_uid".split()
 )
 
 # The names of the attributes that hold the calls of a layer, and those that took what it gave (all).
@@ -77,11 +83,13 @@ _DECIDING = frozenset(
 # Names under which a model, or its graph, keeps what it was compiled and trained with, and what it is connected to.
 _OF_MODELS = frozenset(
     "_compile_config _compile_loss _compile_metrics _compiled_trainable_state _compute_loss_has_training_arg "
-    "_distribute_strategy _eval_epoch_iterator _functional _initial_epoch _inputs _inputs_struct _jit_compile "
-    "_loss_tracker _outputs _outputs_struct _run_eagerly compiled output_names "
+    "_distribute_strategy _eval_epoch_iterator _initial_epoch _jit_compile _loss_tracker _run_eagerly compiled "
     "predict_function steps_per_execution stop_predicting stop_training test_function train_function "
     "unrolled_steps_per_execution".split()
 )
+
+# Names under which a Functional or Sequential model keeps what it is connected to.
+_OF_GRAPHS = frozenset("_functional _inputs _inputs_struct _outputs _outputs_struct output_names".split())
 
 # The collections in which Keras wraps those that are set as attributes, with what they wrap (3.12: no ordered one).
 _WRAPPERS = {"TrackedDict": dict, "TrackedList": list, "TrackedOrderedDict": OrderedDict, "TrackedSet": set}
@@ -148,7 +156,7 @@ def named_parts(layer: Any) -> dict[int, str]:
 def held_by(layer: Any) -> Iterator[tuple[str, Any]]:
     """Every object that `layer` holds, also in dicts and lists, with the attribute that holds it."""
     attributes = vars(layer)
-    for attribute in sorted(attributes.keys() - BOOKKEEPING):
+    for attribute in sorted(attributes.keys() - BOOKKEEPING - OF_TENSORFLOW):
         yield from ((f"{attribute}{suffix}", leaf) for suffix, leaf in _flat(attributes[attribute]))
 
 
@@ -176,12 +184,8 @@ def held(operation: Any) -> dict[str, Any]:
 
     Neither are the states of a stateful RNN, with which a copy begins anew.
     """
-    left_out = BOOKKEEPING | _of_every_layer() | _of_class(operation)
-    return {
-        name: value
-        for name, value in attributes(operation).items()
-        if name not in left_out and not name.startswith("_self_")  # the names that TensorFlow keeps for itself
-    }
+    left_out = BOOKKEEPING | OF_TENSORFLOW | _of_every_layer() | _of_class(operation)
+    return {name: value for name, value in attributes(operation).items() if name not in left_out}
 
 
 def _of_class(operation: Any) -> frozenset[str]:
@@ -193,7 +197,8 @@ def _of_class(operation: Any) -> frozenset[str]:
     # Authors use these names too, for what Keras sets when it compiles and trains.
     compiled = {name for name in ("loss", "optimizer") if operation.compiled or vars(operation).get(name) is None}
     trained = {"history"} if isinstance(vars(operation).get("history"), keras.callbacks.History) else set()
-    return _OF_MODELS | compiled | trained
+    connected = _OF_GRAPHS if isinstance(operation, (Functional, keras.Sequential)) else frozenset()
+    return _OF_MODELS | connected | compiled | trained
 
 
 @functools.cache

@@ -25,6 +25,7 @@ from ._operations import Nature, assigned_by, form_of, nature_of, reached_by
 from ._reach import reached_from
 
 __all__ = [
+    "RANGES",
     "UNTRACKED",
     "Applied",
     "Call",
@@ -687,13 +688,13 @@ def same(original: Any, new: Any, training: bool) -> bool:
 
 
 # Smallest and largest values of the made-up data on which a copy must compute what its original computes.
-_RANGES = ((0.0, 1.0), (-1.0, 1.0), (-30.0, 30.0))
+RANGES = ((0.0, 1.0), (-1.0, 1.0), (-30.0, 30.0))
 
 
-def agree(original: Any, copy: Any, training: bool) -> bool:
+def agree(original: Any, copy: Any, training: bool, ranges: Any = RANGES) -> bool:
     """Whether a copy computes in a mode what its original computes there, on made-up data of several magnitudes.
 
-    Nothing of either changes. Seed generators of both draw the same numbers.
+    Nothing of either changes. Seed generators of both draw the same numbers. `ranges` are the bounds of the data.
     """
     is_layer = isinstance(original, keras.Layer)
     arguments = call_of(original) if is_layer else _keras.call_arguments(original)
@@ -711,7 +712,7 @@ def agree(original: Any, copy: Any, training: bool) -> bool:
         expected, actual = outputs(original, data), outputs(copy, data)
         return len(expected) == len(actual) and all(map(functools.partial(close, tolerance=1e-6), expected, actual))
 
-    return all(_with_sizes(functools.partial(compare, limits)) for limits in _RANGES)
+    return all(_with_sizes(functools.partial(compare, limits)) for limits in ranges)
 
 
 def does_nothing(layer: Any) -> bool:

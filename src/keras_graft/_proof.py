@@ -160,7 +160,9 @@ class Counterparts:
 
     def _partial(self, partial: Any) -> Any:
         keywords = {key: self.duplicate(held) for key, held in partial.keywords.items()}
-        return functools.partial(self.duplicate(partial.func), *map(self.duplicate, partial.args), **keywords)
+        new = functools.partial(self.duplicate(partial.func), *map(self.duplicate, partial.args), **keywords)
+        vars(new).update({name: self.duplicate(held) for name, held in vars(partial).items()})
+        return new
 
     def _container(self, value: Any) -> Any:
         kind = _CONTAINERS[type(value)]
@@ -224,7 +226,7 @@ class _Comparison:
 
     def alike(self, old: Any, new: Any) -> bool:
         if isinstance(old, _ATOMS):
-            return old is new or (type(old) is type(new) and _equal(old, new))
+            return old is new or (type(old) is type(new) and _equal(old, new) and self._alike_beside(old, new))
         if id(old) in self.of:
             return self.of[id(old)][1] is new
         if (id(old), id(new)) in self.met:
@@ -241,6 +243,10 @@ class _Comparison:
             return False
         return isinstance(old, _keras.KerasSaveable) or self.sequences(_pickled(old), _pickled(new))
 
+    def _alike_beside(self, old: Any, new: Any) -> bool:
+        """Whether subclasses of plain values and arrays, or functions, have the same attributes."""
+        return self.mappings(getattr(old, "__dict__", {}), getattr(new, "__dict__", {}))
+
     def mappings(self, old: Mapping[Any, Any], new: Mapping[Any, Any]) -> bool:
         return old.keys() == new.keys() and all(self.alike(value, new[key]) for key, value in old.items())
 
@@ -254,7 +260,9 @@ class _Comparison:
             return type(old) is type(new) and self._objects(old, new)
         if isinstance(old, (set, frozenset)):
             return bool(old == new)
-        return self.mappings(old, new) if isinstance(old, dict) else self.sequences(old, new)
+        if isinstance(old, dict):  # in their order, in which it may be gone through
+            return self.sequences(list(old), list(new)) and self.mappings(old, new)
+        return self.sequences(old, new)
 
     def functions(self, old: Any, new: Any) -> bool:
         """Functions are equal where they are one, or one's code with equal values; not if they reach the original."""
@@ -263,6 +271,8 @@ class _Comparison:
         if not (isinstance(new, types.FunctionType) and old.__code__ is new.__code__):
             return False
         ours, theirs = _reached_by(old), _reached_by(new)
+        if not (old is new or self._alike_beside(old, new)):
+            return False
         return len(ours) == len(theirs) and all(
             self.alike(value, other) if value is not other else not self._reaches_original(value)
             for value, other in zip(ours, theirs)
@@ -280,7 +290,8 @@ class _Comparison:
     def partials(self, old: Any, new: Any) -> bool:
         if type(new) is not type(old) or type(old) is not functools.partial:
             return False
-        return self.alike([old.func, old.args, old.keywords], [new.func, new.args, new.keywords])
+        parts = [[partial.func, partial.args, partial.keywords, vars(partial)] for partial in (old, new)]
+        return self.alike(*parts)
 
     def weak_references(self, old: Any, new: Any) -> bool:
         return isinstance(new, weakref.ref) and self.alike(old(), new())
@@ -295,6 +306,11 @@ class _Comparison:
 
     def arrays(self, old: Any, new: Any) -> bool:
         if type(old) is not type(new) or old is new or old.dtype != new.dtype or old.shape != new.shape:
+            return False
+        if isinstance(old, np.ma.MaskedArray):
+            parts = [[one.data, np.ma.getmaskarray(one), one.fill_value] for one in (old, new)]
+            return self.alike(*parts)
+        if not self._alike_beside(old, new):
             return False
         return self.sequences(old.ravel().tolist(), new.ravel().tolist()) if old.dtype == object else _equal(old, new)
 
@@ -374,7 +390,10 @@ def _equal(old: Any, new: Any) -> bool:
 
 def _pickled(value: Any) -> list[Any]:
     """What a pickle of an object holds: it fails for objects that nobody can look into."""
-    made_by, arguments, *rest = value.__reduce_ex__(4)
+    reduced = value.__reduce_ex__(4)
+    if isinstance(reduced, str):
+        raise Unprovable(f"{value!r} would be pickled by its name alone")
+    made_by, arguments, *rest = reduced
     return [made_by, arguments, *(list(held) if hasattr(held, "__next__") else held for held in rest)]
 
 

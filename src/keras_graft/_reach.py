@@ -52,7 +52,8 @@ _WRAPPERS = (property, staticmethod, classmethod, functools.cached_property)
 
 
 # What every layer has, whatever it computes: not given by anybody, and not made for the layer.
-OF_EVERY_LAYER = frozenset(vars(keras.layers.Layer()).keys()) | {"_auto_config", "build"} | _keras.BOOKKEEPING
+OF_EVERY_LAYER = frozenset(vars(keras.layers.Layer()).keys()) | {"_auto_config", "build"}
+OF_EVERY_LAYER |= _keras.BOOKKEEPING | _keras.OF_TENSORFLOW
 
 
 def is_plain(value: Any) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 
 import keras
 
-from . import _keras, _probe, _proof
+from . import _keras, _probe, _proof, _reach
 from ._behaviour import Effect, behaviour
 from ._mode_lock import ModeLock, freeze
 
@@ -483,10 +483,18 @@ class _Builder:
         for part, stand_in in self.stand_ins.values():
             if id(stand_in) in counterparts.of:
                 counterparts.add(part, counterparts.of[id(stand_in)][1])
+        if _reach.is_own_code(type(original)) and not self._is_changed_within(old_parts, new):
+            self.doubts.append(_proof.Doubt(original, new, path, attribute=""))  # it may compute with what lies outside
         copies = _Parts(original, new, path, decision, old_parts, new_parts)
         for part_path, old in old_parts.items():
             if not part_path.startswith(replaced) and id(old) not in self.passed_over:
                 self._prove(copies, part_path, counterparts)
+
+    def _is_changed_within(self, old_parts: dict[str, Any], new: Any) -> bool:
+        """Whether a copy is meant to compute something else, or is compared elsewhere."""
+        meant = self.changed.keys() | self.replaced | self.passed_over | self.stand_ins.keys()
+        locked = any(type(part) is ModeLock for part in _keras.walk(new))
+        return locked or any(id(part) in meant for part in old_parts.values())
 
     def _give_state(
         self, original: Any, old: Any, copy: Any, path: str, fewer: bool, counterparts: _proof.Counterparts
@@ -619,6 +627,9 @@ def _check_kind(original: Any, path: str, part_path: str, old: Any, copy: Any) -
 
 def _check_faithful(doubt: _proof.Doubt) -> None:
     """Raises unless a copy that could not be proved by value computes what the original computes."""
+    if not doubt.attribute:
+        _check_outside(doubt)
+        return
     modes = (False, True) if doubt.live else (False,)
     try:
         same = all(_probe.agree(doubt.original, doubt.copy, training) for training in modes)
@@ -628,6 +639,23 @@ def _check_faithful(doubt: _proof.Doubt) -> None:
         cause = f"and no call can show that it does not matter: {type(error).__name__}: {_keras.first_line(error)}"
     if not same:
         raise _unfaithful(doubt, cause)
+
+
+def _check_outside(doubt: _proof.Doubt) -> None:
+    """Raises where a copy that holds all that its original holds computes something else: with what lies outside."""
+    layer = doubt.original
+    agree = functools.partial(_probe.agree, layer, training=False, ranges=_probe.RANGES[1:2])
+    try:
+        differs = not agree(doubt.copy) and agree(layer)
+    except Exception:  # whatever a stranger's `call` may raise; nothing speaks against the copy then
+        return
+    if differs:
+        raise RebuildError(
+            f"Layer '{doubt.path or layer.name}' (of type {type(layer).__name__}) cannot be copied faithfully: its "
+            "copy holds all that it holds, and computes something else on made-up data. It seems to compute with what lies "
+            "outside of it, such as a table of layers. Keep that in the layer, or pass `copy=False` to use the layer "
+            f"itself instead of a copy. Received: layer={layer!r}"
+        )
 
 
 def _check_left_out(layer: Any, path: str) -> None:
