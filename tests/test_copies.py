@@ -880,3 +880,29 @@ def test_a_copy_that_misses_what_lies_outside_of_its_original_is_refused() -> No
     with pytest.raises(RebuildError, match=r"'outside' .*what lies outside of it.*`copy=False`"):
         with_dropout(base, "keep")
     np.testing.assert_array_equal(outputs(branch_of(base, copy=False)), expected)
+
+
+class ByName(keras.Model):
+    """Computes with its name, which no config of a model with arguments of its own carries."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(3)
+
+    def build(self, input_shape: Any) -> None:
+        self.dense.build(input_shape)
+        super().build(input_shape)
+
+    def call(self, x: Any) -> Any:
+        return self.dense(x) * {"three": 3.0}.get(self.name, 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
+def test_a_copy_has_the_name_of_its_original() -> None:
+    inner = ByName(name="three")
+    base = model_of(inner)
+    base(X)
+    assert_copied(base)
+    np.testing.assert_array_equal(outputs(with_dropout(inner, "off")), outputs(inner))

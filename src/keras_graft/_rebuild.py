@@ -345,6 +345,8 @@ class _Builder:
             if decision.verify:
                 self.left_out.append((operation, path))
             return self._without(operation, path)
+        if new.name != source.name and not decision.unwrap:  # which its code may read, and a config may leave out
+            new.name = source.name
         built = _named(operation, path, lambda: _keras.build_like(new, source, self.given))
         result = self._locked(new, decision, path, source)
         if built:
@@ -652,9 +654,9 @@ def _check_outside(doubt: _proof.Doubt) -> None:
     if differs:
         raise RebuildError(
             f"Layer '{doubt.path or layer.name}' (of type {type(layer).__name__}) cannot be copied faithfully: its "
-            "copy holds all that it holds, and computes something else on made-up data. It seems to compute with what lies "
-            "outside of it, such as a table of layers. Keep that in the layer, or pass `copy=False` to use the layer "
-            f"itself instead of a copy. Received: layer={layer!r}"
+            "copy holds all that it holds, and computes something else on made-up data. It seems to compute with what "
+            "lies outside of it, such as a table of layers. Keep that in the layer, or pass `copy=False` to use the "
+            f"layer itself instead of a copy. Received: layer={layer!r}"
         )
 
 
