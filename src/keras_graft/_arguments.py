@@ -81,10 +81,27 @@ def check_model(model: Any, name: str) -> None:
             f"Received: {name}={model!r} (of type {type(model).__name__})"
         )
     if not model.built or (type(model) is keras.Sequential and not model.layers):
-        raise ValueError(
-            f"`{name}` must be built: its shapes and weights do not exist yet. Call it on a batch of data, give it a "
-            f"keras.Input, or call `{name}.build(input_shape)`. Received: {name}={model!r}"
-        )
+        raise _not_built(model, name)
+    if _claims_to_be_built(model):
+        raise _not_built(model, name)
+
+
+def _not_built(model: Any, name: str) -> ValueError:
+    instead = f"Call it on a batch of data first, as in `{name}(x)`."
+    if isinstance(model, keras.Sequential):
+        instead = f"Call it on a batch of data, give it a keras.Input, or call `{name}.build(input_shape)`."
+    return ValueError(
+        f"`{name}` must be built: its shapes and weights do not exist yet. {instead} Received: {name}={model!r}"
+    )
+
+
+def _claims_to_be_built(model: Any) -> bool:
+    """Whether a subclassed model without a `build` of its own was told to build: Keras then marks it alone as built."""
+    if type(model).build is not keras.Layer.build or _keras.call_graph(model) is not None or _keras.was_called(model):
+        return False
+    parts = [part for part in _keras.sublayers(model) if not isinstance(part, keras.Model)]
+    by_shape = [part for part in parts if type(part).build is not keras.Layer.build]
+    return bool(by_shape) and not any(part.built for part in by_shape)
 
 
 def hint_about(value: Any) -> str:

@@ -114,6 +114,11 @@ def sublayers(layer: Any) -> list[Any]:
     return list(getattr(layer, "_layers", ()))
 
 
+def was_called(layer: Any) -> bool:
+    """Whether `layer` was called at all, on tensors or on symbolic ones (all)."""
+    return bool(getattr(layer, "_called", False))
+
+
 def walk(layer: Any) -> Iterator[Any]:
     """`layer` and every layer below it, parents first, each once."""
     seen: set[int] = set()

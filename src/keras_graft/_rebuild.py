@@ -837,6 +837,12 @@ def _matched_variables(old: Any, new: Any, path: str, fewer: bool) -> Iterator[t
                 old, path, f"its variable '{key}' {variable.shape} has no equal in the copy, which has {sorted(theirs)}"
             )
         yield variable, match
+    if theirs.keys() - ours.keys() and not old.built:
+        raise RebuildError(
+            f"The layer '{old.name}' (of type {type(old).__name__}) in '{path}' is not built: its weights do not exist "
+            f"yet, and its copy would start with random ones. Call the model on a batch of data first. Received: "
+            f"layer={old!r}"
+        )
     if theirs.keys() - ours.keys():
         raise _cannot_rebuild(old, path, f"its copy has more variables: {sorted(theirs.keys() - ours.keys())}")
 
