@@ -188,6 +188,15 @@ def classifier(*behind: layers.Layer, activation: str | None = "softmax") -> ker
     )
 
 
+def compiled(model: keras.Model, loss: Any) -> keras.Model:
+    model.compile(loss=loss)
+    return model
+
+
+def with_sigmoids(units: int) -> keras.Model:
+    return sequential(keras.Input((3,)), layers.Dense(5), layers.Dense(units, activation="sigmoid"))
+
+
 def nested_classifier() -> keras.Model:
     inner = sequential(keras.Input((3,)), layers.Dense(5, name="features"), name="encoder")
     return sequential(keras.Input((3,)), inner, sequential(layers.Dense(2, "softmax", name="classes"), name="top"))
@@ -196,7 +205,16 @@ def nested_classifier() -> keras.Model:
 # The model, the path of its features, and that of its probabilities.
 OLD_HEADS = {
     "softmax": (classifier, "features", "classes"),
-    "sigmoid": (lambda: classifier(activation="sigmoid"), "features", "classes"),
+    "sigmoid": (
+        lambda: compiled(classifier(activation="sigmoid"), "binary_crossentropy"),
+        "features",
+        "classes",
+    ),
+    "loss_object": (
+        lambda: compiled(classifier(), keras.losses.SparseCategoricalCrossentropy()),
+        "features",
+        "classes",
+    ),
     "softmax_layer": (lambda: classifier(layers.Softmax(name="end"), activation=None), "features", "end"),
     "activation_layer": (
         lambda: classifier(layers.Activation("softmax", name="end"), activation=None),
@@ -239,7 +257,15 @@ NO_OLD_HEADS = {
         sequential(keras.Input((4, 4, 2)), layers.Conv2D(3, 2, activation="softmax")), pooling="avg"
     ),
     "logits": lambda: Branch(classifier(activation=None)),
+    "an_autoencoder": lambda: Branch(compiled(with_sigmoids(3), "mse")),
+    "an_encoder": lambda: Branch(with_sigmoids(8)),
+    "an_encoder_with_one_unit": lambda: Branch(compiled(with_sigmoids(1), keras.losses.MeanSquaredError())),
 }
+
+
+def test_one_sigmoid_is_taken_for_a_classifier_where_no_loss_says_otherwise():
+    with pytest.warns(UserWarning, match="the classifier of its old head"):
+        grafted([with_sigmoids(1)])
 
 
 @pytest.mark.parametrize("make", NO_OLD_HEADS.values(), ids=NO_OLD_HEADS)
@@ -255,8 +281,10 @@ def test_an_ensemble_of_classifiers_needs_no_warning():
 
 def test_a_classifier_on_its_inputs_has_nothing_before_it_to_name():
     base = sequential(keras.Input((3,)), layers.Dense(2, "softmax", name="classes"))
-    with pytest.warns(UserWarning, match=r'the name of a layer before it.*output="classes"'):
+    with pytest.warns(UserWarning, match=r'No layer stands before it.*output="classes"') as warned:
         grafted([base])
+    assert "Cut the old head off" not in str(warned[0].message)
+    expect(ensemble([Branch(base, output="classes")]), vectors(4, 3), outputs(base, vectors(4, 3)))
 
 
 def test_a_model_may_end_where_it_ends_anyway():

@@ -16,8 +16,9 @@ import keras
 
 from . import _keras
 from ._arguments import check_model, did_you_mean, hint_about
-from ._ending import ending_of, steps_back
+from ._ending import Ending, ending_of, steps_back
 from ._layout import data_format_of, data_formats_in
+from ._loss import compares_probabilities
 from ._merge import Stage, apply_stage, called, checked_result, dtype_for, free_name, is_units
 from ._mode_lock import freeze
 from ._policy import Augmentation, DropoutPolicy, decider
@@ -509,8 +510,20 @@ def warn_of_old_heads(branches: Mapping[str, Branch]) -> None:
         ending, steps = ending_of(output), list(steps_back(output))
         if ending is None or ending.kind not in ("softmax", "sigmoid") or _drops(steps[0]):
             continue
-        if len(output.shape) == _RANK_OF_VECTORS:
+        if len(output.shape) == _RANK_OF_VECTORS and _classifies(branch.model, ending):
             warnings.warn(_old_head(branch, steps, ending.operation), UserWarning, stacklevel=3)
+
+
+def _classifies(model: Any, ending: Ending) -> bool:
+    """Whether a model that ends in probabilities tells classes, by its loss; without one, by their number.
+
+    Many sigmoids end an encoder or an autoencoder as well.
+    """
+    losses = keras.tree.flatten(getattr(model, "loss", None)) if getattr(model, "compiled", False) else []
+    trained_on = [loss for loss in losses if loss is not None]
+    if any(compares_probabilities(loss, ending) for loss in trained_on):
+        return True
+    return not trained_on and (ending.kind == "softmax" or ending.units == 1)
 
 
 def _old_head(branch: Branch, steps: list[Any], classifier: Any) -> str:
@@ -518,10 +531,13 @@ def _old_head(branch: Branch, steps: list[Any], classifier: Any) -> str:
     features = next((step for step in steps[dense + 1 :] if not _drops(step)), None)
     cut, kept = _path_of(features, branch), _path_of(steps[0], branch)
     instead = f'`Branch(..., output="{cut}")`' if cut else "`Branch(..., output=...)`, the name of a layer before it"
+    advice = f"Cut the old head off: {instead}. "
+    if features is None and dense < len(steps):
+        advice = "No layer stands before it, at which the model could be cut. "
     meant = f'output="{kept}"' if kept else "output=lambda model: model.outputs[0]"
     return (
         f"Branch '{branch.name}' ends in '{classifier.name}' (of type {type(classifier).__name__}), the classifier of "
-        f"its old head, so class probabilities are merged and not features. Cut the old head off: {instead}. If the "
+        f"its old head, so class probabilities are merged and not features. {advice}If the "
         f"probabilities are what you want, say so: `Branch(..., {meant})`."
     )
 

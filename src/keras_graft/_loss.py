@@ -16,7 +16,14 @@ from ._arguments import did_you_mean, hint_about
 from ._ending import Ending, ending_of
 from ._merge import Head, is_units
 
-__all__ = ["CompileArgs", "check_compile_args", "check_endings", "check_loss_of_one", "per_output"]
+__all__ = [
+    "CompileArgs",
+    "check_compile_args",
+    "check_endings",
+    "check_loss_of_one",
+    "compares_probabilities",
+    "per_output",
+]
 
 
 class CompileArgs(TypedDict, total=False):
@@ -164,6 +171,14 @@ _CLASSES = {
     keras.losses.BinaryCrossentropy: (keras.losses.binary_crossentropy, True),
     keras.losses.BinaryFocalCrossentropy: (keras.losses.binary_focal_crossentropy, True),
 }
+
+
+def compares_probabilities(loss: Any, ending: Ending) -> bool:
+    """Whether a loss is one of Keras's crossentropies; a name that Keras does not know is none."""
+    try:
+        return _crossentropy(loss, ending) is not None
+    except ValueError:
+        return False
 
 
 def check_loss_of_one(outputs: Any, name: str, loss: Any) -> None:
