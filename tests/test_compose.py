@@ -555,7 +555,7 @@ def no_inputs(graft):
     graft([dense_base()], inputs=[])
 
 
-@refused(ValueError, came="inputs=array(", **INPUTS)
+@refused(ValueError, came="inputs=ndarray[2, 3] of float32", **INPUTS)
 def data_for_the_inputs(graft):
     graft([dense_base()], inputs=vectors(2, 3))
 
@@ -1795,3 +1795,75 @@ def test_a_loaded_subclassed_model_with_an_unused_part_composes_without_a_call(t
     base.save(tmp_path / "base.keras")
     loaded = keras.models.load_model(tmp_path / "base.keras")
     np.testing.assert_array_equal(outputs(ensemble([loaded]), vectors(4, 3)), expected)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What people write at first, and the way out that the message names
+# ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_used_layer_as_merge_names_a_callable_that_works():
+    used = layers.Concatenate()
+    used([keras.Input((3,)), keras.Input((3,))])
+    with pytest.raises(ValueError, match=r"already in use by another model") as seen:
+        grafted([dense_base(), dense_base()], merge=used)
+    (way_out,) = re.findall(r"`merge=(lambda [^`]*)`", str(seen.value))
+    merge = eval(way_out, {"keras": keras})
+    assert grafted([dense_base(), dense_base()], merge=merge).output_shape == (None, 3)
+    assert grafted([dense_base()], merge=merge).output_shape == (None, 3)
+
+
+def test_data_as_inputs_are_told_to_go_to_fit_in_a_short_message():
+    x = vectors(500, 3)
+    with pytest.raises(ValueError, match=r"no values, .*data go to `fit`.*inputs=ndarray\[500, 3\]") as seen:
+        grafted([dense_base()], inputs=x)
+    assert len(str(seen.value)) < 400
+    assert grafted([dense_base()], inputs=keras.Input((3,))).predict(x, verbose=0).shape == (500, 3)
+
+
+@pytest.mark.parametrize("dropout", [["off", "keep"], ("off", "keep"), {"a": "off", "b": "keep"}])
+def test_several_policies_are_told_to_go_to_branches(dropout):
+    with pytest.raises(ValueError, match=r"of each branch, `Branch\(model, dropout=...\)`"):
+        grafted({"a": dense_base(), "b": dense_base()}, dropout=dropout)
+    branches = {"a": Branch(dense_base(), dropout="off"), "b": Branch(dense_base(), dropout="keep")}
+    assert grafted(branches).compiled
+
+
+@pytest.mark.parametrize("dropout", [lambda: "off", lambda layer, path: "off"])
+def test_a_policy_that_does_not_take_a_layer_is_told_what_it_gets(dropout):
+    with pytest.raises(TypeError, match=r'must take one argument, the layer .*`dropout=lambda layer: "off"`'):
+        grafted([dense_base()], dropout=dropout)
+    assert grafted([dense_base()], dropout=lambda layer: "off").compiled
+    assert grafted([dense_base()], dropout=lambda layer, path="": "off").compiled
+
+
+def test_a_misspelt_optimizer_is_refused_with_the_name_that_was_meant():
+    with pytest.raises(ValueError, match=r"Did you mean \"adam\"\? Received: optimizer='adamm'"):
+        grafted([dense_base()], optimizer="adamm")
+    assert isinstance(grafted([dense_base()], optimizer="adam").optimizer, keras.optimizers.Adam)
+    assert isinstance(grafted([dense_base()], optimizer="SGD").optimizer, keras.optimizers.SGD)
+
+
+@keras.saving.register_keras_serializable(package="compose")
+class OwnOptimizer(keras.optimizers.SGD):
+    """An optimizer that Keras knows by its registered name."""
+
+
+def test_the_registered_name_of_an_optimizer_is_taken():
+    with keras.saving.custom_object_scope({"mine": OwnOptimizer}):
+        assert isinstance(grafted([dense_base()], optimizer="mine").optimizer, OwnOptimizer)
+
+
+def test_pairs_of_names_and_models_are_told_to_become_a_dict():
+    pairs = [("a", dense_base()), ("b", dense_base())]
+    with pytest.raises(TypeError, match=r"Make a dict of the pairs: dict\(models\)"):
+        grafted(pairs)
+    assert grafted(dict(pairs)).compiled
+
+
+def test_a_path_in_a_list_is_told_to_be_loaded(tmp_path):
+    path = str(tmp_path / "a.keras")
+    dense_base().save(path)
+    with pytest.raises(TypeError, match=r"Load a file with keras\.models\.load_model\(path\) first"):
+        grafted([path])
+    assert grafted([keras.models.load_model(path)]).compiled

@@ -145,6 +145,11 @@ def test_something_that_is_no_layer_is_refused(layer: Any) -> None:
         ModeLock(layer)
 
 
+def test_a_class_as_layer_is_told_to_be_called() -> None:
+    with pytest.raises(ValueError, match=r"This is a class: make an instance of it, as in Dropout\(\.\.\.\)\."):
+        ModeLock(layers.Dropout)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("training", ["off", 1, 0])
 def test_an_unknown_mode_is_refused(training: Any) -> None:
     with pytest.raises(ValueError, match=r"False \(inference mode\), True.*or None.*Received: training="):

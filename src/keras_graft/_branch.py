@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import keras
 
 from . import _keras
-from ._arguments import check_model, did_you_mean, hint_about
+from ._arguments import check_model, described, did_you_mean, hint_about
 from ._ending import Ending, ending_of, steps_back
 from ._layout import data_format_of, data_formats_in
 from ._loss import compares_probabilities
@@ -122,13 +122,22 @@ def _as_branches(models: Models) -> list[Branch]:
     if not isinstance(models, (Mapping, Sequence)) or isinstance(models, str):
         raise TypeError(
             "`models` must be a list of Keras models or Branch objects, or a dict from names to them. "
-            f"{_hint_about_models(models)}Received: models={models!r} (of type {type(models).__name__})"
+            f"{_hint_about_models(models)}Received: models={described(models)} (of type {type(models).__name__})"
         )
     if not models:
         raise ValueError(f"`models` must hold at least one model. Received: models={models!r}")
+    if not isinstance(models, Mapping) and all(map(_is_named_pair, models)):
+        raise TypeError(
+            "`models` must be a list of Keras models or Branch objects, or a dict from names to them. Make a dict of "
+            f"the pairs: dict(models). Received: models={described(models)}"
+        )
     if isinstance(models, Mapping):
         return [_named_by_key(key, _as_branch(model, f"models['{key}']")) for key, model in models.items()]
     return [_as_branch(model, f"models[{index}]") for index, model in enumerate(models)]
+
+
+def _is_named_pair(item: Any) -> bool:
+    return isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[0], str)  # noqa: PLR2004
 
 
 def _hint_about_models(models: Any) -> str:
@@ -173,9 +182,12 @@ def make_inputs(inputs: Inputs, branches: Mapping[str, Branch], taken: Collectio
     tensors = [] if isinstance(inputs, str) else keras.tree.flatten(inputs)
     if tensors and all(_is_input(tensor) for tensor in tensors):
         return inputs, dict.fromkeys(branches, inputs)
+    symbolic = all(map(_is_symbolic, tensors))  # computed, and no input
+    hint = "" if symbolic else " They have shapes and no values, as in `inputs=keras.Input((8,))`: data go to `fit`."
     raise ValueError(
         '`inputs` must be "shared", "separate", or one or more `keras.Input` tensors.'
-        f"{did_you_mean(inputs, ('shared', 'separate'))} Received: inputs={inputs!r}"
+        f"{did_you_mean(inputs, ('shared', 'separate'))}{hint} Received: inputs="
+        f"{repr(inputs) if symbolic else described(inputs)}"
     )
 
 

@@ -54,6 +54,8 @@ def check_compile_args(head: Head, compile_args: Mapping[str, Any]) -> None:
             "`optimizer` must be an optimizer of Keras 3, or the name of one. "
             f"{hint_about(optimizer)}Received: optimizer={optimizer!r}"
         )
+    if isinstance(optimizer, str):
+        _check_name_of_optimizer(optimizer)
     if getattr(optimizer, "built", False):
         raise ValueError(
             "`optimizer` is already built for the variables of another model, and its slots do not fit this one. Pass "
@@ -64,6 +66,20 @@ def check_compile_args(head: Head, compile_args: Mapping[str, Any]) -> None:
         _check_names(key, compile_args.get(key))
     if head is not None:
         _check_loss(head, compile_args.get("loss"))
+
+
+def _check_name_of_optimizer(name: str) -> None:
+    """Raises for a name that Keras does not know. It is made only where no class of Keras's own has the name."""
+    classes = {word.lower() for word, kind in vars(keras.optimizers).items() if isinstance(kind, type)}
+    if name.lower() in classes:
+        return
+    try:
+        keras.optimizers.get(name)
+    except ValueError:
+        raise ValueError(
+            "`optimizer` names one that Keras does not know. Pass an object of `keras.optimizers`, or one of the "
+            f"names that Keras has for them, such as 'adam'.{did_you_mean(name, classes)} Received: optimizer={name!r}"
+        ) from None
 
 
 _ARGUMENTS = ("models", "head", "dropout", "augmentation", "inputs", "merge", "copy", "name")

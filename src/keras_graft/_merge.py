@@ -122,10 +122,13 @@ def checked_result(result: Any, argument: str) -> Any:
 def check_unused(layer: Any, argument: str) -> None:
     """Raises where `layer` is part of another model: both would train the same weights."""
     if _keras.inbound_nodes(layer):
+        new = "lambda x: keras.layers.Dense(10)(x)"
+        if argument == "merge":
+            new = "lambda tensors: keras.layers.Concatenate()(tensors)"
         raise ValueError(
             f"`{argument}` holds the layer '{layer.name}' (of type {type(layer).__name__}), which is already in use by "
             "another model. Both models would share and train its weights. Pass a new layer, or a callable that makes "
-            f"one: `{argument}=lambda x: keras.layers.Dense(10)(x)`. Received: layer={layer!r}"
+            f"one: `{argument}={new}`. Received: layer={layer!r}"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from . import _keras
+from ._arguments import hint_about
 
 __all__ = ["ModeLock", "freeze"]
 
@@ -71,7 +72,7 @@ class ModeLock(keras.layers.Layer):
         if not isinstance(layer, keras.Layer):
             raise ValueError(
                 "`layer` must be a Keras layer or model that the lock can hold. "
-                f"Received: layer={layer!r} (of type {type(layer).__name__})"
+                f"{hint_about(layer)}Received: layer={layer!r} (of type {type(layer).__name__})"
             )
         if not (training is None or isinstance(training, bool)):
             raise ValueError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -111,9 +112,30 @@ def decider(
     if not callable(policy):
         meant = _policy_meant(policy)
         or_a = f", or a callable that returns one of them for a layer{f'. You mean {meant}' if meant else ''}"
+        if isinstance(policy, (list, tuple, Mapping)):
+            or_a = ", or a callable that returns one of them for a layer"
+            or_a += "; for a policy of each branch, `Branch(model, dropout=...)`" * (argument == "dropout")
         check_option(argument, policy, POLICIES, or_a=or_a)
+    elif not _takes_one(policy):
+        raise TypeError(
+            f"The callable `{argument}` must take one argument, the layer that it is asked about, and return one of "
+            f'{", ".join(POLICIES)}, as in `{argument}=lambda layer: "off"`. Received: {argument}={policy!r}'
+        )
     check_option("augmentation", augmentation, AUGMENTATION)
     return Decider(policy, augmentation, copy, frozen, stored_modes(model) if model is not None else {})
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called with one argument, as far as its signature can be known."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True
 
 
 def _policy_meant(policy: Any) -> str | None:
