@@ -17,7 +17,7 @@ from helpers import KERAS_3_12, dense_base
 from keras import layers
 from zoo import if_quick
 
-from keras_graft import _keras, fit_head, freeze_and_merge
+from keras_graft import _keras, fit_head, freeze_and_merge, predict_samples
 
 X = zoo.vectors(100, 8)
 Y = (X.sum(axis=1) > 0).astype("int64")
@@ -688,3 +688,41 @@ def test_what_is_computed_is_shown(verbose: Any, capsys: pytest.CaptureFixture[s
     assert "Computing the frozen part (train)" in shown
     assert "Computing the frozen part (validation)" in shown
     assert "loss" in shown
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Nobody notices that several steps run in one call
+# ---------------------------------------------------------------------------------------------------------
+
+
+class OfUser(keras.Model):
+    """A subclass of a functional model that changes nothing."""
+
+
+def small(kind: type[keras.Model] = keras.Model, dtype: str = "float32") -> keras.Model:
+    inputs = keras.Input((8,), dtype=dtype)
+    hidden = layers.Dense(4, trainable=False, dtype=dtype)(inputs)
+    made = kind(inputs, layers.Dense(1, dtype=dtype)(hidden))
+    made.compile("sgd", "mse", jit_compile=False)
+    return made
+
+
+def seeded(**options: Any) -> Callable[[], keras.Model]:
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        return small(**options)
+
+    return make
+
+
+def test_a_subclass_of_a_functional_model_trains_as_in_fit() -> None:
+    assert_same_training(seeded(kind=OfUser), lambda: (X, X[:, :1]))
+
+
+def test_a_subclass_of_a_functional_model_is_sampled() -> None:
+    inputs = keras.Input((8,))
+    frozen = layers.Dense(4, trainable=False)(inputs)
+    made = OfUser(inputs, layers.Dense(1)(layers.Dropout(0.5)(frozen)))
+    samples = predict_samples(made, X, 3)
+    assert samples.values.shape == (3, 100, 1)
+    assert samples.values.std(axis=0).max() > 0

@@ -1254,7 +1254,7 @@ def nothing_left_behind(handed_in: Any, *, always: bool = False) -> Iterator[Non
 
 def _undone(handed_in: Any, always: bool) -> Iterator[None]:
     parts = {id(part): part for given in _layers_in(handed_in) for part in walk(given)}
-    graphs = [graph_of(part) for part in parts.values() if graph_of(part) is not None]
+    graphs = [graph for graph in map(call_graph, parts.values()) if graph is not None]
     parts.update({id(operation): operation for graph in graphs for operation in graph.operations})
     before = [(p, len(p._inbound_nodes), len(p._outbound_nodes), _flags(p)) for p in parts.values()]
     failed = True
@@ -1410,7 +1410,7 @@ def error_of_loss(model: Any, targets: Any, weights: Any) -> str | None:
     except (TypeError, ValueError, AttributeError):  # of kinds that are no arrays to Keras, such as sparse matrices
         return None
     outputs = tree.map_structure(
-        lambda tensor: keras.KerasTensor((_ROWS, *tensor.shape[1:]), tensor.dtype), output_structure(graph_of(model))
+        lambda tensor: keras.KerasTensor((_ROWS, *tensor.shape[1:]), tensor.dtype), output_structure(call_graph(model))
     )
     loss = CompileLoss(compiled._user_loss, compiled._user_loss_weights, output_names=compiled.output_names)
     try:
