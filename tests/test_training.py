@@ -17,7 +17,7 @@ from helpers import KERAS_3_12, dense_base
 from keras import layers
 from zoo import if_quick
 
-from keras_graft import _keras, fit_head, freeze_and_merge, predict_samples
+from keras_graft import _keras, _training, fit_head, freeze_and_merge, predict_samples
 
 X = zoo.vectors(100, 8)
 Y = (X.sum(axis=1) > 0).astype("int64")
@@ -409,21 +409,46 @@ def test_a_callback_may_call_a_sequential_model_on_arrays() -> None:
     np.testing.assert_array_equal(seen[0], array(made(X)))
 
 
-@pytest.mark.parametrize("batches", [True, False])
-def test_callbacks_hear_of_every_batch_where_they_listen(batches: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard, at_once = [], []
-
-    class Listens(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            at_once.append(self.model.steps_per_execution)
-
-    if batches:
-        monkeypatch.setattr(Listens, "on_train_batch_end", lambda self, batch, logs=None: heard.append(batch), False)
+def test_callbacks_hear_of_every_batch() -> None:
+    heard = []
     made = model(head=[layers.Dense(2)])
-    fit_head(made, X, Y, batch_size=10, epochs=2, verbose=0, callbacks=[Listens()])
-    assert heard == (list(range(10)) * 2 if batches else [])
-    assert at_once == [1 if batches else 10] * 2
+    listens = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: heard.append(batch))
+    fit_head(made, X, Y, batch_size=10, epochs=2, verbose=0, callbacks=[listens])
+    assert heard == list(range(10)) * 2
+
+
+@pytest.mark.parametrize(
+    "callbacks, calls",
+    [
+        (None, 1),
+        ([keras.callbacks.EarlyStopping("loss", patience=9), keras.callbacks.ReduceLROnPlateau("loss")], 1),
+        ([keras.callbacks.ModelCheckpoint("{path}/a.weights.h5", save_weights_only=True)], 1),
+        ([keras.callbacks.ModelCheckpoint("{path}/a.weights.h5", save_weights_only=True, save_freq=4)], 10),
+        ([keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None)], 10),
+        ([keras.callbacks.TerminateOnNaN()], 10),
+    ],
+)
+def test_steps_run_at_once_where_no_code_of_the_user_notices(
+    callbacks: Any, calls: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for callback in callbacks or []:
+        if isinstance(callback, keras.callbacks.ModelCheckpoint):
+            callback.filepath = callback.filepath.format(path=tmp_path)
+    counted = []
+    made = small()
+    function = made._make_function
+    monkeypatch.setattr(made, "_make_function", lambda step: counting(function(step), counted), raising=False)
+    fit_head(made, X, X[:, :1], batch_size=10, verbose=0, callbacks=callbacks)
+    assert len(counted) == calls
     assert made.steps_per_execution == 1
+
+
+def counting(function: Callable[..., Any], counted: list[int]) -> Callable[..., Any]:
+    def call(iterator: Any) -> Any:
+        counted.append(1)
+        return function(iterator)
+
+    return call
 
 
 @pytest.mark.parametrize("rows, iterators", [(96, 1), (100, 1), (290, 1), (2620, 10)])
@@ -478,10 +503,11 @@ def test_steps_of_a_large_rest_are_not_run_at_once() -> None:
     frozen.trainable = False
     made = zoo.sequential(keras.Input((8,)), frozen, *wide)
     made.compile("sgd", "mse")
-    at_once = []
-    look = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: at_once.append(made.steps_per_execution))
-    fit_head(made, X[:16], Y[:16], batch_size=2, verbose=0, callbacks=[look])
-    assert at_once == [1]
+    at_once = _training._steps_at_once(made, made, {**ARGUMENTS, "x": X[:16], "batch_size": 2})
+    assert at_once == 1
+
+
+ARGUMENTS: dict[str, Any] = {"callbacks": None, "steps_per_epoch": None, "validation_steps": None, "verbose": 0}
 
 
 def test_frozen_weights_that_change_before_the_first_step_are_an_error(tmp_path: pathlib.Path) -> None:
@@ -726,3 +752,49 @@ def test_a_subclass_of_a_functional_model_is_sampled() -> None:
     samples = predict_samples(made, X, 3)
     assert samples.values.shape == (3, 100, 1)
     assert samples.values.std(axis=0).max() > 0
+
+
+@pytest.mark.parametrize("cache", ["memory", "folder"])
+def test_validation_steps_count_single_batches(cache: str, tmp_path: pathlib.Path) -> None:
+    place = cache if cache == "memory" else tmp_path
+    data = {"validation_data": (X, X[:, :1]), "validation_batch_size": 8, "validation_steps": 2, "shuffle": False}
+    one, other = seeded()(), seeded()()
+    expected = trained(plain_fit, one, X, X[:, :1], batch_size=8, **data)
+    actual = trained(fit_head, other, X, X[:, :1], batch_size=8, cache=place, **data)
+    np.testing.assert_allclose(actual["val_loss"], expected["val_loss"], rtol=2e-5)
+
+
+class CallsTheModel(keras.callbacks.Callback):
+    """Calls the model for fewer steps than the data have, while it is trained."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        options = {"batch_size": 8, "steps": 2, "verbose": 0}
+        logs["rows"] = len(self.model.predict(X, **options))
+        logs["evaluated"] = self.model.evaluate(X, X[:, :1], **options)
+        logs["at once"] = self.model.steps_per_execution
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if not hasattr(self, "done"):
+            self.done = True
+            self.model.fit(X, X[:, :1], batch_size=8, steps_per_epoch=1, verbose=0, shuffle=False)
+
+
+class CompilesAgain(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == 1:
+            self.model.compile("sgd", "mse", jit_compile=False)
+            self.model.make_train_function(force=True)
+
+
+@pytest.mark.parametrize("kind", [CallsTheModel, CompilesAgain])
+def test_callbacks_of_the_user_get_what_they_get_in_fit(kind: type[keras.callbacks.Callback]) -> None:
+    one, other = seeded()(), seeded()()
+    options = {"epochs": 3, "batch_size": 8, "verbose": 0, "shuffle": False}
+    expected = one.fit(X, X[:, :1], callbacks=[kind()], **options).history
+    actual = fit_head(other, X, X[:, :1], callbacks=[kind()], **options).history
+    assert actual.keys() == expected.keys()
+    for name, series in expected.items():
+        np.testing.assert_allclose(actual[name], series, rtol=2e-5, err_msg=name)
+    assert int(other.optimizer.iterations) == int(one.optimizer.iterations)
+    for own, theirs in zip(one.weights, other.weights):
+        np.testing.assert_allclose(array(theirs), array(own), rtol=1e-5, err_msg=own.path)

@@ -281,13 +281,14 @@ def _steps_at_once(model: keras.Model, rest: keras.Model, arguments: dict[str, A
     """How many steps to run in one call of TensorFlow, which gives the same.
 
     With features at hand a step of a small head takes less time than what Keras does between two steps. So many run in
-    one call, unless somebody would notice: a callback that listens to batches, or one who watches long steps.
+    one call, unless somebody would notice: code of the user in a callback, which sees what it calls the model for count
+    in such calls too; `validation_steps`, which does; or one who watches long steps.
     """
-    listeners = any(map(_listens_to_batches, callbacks_in(arguments["callbacks"])))
+    quiet = all(map(_is_quiet, callbacks_in(arguments["callbacks"])))
     several = len(model.outputs) > 1  # with several steps at once 3.16-dev reports other losses of single outputs
     several |= model.distribute_strategy.num_replicas_in_sync > 1  # which fails with several steps (all)
     decided = model.steps_per_execution != 1 or model.run_eagerly or arguments["steps_per_epoch"]
-    if several or decided or listeners:
+    if several or decided or not quiet or arguments["validation_steps"] is not None:
         return model.steps_per_execution
     steps, quick = _steps_in(arguments), _QUICK // max(1, _probe.multiplications(rest) or _QUICK)
     most = min(steps, _MOST_AT_ONCE, max(1, quick))
@@ -322,19 +323,20 @@ def _with_one_iterator(arguments: dict[str, Any], at_once: int) -> dict[str, Any
     return {**arguments, "x": batches, "steps_per_epoch": steps, "shuffle": False}
 
 
-def _listens_to_batches(callback: Any) -> bool:
-    """Whether a callback is to hear of single batches of the training."""
-    if type(callback) in _BY_EPOCH and callback.save_freq == "epoch":
-        return False
-    methods = {name: getattr(callback, name) for name in _BATCH_METHODS}
-    return any(getattr(own, "__func__", own) is not vars(_Callback)[name] for name, own in methods.items())
+def _is_quiet(callback: Any) -> bool:
+    """Whether a callback is one of Keras that hears of epochs alone, calls no model, and runs no code of the user."""
+    methods = [name for name in vars(callback) if callable(getattr(type(callback), name, None))]
+    return type(callback) in _QUIET and not methods and getattr(callback, "save_freq", "epoch") == "epoch"
 
 
-_Callback = keras.callbacks.Callback
-_BATCH_METHODS = [f"on_{kind}batch_{moment}" for kind in ("", "train_", "test_") for moment in ("begin", "end")]
-
-# Callbacks of Keras that listen to batches, and do nothing then unless told to.
-_BY_EPOCH = (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore)
+_QUIET = (
+    keras.callbacks.BackupAndRestore,
+    keras.callbacks.CSVLogger,
+    keras.callbacks.EarlyStopping,
+    keras.callbacks.History,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.ReduceLROnPlateau,
+)
 
 # How many steps run in one call at the most, and at how many multiplications an example these are fewer.
 _MOST_AT_ONCE = 128
@@ -455,13 +457,12 @@ class _Wish:
     def validation(self, source: Source, batch_size: int | None, steps: int | None) -> dict[str, Any]:
         features = self._features(source, "validation")
         fed = self._fed(features, source, batch_size, steps, shuffled=False)
+        holds_so_many = source.holds_targets and source.count == steps
+        counted = {"validation_steps": None if holds_so_many else steps}
         if "y" not in fed:
-            return {"validation_data": fed["x"]}
-        return {
-            "validation_data": (fed["x"], fed["y"], fed["sample_weight"]),
-            "validation_batch_size": fed["batch_size"],
-            "validation_steps": None if source.holds_targets and source.count == steps else steps,
-        }
+            return {"validation_data": fed["x"], **counted}
+        data = (fed["x"], fed["y"], fed["sample_weight"])
+        return {"validation_data": data, "validation_batch_size": fed["batch_size"], **counted}
 
     def source(self, data: Any, steps: int | None, name: str) -> Source:
         """Data that fit the model, or an error."""
