@@ -798,3 +798,35 @@ def test_callbacks_of_the_user_get_what_they_get_in_fit(kind: type[keras.callbac
     assert int(other.optimizer.iterations) == int(one.optimizer.iterations)
     for own, theirs in zip(one.weights, other.weights):
         np.testing.assert_allclose(array(theirs), array(own), rtol=1e-5, err_msg=own.path)
+
+
+@pytest.mark.parametrize("cache", ["memory", "folder"])
+def test_features_of_double_precision_stay_what_they_are(cache: str, tmp_path: pathlib.Path) -> None:
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((8,), dtype="float64")
+        hidden = layers.Dense(4, trainable=False, dtype="float64")(inputs)
+        far = layers.Rescaling(1.0, 1e4, dtype="float64")(hidden)
+        noise = layers.GaussianNoise(1e-3, seed=1, dtype="float64")
+        made = keras.Model(inputs, layers.Dense(1, dtype="float64")(keras.ops.subtract(noise(far), 1e4)))
+        made.compile("sgd", "mse", jit_compile=False)
+        return made
+
+    data = {"validation_data": (X[:20], X[:20, :1]), "shuffle": False}
+    place = cache if cache == "memory" else tmp_path
+    one, other = make(), make()
+    expected = trained(plain_fit, one, X, X[:, :1], **data)
+    actual = trained(fit_head, other, X, X[:, :1], cache=place, **data)
+    for name, series in expected.items():
+        np.testing.assert_allclose(actual[name], series, rtol=1e-6, err_msg=name)
+    for own, theirs in zip(one.weights, other.weights):
+        np.testing.assert_allclose(array(theirs), array(own), rtol=1e-8, err_msg=own.path)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_features_of_half_precision_train_as_in_fit(kind: str) -> None:
+    one, other = seeded(dtype=kind)(), seeded(dtype=kind)()
+    trained(plain_fit, one, X, X[:, :1], shuffle=False)
+    trained(fit_head, other, X, X[:, :1], shuffle=False)
+    for own, theirs in zip(one.weights, other.weights):
+        np.testing.assert_array_equal(array(theirs), array(own), err_msg=own.path)
