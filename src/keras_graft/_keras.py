@@ -189,8 +189,8 @@ def held(operation: Any) -> dict[str, Any]:
 
     Neither are the states of a stateful RNN, with which a copy begins anew.
     """
-    left_out = BOOKKEEPING | OF_TENSORFLOW | _of_every_layer() | _of_class(operation)
-    return {name: value for name, value in attributes(operation).items() if name not in left_out}
+    books, more = _books(), _of_class(operation)
+    return {name: value for name, value in attributes(operation).items() if name not in books and name not in more}
 
 
 def _of_class(operation: Any) -> frozenset[str]:
@@ -204,6 +204,11 @@ def _of_class(operation: Any) -> frozenset[str]:
     trained = {"history"} if isinstance(vars(operation).get("history"), keras.callbacks.History) else set()
     connected = _OF_GRAPHS if isinstance(operation, (Functional, keras.Sequential)) else frozenset()
     return _OF_MODELS | connected | compiled | trained
+
+
+@functools.cache
+def _books() -> frozenset[str]:
+    return BOOKKEEPING | OF_TENSORFLOW | _of_every_layer()
 
 
 @functools.cache

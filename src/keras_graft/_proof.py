@@ -37,6 +37,7 @@ _ATOMS = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis), type(NotImplemented)),
     *(type, types.ModuleType, types.CodeType, enum.Enum, np.dtype, np.generic, tf.DType, tf.TensorShape),
 )
+_PLAIN = frozenset({type(None), bool, int, float, str})
 _UNCHANGING = (*_ATOMS, tf.Tensor, tf.lookup.StaticHashTable, keras.KerasTensor)
 _CONTAINERS: dict[type, type] = {
     **{kind: kind for kind in (dict, list, tuple, set, frozenset)},
@@ -121,6 +122,8 @@ class Counterparts:
 
     def alike(self, old: Any, new: Any) -> bool:
         """Whether `new` is provably the same by value, with the counterparts of what belongs to the original."""
+        if type(old) in _PLAIN and old is new:
+            return True
         try:
             return _Comparison(self.of).alike(old, new)
         except Exception:  # whatever a stranger's `==` may raise, or a structure too deep
