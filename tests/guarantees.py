@@ -21,6 +21,7 @@ from zoo import Case
 
 import keras_graft as kg
 from keras_graft import _keras
+from keras_graft._behaviour import Effect, behaviour
 
 POLICIES = ("keep", "off", "remove", "always")
 HEAD_RATE = 0.5
@@ -341,11 +342,26 @@ def check_nothing_shared(seen: Evidence) -> None:
     assert not ours & theirs
 
 
+def makes_noise(layer: Any) -> bool:
+    return any(behaviour(part).effect is Effect.NOISE for part in _keras.walk(layer))
+
+
 def check_no_stored_mode(seen: Evidence) -> None:
-    """Guarantee 6: no graph rests on a stored `training=`, whose meaning differs between versions."""
+    """Guarantee 6: no graph rests on a stored `training=`, whose meaning differs between versions.
+
+    The graphs inside a layer of others that makes no noise are its own: no policy speaks of them.
+    """
+    strangers = [
+        part for part in _keras.walk(seen.model) if not type(part).__module__.startswith(("keras.", "keras_graft."))
+    ]
+    theirs = {id(part) for one in strangers if not makes_noise(one) for part in _keras.walk(one)}
     for part in _keras.walk(seen.model):
         graph = _keras.graph_of(part)
-        if graph is not None and (seen.copied or part in [seen.model, *map(seen.model.get_layer, seen.bases)]):
+        if (
+            graph is not None
+            and id(part) not in theirs
+            and (seen.copied or part in [seen.model, *map(seen.model.get_layer, seen.bases)])
+        ):
             stored = [n.operation.name for n in _keras.nodes(graph) if "training" in n.arguments.kwargs]
             assert not stored, f"graph '{part.name}' stores a mode in the calls of {stored}"
 

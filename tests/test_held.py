@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
+from helpers import KERAS_3_12
 from keras import layers, ops
 from test_hostile import silent_features
 
@@ -230,7 +231,11 @@ def test_an_operation_whose_function_only_computes_is_copied(loop: Any, policy: 
     base = looping(loop, inert)
     silent_features(base, policy, zoo.vectors(8))
     x = keras.Input((6,), batch_size=8)
-    assert list(split(keras.Model(x, layers.Dense(1, name="top")(base(x)))).in_the_way) == ["top"]
+    in_the_way = split(keras.Model(x, layers.Dense(1, name="top")(base(x)))).in_the_way
+    if KERAS_3_12 and loop is LOOPS["associative_scan"]:  # a trace of which fails there
+        assert list(in_the_way.values()) == ["unknown: computes the same in both modes, and a trace of its call fails"]
+    else:
+        assert list(in_the_way) == ["top"]
 
 
 def test_an_operation_whose_function_reaches_noise_follows_the_mode_without_a_copy() -> None:

@@ -42,7 +42,7 @@ EXPECTED_WARNINGS = (
 )
 
 # What an error must say besides the name of the layer: a way out.
-WAY_OUT = re.compile(r"\b(Use|Choose|Pass|pass|Give|Let|Freeze|Return|End|Put)\b")
+WAY_OUT = re.compile(r"\b(Use|Choose|Pass|pass|Give|Let|Freeze|Return|End|Put|Tell)\b")
 
 
 def case_of(recipe: Recipe, policy: str) -> zoo.Case:
