@@ -280,7 +280,7 @@ def test_one_folded_copy_of_the_weights_serves_all_lengths() -> None:
             found = computer.once(sequences(length)[:rows])[0]
             np.testing.assert_allclose(array(found), expected[:rows], rtol=1e-4, atol=1e-5)
     (folded,) = computer.folded.values()
-    assert folded is not computer._function
+    assert folded is not computer._sized
 
 
 def test_inputs_of_fixed_and_of_open_sizes_are_told_apart_by_name() -> None:
@@ -293,7 +293,7 @@ def test_inputs_of_fixed_and_of_open_sizes_are_told_apart_by_name() -> None:
         expected = model.predict(batch, batch_size=10, verbose=0)
         np.testing.assert_allclose(array(computer.once(batch)[0]), expected, rtol=1e-4, atol=1e-5)
     (folded,) = computer.folded.values()
-    assert folded is not computer._function
+    assert folded is not computer._sized
 
 
 def test_exact_features_have_the_bits_of_predict_at_each_length() -> None:

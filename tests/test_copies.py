@@ -906,3 +906,37 @@ def test_a_copy_has_the_name_of_its_original() -> None:
     base(X)
     assert_copied(base)
     np.testing.assert_array_equal(outputs(with_dropout(inner, "off")), outputs(inner))
+
+
+VARIABLES: dict[str, Callable[[Any], Any]] = {
+    "of Keras": keras.Variable,
+    "of TensorFlow": lambda value: tf.Variable(value, trainable=False),
+}
+
+
+@pytest.mark.parametrize("kind", VARIABLES)
+def test_a_variable_that_an_operation_reads_is_copied(kind: str) -> None:
+    variable = VARIABLES[kind](FORGOTTEN)
+    x = keras.Input((8,))
+    base = keras.Model(x, layers.Dense(3)(x * variable), name="base")
+    expected = outputs(base)
+    branch, silenced = branch_of(base), with_dropout(base, "off")
+    variable.assign(0.0 * FORGOTTEN)
+    np.testing.assert_array_equal(outputs(branch), expected)
+    np.testing.assert_array_equal(outputs(silenced), expected)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_weights_that_an_operation_reads_stay_those_of_their_layer(first: bool) -> None:
+    x, dense = keras.Input((8,)), layers.Dense(8)
+    dense.build((None, 8))
+    y = dense(keras.ops.matmul(x, dense.kernel)) if first else keras.ops.matmul(dense(x), dense.kernel)
+    base = keras.Model(x, y, name="base")
+    expected = outputs(base)
+    copy = with_dropout(base, "keep")
+    assert len(copy.trainable_variables) == 2
+    dense.kernel.assign(0.0 * dense.kernel)
+    np.testing.assert_array_equal(outputs(copy), expected)
+    mine = next(layer for layer in copy.layers if isinstance(layer, layers.Dense))
+    mine.kernel.assign(0.0 * mine.kernel)
+    assert not outputs(copy).any()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import pathlib
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from guarantees import array
 from helpers import grafted
 from keras import layers
@@ -422,3 +424,68 @@ def test_a_branch_whose_name_no_graph_takes_is_refused_with_a_way_out(name: str)
     with pytest.raises(ValueError, match="for a scope"):
         freeze_and_merge({"fine": model}, 1, loss="mse", name=name)
     grafted([base("_x", "d")], 1).fit(X, X[:, :1], verbose=0)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Weights that a frozen call reads
+# ---------------------------------------------------------------------------------------------------------
+
+
+class Scaled(layers.Layer):
+    """Multiplies by an argument of its call."""
+
+    def call(self, x: Any, scale: Any = None) -> Any:
+        return x * keras.ops.convert_to_tensor(scale)
+
+
+TIED: dict[str, Callable[[Any, Any], Any]] = {
+    "an operand": lambda frozen, dense: frozen * dense.bias,
+    "an argument of an operation": lambda frozen, dense: keras.ops.einsum("bd,dk->bk", frozen, dense.kernel),
+    "an argument of a layer": lambda frozen, dense: Scaled()(frozen, scale=dense.bias),
+    "a closure": lambda frozen, dense: layers.Lambda(lambda x: x @ keras.ops.transpose(dense.kernel))(frozen),
+}
+
+
+def tied_model(tie: Callable[[Any, Any], Any]) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8,))
+    frozen = layers.Dense(8, trainable=False, name="frozen")(x)
+    dense = layers.Dense(8, bias_initializer="ones", name="tied")
+    trained = dense(frozen)
+    model = keras.Model(x, layers.Dense(1)(layers.Concatenate()([tie(frozen, dense), trained])))
+    model.compile(keras.optimizers.SGD(0.05), "mse", jit_compile=False)
+    return model
+
+
+@pytest.mark.parametrize("how", TIED)
+def test_a_frozen_call_that_reads_what_trains_is_not_computed_ahead(how: str) -> None:
+    x = np.random.default_rng(0).normal(size=(24, 8)).astype("float32")
+    given = {"x": x, "y": x[:, :1], "batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
+    plain, cut = tied_model(TIED[how]), tied_model(TIED[how])
+    expected = plain.fit(**given).history["loss"]
+    np.testing.assert_allclose(fit_head(cut, **given).history["loss"], expected, rtol=1e-6)
+    for one, other in zip(cut.weights, plain.weights):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
+    reasons = list(split(cut).in_the_way.values())
+    assert any(reason.startswith("it reads 'tied/") for reason in reasons), reasons
+
+
+class ReadsAVariable(layers.Layer):
+    """Reads a variable that Keras does not know."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.factor = tf.Variable(1.0, trainable=False)
+
+    def call(self, x: Any) -> Any:
+        return x * self.factor
+
+
+def test_a_variable_that_keras_does_not_know_is_watched() -> None:
+    x = np.random.default_rng(0).normal(size=(24, 8)).astype("float32")
+    reads = ReadsAVariable(name="reads", trainable=False)
+    model = keras.Sequential([keras.Input((8,)), reads, layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=False)
+    moves = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: reads.factor.assign(2.0 + epoch))
+    with pytest.warns(UserWarning, match="frozen weights of model .* changed"):
+        fit_head(model, x, x[:, :1], epochs=2, verbose=0, callbacks=[moves])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -196,8 +197,8 @@ def three_samples(model: keras.Model, x: Any = X) -> np.ndarray:
 def traced(monkeypatch: pytest.MonkeyPatch) -> list[keras.Model]:
     """The models whose features were traced."""
     found: list[keras.Model] = []
-    compile_ = Computer._compile
-    monkeypatch.setattr(Computer, "_compile", lambda self, *a: found.append(self.model) or compile_(self, *a))
+    trace = Computer._trace
+    monkeypatch.setattr(Computer, "_trace", lambda self, specs: found.append(self.model) or trace(self, specs))
     return found
 
 
@@ -251,3 +252,13 @@ def test_nothing_is_kept_of_a_model_that_is_gone() -> None:
     del model
     gc.collect()
     assert not _sampling._KEPT
+
+
+def test_nothing_that_others_draw_from_is_moved():
+    model = keras.Sequential([keras.Input((8,)), layers.Dropout(0.5), layers.Dense(2)])
+    x = np.ones((4, 8), "float32")
+    random.seed(1)
+    np.random.seed(1)
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    predict_samples(model, x, samples=2, seed=1)
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before

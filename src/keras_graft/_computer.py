@@ -37,14 +37,14 @@ class Computer:
         model: The model that gives them.
         exact: Whether they are those of the model to the last bit. Otherwise its weights become constants, which
             TensorFlow folds into the operations around them: a batch normalisation into its convolution, say.
-        traced: The kinds of batches that were seen.
+        traced: What computes features, by the kinds of batches that it takes.
         folded: What computes features that are not exact, by the kinds of batches that it takes.
         local: What each thread that computes holds: the values of the weights, as its pass found them.
     """
 
     model: keras.Model
     exact: bool = True
-    traced: set[str] = dataclasses.field(default_factory=set)
+    traced: dict[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     folded: dict[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     local: threading.local = dataclasses.field(default_factory=threading.local)
 
@@ -106,34 +106,39 @@ class Computer:
 
     def _compiled_for(self, batch: Any) -> Callable[..., Any]:
         """The model as a function of TensorFlow that takes such a batch."""
-        function = self._function if self.exact else self._folded_for(batch)
-        if function is self._function:
-            self._trace_for(batch)
-        return function
+        specs = self._left_open(batch)
+        kind = _kind(specs)
+        if self.exact:
+            if kind not in self.traced:
+                self.traced[kind] = self._trace(specs)
+            return self._with_sizes(batch) if self.traced[kind] is self._sized else self.traced[kind]
+        if kind not in self.folded:
+            self.folded[kind] = self._fold(specs, batch)
+        return self._with_sizes(batch) if self.folded[kind] is self._sized else self.folded[kind]
 
-    @functools.cached_property
-    def _function(self) -> Any:
+    def _new_function(self) -> Any:
         # AutoGraph, which takes some tenths of a second to start, is for code of others.
         return tf.function(self._outputs, autograph=not self._handed_in, reduce_retracing=True)
 
-    def _trace_for(self, batch: Any) -> None:
-        """Makes the function know such batches, with the sizes that `predict` would have it know.
+    # One function for all sizes that the model leaves open, and one that knows the sizes that `predict` knows.
+    _function = functools.cached_property(_new_function)
+    _sized = functools.cached_property(_new_function)
 
-        TensorFlow rounds a sum in another order where it knows a size (loops of recurrent layers, 2.20 to 2.22). So
-        sizes are known in the first batch, and left open where they differ in a later one.
+    def _trace(self, specs: Any) -> Callable[..., Any]:
+        """The function for batches of some kind.
+
+        In a loop TensorFlow rounds a sum in another order where it knows a size (recurrent layers, 2.20 to 2.22).
         """
-        kind = _kind(batch)
-        if kind not in self.traced:
-            self._function.get_concrete_function(batch)
-            self.traced.add(kind)
+        try:
+            traced = self._function.get_concrete_function(specs)
+        except Exception:  # whatever code of others raises that needs sizes
+            return self._sized
+        return self._sized if _keras.has_loops(traced) else self._function
 
-    def _folded_for(self, batch: Any) -> Callable[..., Any]:
-        """The function with the weights as constants, one for all sizes that the model leaves open."""
-        specs = self._left_open(batch)
-        kind = _kind(specs)
-        if kind not in self.folded:
-            self.folded[kind] = self._fold(specs, batch)
-        return self.folded[kind]
+    def _with_sizes(self, batch: Any) -> Callable[..., Any]:
+        """The function that knows sizes, told of those of a batch in this thread: they are open where they differ."""
+        self._sized.get_concrete_function(batch)
+        return self._sized
 
     def _left_open(self, batch: Any) -> Any:
         """The kinds of the tensors of a batch, which say nothing of the sizes that the model leaves open."""
@@ -144,11 +149,11 @@ class Computer:
     def _fold(self, specs: Any, batch: Any) -> Callable[..., Any]:
         try:
             folded = _keras.with_constants(self._function.get_concrete_function(specs))
-            pairs = zip(folded(batch), self._function(batch))
+            pairs = zip(folded(batch), self._sized(batch))
             right = all(alike(one, other, coarse=self.is_coarse) for one, other in pairs)
         except Exception:  # whatever TensorFlow raises for what it cannot fold, such as tables of words
             right = False
-        return folded if right else self._function
+        return folded if right else self._sized
 
 
 def _kind(structure: Any) -> str:

@@ -231,8 +231,8 @@ _MORE_ROWS = 64
 def _warn_of_another_order(folder: pathlib.Path, rows: int) -> None:
     warnings.warn(
         f"The folder '{folder}' holds features of {rows} examples of an earlier run, and none of its shards holds "
-        "these data in this order, so all were computed and fill new shards. A dataset that shuffles does so in every "
-        "run: leave the shuffling to `fit_head(..., shuffle=True)`, or call "
+        "these inputs and targets in this order and these batches, so all were computed and fill new shards. If a "
+        "dataset shuffles them anew in every run: leave the shuffling to `fit_head(..., shuffle=True)`, or call "
         "`dataset.shuffle(..., seed=..., reshuffle_each_iteration=False)`.",
         stacklevel=4,
     )

@@ -550,6 +550,20 @@ def adapt_like(original: Any, new: Any) -> None:
         new.enable_lora(original.lora_rank, lora_alpha=original.lora_alpha, a_initializer="zeros")
 
 
+def copy_of_variable(variable: Any) -> Any:
+    """A variable of its own with the value and the settings of another one (all)."""
+    if isinstance(variable, tf.Variable):
+        return tf.Variable(variable, trainable=variable.trainable, name=variable.name.partition(":")[0])
+    return type(variable)(
+        tf.identity(variable.value),  # the variable of TensorFlow itself would be taken as it is
+        dtype=variable.dtype,
+        trainable=variable.trainable,
+        autocast=variable._autocast,
+        aggregation=variable.aggregation,
+        name=variable.name,
+    )
+
+
 def tie(layer: Any, variable: Any, other: Any) -> bool:
     """Puts `other` in the place of `variable`, which `layer` owns; False where no attribute holds that (all)."""
     held = [attribute for attribute, value in vars(layer).items() if value is variable]
@@ -1134,6 +1148,13 @@ def is_coarse(layer: Any) -> bool:
     return isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy) or (
         getattr(policy, "compute_dtype", None) in ("float16", "bfloat16")
     )
+
+
+def has_loops(traced: Any) -> bool:
+    """Whether a traced function, or one that it calls, runs a loop (TensorFlow 2.20 to 2.22)."""
+    graph = traced.graph.as_graph_def()
+    called = (node for function in graph.library.function for node in function.node_def)
+    return any("body" in node.attr and "cond" in node.attr for node in (*graph.node, *called))
 
 
 def with_constants(traced: Any) -> Callable[[Any], list[Any]]:

@@ -41,6 +41,7 @@ __all__ = [
     "multiplications",
     "note_holder",
     "observe",
+    "random_states_kept",
     "recording",
     "same",
     "shapes_of",
@@ -366,13 +367,10 @@ def _put_back(layer: Any) -> Iterator[None]:
     hidden = [(variable, variable.numpy()) for variable in _hidden_variables(layer)]
     attributes = [(vars(part), dict(vars(part))) for part in parts]
     contents = {id(held): (held, _entries(held)) for part in parts for held in _containers(part)}
-    numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
-        with _keras.global_seeds_kept():
+        with random_states_kept(), _keras.global_seeds_kept():
             yield
     finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
         for held, before in attributes:
             for name in [name for name in held if name not in before]:
                 del held[name]
@@ -381,6 +379,17 @@ def _put_back(layer: Any) -> Iterator[None]:
             _refill(held, entries)
         for variable, value in hidden:
             variable.assign(value)
+
+
+@contextlib.contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Keeps what NumPy and Python draw from as it is."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 def _containers(layer: Any) -> Iterator[Any]:

@@ -24,6 +24,7 @@ from . import _keras
 
 __all__ = [
     "OF_EVERY_LAYER",
+    "VARIABLES",
     "code_that_runs",
     "globals_of",
     "is_own_code",
@@ -45,7 +46,8 @@ _PLAIN = (
     *(type(threading.Lock()), type(threading.RLock()), threading.local, tf.DType, tf.TensorShape, tf.TypeSpec),
 )
 _PLAIN_TYPES = frozenset(_PLAIN)
-_LEAVES = (*_PLAIN, keras.Variable, tf.Variable, tf.Tensor)
+VARIABLES = (keras.Variable, tf.Variable)
+_LEAVES = (*_PLAIN, *VARIABLES, tf.Tensor)
 
 _CONTAINERS = (list, tuple, set, frozenset, collections.deque)
 _WRAPPERS = (property, staticmethod, classmethod, functools.cached_property)

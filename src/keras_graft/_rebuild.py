@@ -288,6 +288,7 @@ class _Builder:
         args, kwargs = node.arguments.fill_in(tensors)
         kwargs = {key: value for key, value in kwargs.items() if key != "training"}
         operation = node.operation
+        args, kwargs = self._own_variables(operation, path, (args, kwargs))
         new = self.replacement(operation, path)
         if new is None:
             outputs = [keras.tree.flatten((args, kwargs))[0]]
@@ -298,6 +299,20 @@ class _Builder:
             like = new.outputs if id(operation) in self.cuts else node.outputs
             outputs = _keras.connect(new, args, kwargs, like)
         tensors.update(zip(map(id, node.outputs), outputs))
+
+    def _own_variables(self, operation: Any, path: str, arguments: Any) -> Any:
+        """The arguments of a call, with copies of the variables among them: those of their layers, if any."""
+        leaves = keras.tree.flatten(arguments)
+        if not any(isinstance(leaf, _reach.VARIABLES) for leaf in leaves) or self.decide(operation, path).reuse:
+            return arguments
+        copies = [self._own_variable(leaf) if isinstance(leaf, _reach.VARIABLES) else leaf for leaf in leaves]
+        return keras.tree.pack_sequence_as(arguments, copies)
+
+    def _own_variable(self, variable: Any) -> Any:
+        """The copy of a variable that a call gets. A layer that owns it shares this one, whenever that is copied."""
+        if id(variable) not in self.shared:
+            self.shared[id(variable)] = _keras.copy_of_variable(variable)
+        return self.shared[id(variable)]
 
     # -- layers ---------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import _keras
+from . import _keras, _probe
 from ._arguments import check_model, integer
 from ._checked import checked_inputs
 from ._computer import Computer
@@ -218,7 +218,8 @@ def _with_live_noise(rest: keras.Model) -> keras.Model:
         locked = type(layer) is ModeLock and layer.training is not None  # it was locked on purpose
         return Decision() if locked else live(layer, path)
 
-    with _keras.nothing_left_behind([rest], always=True), _keras.unrecorded():
+    # New layers draw seeds, which `_set_seeds` replaces.
+    with _probe.random_states_kept(), _keras.nothing_left_behind([rest], always=True), _keras.unrecorded():
         return rebuild(rest, decide, frozen=True)
 
 

@@ -19,6 +19,7 @@ from ._arguments import check_model
 from ._audit import Row, rows_by_layer
 from ._behaviour import Effect, behaviour
 from ._modes import Run, follow
+from ._reach import VARIABLES, reached_from
 
 __all__ = [
     "MaskOf",
@@ -29,11 +30,12 @@ __all__ = [
     "ends_noiselessness",
     "make_cut",
     "split",
+    "variables_read_by",
 ]
 
 _KEEPS_STATE = "it keeps a state from batch to batch"
 
-# Tells why an operation of a graph cannot be computed ahead; empty where it can.
+# Tells why a call in a graph cannot be computed ahead; empty where it can.
 Obstacle = Callable[[Any], str]
 
 
@@ -146,8 +148,10 @@ def ends_determinism(model: keras.Model, *, noise_off: bool = False) -> Obstacle
         noise_off: Whether frozen layers are taken to run in inference mode.
     """
     rows = rows_by_layer(model)
+    moving = _moving_variables(model, rows)
 
-    def why(operation: Any) -> str:
+    @functools.cache
+    def why_operation(operation: Any) -> str:
         if _adds_losses(operation):
             return _ADDS_LOSSES
         for part in _keras.walk(operation):
@@ -162,7 +166,35 @@ def ends_determinism(model: keras.Model, *, noise_off: bool = False) -> Obstacle
                 return f"{row.fit or row.predict}: {row.reason}"
         return ""
 
+    def why(node: Any) -> str:
+        return why_operation(node.operation) or _reads_what_moves(node, moving)
+
     return why
+
+
+def _moving_variables(model: keras.Model, rows: Mapping[int, Row]) -> dict[int, Any]:
+    """The variables that training moves, by their ids: those that train, and those of layers that move their own."""
+    changing = [part for part in _keras.walk(model) if id(part) in rows and rows[id(part)].changes]
+    moving = [*model.trainable_variables, *(variable for part in changing for variable in _keras.own_variables(part))]
+    return {id(variable): variable for variable in moving}
+
+
+def _reads_what_moves(node: Any, moving: Mapping[int, Any]) -> str:
+    """Says which variable that training moves a call reads beside those of what is called: weights that are tied."""
+    for variable in variables_read_by(node):
+        if id(variable) in moving:
+            return f"it reads '{variable.path}', which trains"
+    return ""
+
+
+def variables_read_by(node: Any) -> list[Any]:
+    """The variables that a call of a graph gets as arguments, or that the code which it runs reaches."""
+    arguments = (node.arguments.args, node.arguments.kwargs)
+    given = [leaf for leaf in keras.tree.flatten(arguments) if isinstance(leaf, VARIABLES)]
+    if not any(behaviour(part).traced for part in _keras.walk(node.operation)):
+        return given
+    reached = reached_from(node.operation, *arguments)
+    return [*given, *(value for value in reached if isinstance(value, VARIABLES))]
 
 
 _ADDS_LOSSES = "it adds a loss of its own"
@@ -187,8 +219,8 @@ def ends_noiselessness(model: keras.Model) -> Obstacle:
     """Why a layer of `model` gives something else each time that noise alone is live."""
     rows = rows_by_layer(model)
 
-    def why(operation: Any) -> str:
-        for part in _keras.walk(operation):
+    def why(node: Any) -> str:
+        for part in _keras.walk(node.operation):
             row = rows.get(id(part))
             if row is not None and (row.predict or (row.fit and row.behaviour in _NOISY)):
                 return f"{row.fit or row.predict}: {row.reason}"
@@ -279,7 +311,7 @@ class _Frontier:
     """What decides where the frontier lies.
 
     Attributes:
-        why: Why an operation cannot be computed ahead.
+        why: Why a call cannot be computed ahead.
         mixing: Where calls stand whose results would cross the frontier, and do not hold one row for each example.
     """
 
@@ -308,7 +340,7 @@ class _Frontier:
 
     def reason(self, node: Any, level: _Level) -> str:
         """Why a call cannot be computed ahead although all that it takes is; empty where it can."""
-        return self.why(node.operation) or (_MIXES if level.place_of(node) in self.mixing else "")
+        return self.why(node) or (_MIXES if level.place_of(node) in self.mixing else "")
 
     def find(self, graph: Any) -> _Level:
         """The frontier in a graph, moved ahead until all that crosses it holds one row for each example."""

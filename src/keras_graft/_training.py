@@ -33,7 +33,7 @@ from ._computer import Computer
 from ._data import Source, is_stream, part_of, rows_of_arrays, source_of
 from ._features import Features, FeatureStoreError, features_in_folder, features_in_memory
 from ._feed import even, fed_with_features, in_place_of_inputs, store_errors_kept, stored_batches
-from ._split import Split, bytes_of, ends_determinism, make_cut
+from ._split import Split, bytes_of, ends_determinism, make_cut, variables_read_by
 from ._store import absolute
 
 __all__ = ["fit_head"]
@@ -385,7 +385,7 @@ def _split_off(train: tuple[Any, Any, Any], share: float | None, validation: Any
 
 @dataclasses.dataclass(frozen=True)
 class _Frozen:
-    """The frozen weights, with tensors of what they were when the features were computed.
+    """What the features are computed with, with tensors of what it was then: frozen weights, and other variables.
 
     A tensor shares the memory of its variable until that is written to.
     """
@@ -394,12 +394,19 @@ class _Frozen:
 
     @classmethod
     def of(cls, features: keras.Model) -> _Frozen:
-        return cls([(variable, tf.convert_to_tensor(variable.value)) for variable in features.weights])
+        graphs = {id(graph): graph for graph in map(_keras.call_graph, _keras.walk(features)) if graph is not None}
+        nodes = [node for graph in graphs.values() for node in _keras.nodes(graph)]
+        read = [variable for node in nodes for variable in variables_read_by(node)]
+        seeds = {id(state) for state in _keras.seed_states(features)}
+        used = {id(variable): variable for variable in (*features.weights, *read) if id(variable) not in seeds}
+        return cls([(variable, tf.convert_to_tensor(_content(variable))) for variable in used.values()])
 
     def changed(self) -> list[str]:
         """The paths of those that are not what they were."""
         return [
-            variable.path for variable, old in self.values if not _alike(np.asarray(variable.value), np.asarray(old))
+            getattr(variable, "path", variable.name)
+            for variable, old in self.values
+            if not _alike(np.asarray(_content(variable)), np.asarray(old))
         ]
 
     def watched(self, callbacks: Any) -> Any:
@@ -427,6 +434,11 @@ class _Frozen:
                 "frozen weights.",
                 stacklevel=3,
             )
+
+
+def _content(variable: Any) -> Any:
+    """The variable of TensorFlow that holds the value."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> bool:
