@@ -170,3 +170,32 @@ def test_a_policy_holds_for_a_cell_of_ones_own_that_drops(policy: Any) -> None:
 def test_a_cell_of_ones_own_in_both_directions() -> None:
     base = holding(layers.Bidirectional(layers.RNN(ModalCell(dropout=0.5), return_sequences=True)))
     assert live(freeze_and_merge([base], None, dropout="off")) == LIVE["off"]
+
+
+@keras.saving.register_keras_serializable(package="held")
+class Shapeless(layers.Layer):
+    """Declares no shape of its outputs, which TimeDistributed asks for where it stands in a graph."""
+
+    def call(self, x: Any) -> Any:
+        return x * 2.0
+
+
+@pytest.mark.parametrize("noise", [[], [layers.Dropout(0.5)]], ids=["plain", "noise"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_model_that_keras_cannot_put_into_a_graph_is_a_branch_all_the_same(
+    policy: Any, noise: list[Any], tmp_path: Any
+) -> None:
+    steps = np.random.default_rng(0).normal(size=(3, 4, 10)).astype("float32")
+    stack = [layers.TimeDistributed(Shapeless()), *noise, layers.GlobalAveragePooling1D()]
+    model = keras.Sequential([keras.Input((4, 10)), *stack])
+    expected = array(model(steps, training=False))
+    silent = not noise or LIVE[policy] == (False, False)
+    copy = with_dropout(model, policy)
+    merged = freeze_and_merge([model], head=1, loss="mse", dropout=policy)
+    merged.save(tmp_path / "merged.keras")
+    loaded = keras.saving.load_model(tmp_path / "merged.keras", compile=False)
+    for base in (copy, merged.layers[1], loaded.layers[1]):
+        for training in (True, False) if silent else (False,) if policy == "keep" else ():
+            np.testing.assert_array_equal(array(base(steps, training=training)), expected)
+        for training in () if silent else (True,):
+            assert not np.array_equal(array(base(steps, training=training)), expected)

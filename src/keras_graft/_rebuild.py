@@ -272,7 +272,7 @@ class _Builder:
     def _around_opaque(self, model: Any, name: str) -> keras.Model:
         inputs = _keras.new_inputs(_keras.symbolic_inputs(model))
         new = self.replacement(model, "") or _identity(model)
-        outputs = new(inputs)
+        outputs = _called_in_graph(new, inputs)
         self._settle(new)
         if id(model) in self.cuts:
             index = [id(tensor) for tensor in model.outputs].index(id(self.cuts[id(model)]))
@@ -900,6 +900,18 @@ def _observed(layer: Any, path: str, decision: Decision, args: Any, kwargs: Any)
             f"its call raises {type(error).__name__}: {_keras.first_line(error)} "
             f"{_or(decision.way_out(), 'let its `call` run on symbolic tensors.')} Received: layer={inner!r}"
         ) from error
+
+
+def _called_in_graph(new: Any, inputs: Any) -> Any:
+    """The symbolic outputs of what became of a model that is not a graph model.
+
+    Keras cannot tell them of every model that runs on data: TimeDistributed asks what it holds for a shape that few
+    layers declare. A lock that lets everything through can.
+    """
+    try:
+        return new(inputs)
+    except NotImplementedError:
+        return ModeLock(new, training=None, frozen=False, over_stored=False)(inputs)
 
 
 def _cannot_rebuild(layer: Any, path: str, cause: str) -> RebuildError:
