@@ -8,9 +8,10 @@ import guarantees
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import zoo
 from guarantees import POLICIES
-from keras import layers
+from keras import layers, ops
 from zoo import ZOO
 
 from keras_graft import ModeLock, _keras, freeze_and_merge, with_dropout
@@ -287,3 +288,87 @@ def test_remove_leaves_a_custom_layer_trainable_where_its_rate_can_be_set_to_0()
 def test_a_policy_that_is_none_is_named_as_the_parameter_is(policy: Any) -> None:
     with pytest.raises(ValueError, match=rf'`policy` must be one of .* You mean "off"\. Received: policy={policy!r}'):
         with_dropout(dropping(0.5), policy)
+
+
+class ComputesWithItsRate(layers.Layer):
+    """Has a dropout rate that it drops by in training mode, and computes with in inference mode on some data."""
+
+    def __init__(self, rate: float = 0.2, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate, self.kept, self.drop = rate, 1 - rate, layers.Dropout(rate)
+
+    def scaled(self, x: Any) -> Any:
+        return ops.where(x > 20.0, 20.0 + (x - 20.0) * self.rate, x)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return self.drop(self.scaled(x), training=training)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self.rate}
+
+
+class ComputesWithWhatItKeeps(ComputesWithItsRate):
+    def scaled(self, x: Any) -> Any:
+        return ops.where(ops.abs(x) > 50.0, x * self.kept * 0.3, x)
+
+
+class ComputesInBranches(ComputesWithItsRate):
+    def scaled(self, x: Any) -> Any:
+        return tf.cond(tf.reduce_any(x > 20.0), lambda: x * self.rate, lambda: x)
+
+
+class TokenDropout(ComputesWithItsRate):
+    """Scales what is left of tokens that are masked, as ESM-2 does."""
+
+    def scaled(self, x: Any) -> Any:
+        masked = ops.mean(ops.cast(x == 32.0, "float32"), axis=-1, keepdims=True)
+        return ops.where(masked > 0, x * self.kept / (1 - masked), x)
+
+
+class DropsByValue(ComputesWithItsRate):
+    """Computes with its rate in training mode alone, in a graph that holds both."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return ops.where(bool(training), keras.random.dropout(x, self.rate), x)
+
+
+COMPUTING = [ComputesWithItsRate, ComputesWithWhatItKeeps, ComputesInBranches, TokenDropout]
+FAR = np.array([[32.0, -80.0, 90.0, 3.0], [21.0, 0.5, -1.0, 19.0]], "float32")
+
+
+def held_in(where: str, layer: keras.Layer) -> keras.Model:
+    wrapped = [layers.Reshape((1, 4)), layers.TimeDistributed(layer), layers.Flatten()]
+    stack = wrapped if where == "wrapper" else [layer]
+    return keras.Sequential([keras.Input((4,)), *stack], name="base")
+
+
+def frozen_branch(model: keras.Model, policy: Any) -> keras.Model:
+    return freeze_and_merge({"base": model}, 1, dropout=policy, loss="mse").get_layer("base")
+
+
+@pytest.mark.parametrize(
+    ("kind", "made", "where"),
+    [(kind, made, "alone") for kind in COMPUTING for made in (with_dropout, frozen_branch)]
+    + [(ComputesWithItsRate, frozen_branch, "wrapper")],
+)
+def test_a_layer_that_computes_with_its_rate_keeps_it_and_is_locked(kind: Any, made: Any, where: str) -> None:
+    model = held_in(where, kind(name="layer"))
+    expected = guarantees.array(model(FAR, training=False))
+    silent = made(model, "off")
+    for training in (True, False):
+        np.testing.assert_array_equal(guarantees.array(silent(FAR, training=training)), expected)
+    with pytest.raises(ValueError, match="computes with its rates"):
+        made(model, "remove")
+
+
+@pytest.mark.parametrize("policy", ["off", "remove"])
+@pytest.mark.parametrize("made", [with_dropout, frozen_branch])
+def test_a_rate_that_counts_in_training_mode_alone_is_set_to_0(made: Any, policy: Any) -> None:
+    model = held_in("alone", DropsByValue(name="layer"))
+    silent = made(model, policy)
+    assert not any(isinstance(part, ModeLock) for part in _keras.walk(silent))
+    for training in (True, False):
+        np.testing.assert_array_equal(guarantees.array(silent(FAR, training=training)), FAR)

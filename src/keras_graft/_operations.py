@@ -5,13 +5,17 @@ It knows operations of a traced graph alone, and nothing of layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Any
 
+import numpy as np
+import tensorflow as tf
+
 from . import _keras
 
-__all__ = ["Nature", "assigned_by", "form_of", "nature_of", "reached_by"]
+__all__ = ["Nature", "assigned_by", "constants_of", "form_of", "live_inputs", "nature_of", "reached_by"]
 
 
 class Nature(Enum):
@@ -31,16 +35,37 @@ _STATEFUL_BUT_PURE = frozenset(
 _SEEDS = frozenset({"seed", "seed2"})
 
 
-def reached_by(tensors: Any) -> list[Any]:
-    """The operations of a graph that some tensors depend on."""
+def reached_by(tensors: Any, inputs_of: Callable[[Any], Any] = lambda operation: operation.inputs) -> list[Any]:
+    """The operations of a graph that some tensors depend on, by those of their inputs that count."""
     reached: dict[int, Any] = {}
     waiting = [tensor.op for tensor in tensors]
     while waiting:
         operation = waiting.pop()
         if id(operation) not in reached:
             reached[id(operation)] = operation
-            waiting.extend(source.op for source in operation.inputs)
+            waiting.extend(source.op for source in inputs_of(operation))
     return list(reached.values())
+
+
+def live_inputs(operation: Any, value_of: Callable[[Any], Any] = tf.get_static_value) -> list[Any]:
+    """The inputs of an operation that its outputs hang on, given what is known of the values of some."""
+    inputs = list(operation.inputs)
+    if operation.type in ("Select", "SelectV2"):
+        condition, chosen, other = inputs
+        known = value_of(condition)
+        if known is not None and np.all(known) == np.any(known):
+            return [condition, chosen if np.all(known) else other]
+    if operation.type == "Mul":
+        zeros = [factor for factor in inputs if (known := value_of(factor)) is not None and not np.any(known)]
+        return zeros[:1] or inputs
+    return inputs
+
+
+def constants_of(operations: Iterable[Any]) -> Counter[bytes]:
+    """The floating point constants of some operations and of the functions that they call, by dtype and value."""
+    nodes = [node for operation in operations for node in (operation.node_def, *_nodes_within(operation))]
+    held = [node.attr["value"].tensor for node in nodes if node.op == "Const"]
+    return Counter(value.SerializeToString() for value in held if tf.as_dtype(value.dtype).is_floating)
 
 
 def nature_of(operation: Any) -> Nature:

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
-from ._operations import Nature, assigned_by, form_of, nature_of, reached_by
+from ._operations import Nature, assigned_by, constants_of, form_of, live_inputs, nature_of, reached_by
 from ._reach import reached_from
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "call_of",
     "calls_within",
     "close",
+    "constants",
     "does_nothing",
     "hidden_values",
     "left_as_it_was",
@@ -664,13 +665,33 @@ def _forms(operations: list[Any]) -> tuple[Any, ...]:
 
 def _reached(outputs: Any) -> list[Any]:
     """The operations of a TensorFlow graph that some outputs depend on."""
+    return reached_by(_in_graph(outputs))
+
+
+def _in_graph(outputs: Any) -> list[Any]:
     leaves = tf.nest.flatten(keras.tree.flatten(outputs), expand_composites=True)
-    return reached_by(tensor for tensor in leaves if hasattr(tensor, "op"))
+    return [tensor for tensor in leaves if hasattr(tensor, "op")]
 
 
 def looks_like_a_seed(value: Any) -> bool:
     """Whether a value may be the state of a seed generator, for variables of which nothing else is known."""
     return tuple(value.shape) == (2,) and "int" in keras.backend.standardize_dtype(value.dtype)
+
+
+def constants(layer: Any, args: Any, kwargs: Any) -> collections.Counter[bytes]:
+    """The floating point constants that the outputs of a call in inference mode hang on."""
+    found: collections.Counter[bytes] = collections.Counter()
+
+    def probe(*args: Any, **kwargs: Any) -> Any:
+        nonlocal found
+        with keras.StatelessScope():
+            outputs = layer(*args, training=False, **kwargs)
+        found = constants_of(reached_by(_in_graph(outputs), live_inputs))
+        return outputs
+
+    with left_as_it_was(layer):
+        trace(probe, *args, **kwargs)
+    return found
 
 
 def same(original: Any, new: Any, training: bool) -> bool:

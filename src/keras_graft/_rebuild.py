@@ -697,13 +697,49 @@ def _check_silenced(original: Any, new: Any, call: tuple[Any, Any], path: str, d
         fault = "still draws random numbers in training mode"
     elif not same(training=decision.mode is Mode.ANY):
         fault = "does not compute what the layer computes in inference mode"
+    elif decision.changes and _computes_with_rates(original, new, call):
+        fault = (
+            "may compute something else in inference mode on other data: the layer computes with its rates there too"
+        )
     if fault:
-        changes = {name: "…" if isinstance(value, dict) else value for name, value in decision.changes.items()}
+        changes = {name: "…" if isinstance(value, (dict, list)) else value for name, value in decision.changes.items()}
         how = f"with its arguments {changes} it" if changes else "the replacement of its class"
         raise RebuildError(
             f"Dropout cannot be removed from layer '{path}' (of type {type(original).__name__}): {how} {fault}. "
             f"{decision.way_out()}Received: layer={original!r}"
         )
+
+
+def _computes_with_rates(original: Any, new: Any, call: tuple[Any, Any]) -> bool:
+    """Whether a layer computes with its noise rates in inference mode too, on whatever data.
+
+    Its copy without them may compute with other numbers for another reason: Keras's attention takes another kernel.
+    So a copy with other rates that are no 0 tells. What cannot be traced is left to the comparison on made-up data.
+    """
+    try:
+        expected = _probe.constants(original, *call)
+        if expected == _probe.constants(new, *call):
+            return False
+        moved = _constants_of_copy(original, _with_moved_rates(*map(_keras.config_of, (original, new))), call)
+        return moved != expected and moved != _constants_of_copy(original, {}, call)
+    except Exception:  # whatever a stranger's code may raise
+        return False
+
+
+def _constants_of_copy(layer: Any, changes: dict[str, Any], call: tuple[Any, Any]) -> Counter[bytes]:
+    copy = _keras.copy_from_config(layer, changes)
+    _keras.build_like(copy, layer, {})
+    return _probe.constants(copy, *call)
+
+
+def _with_moved_rates(config: Any, silent: Any) -> Any:
+    """A config with other numbers in place of those that are 0 in `silent`."""
+    if isinstance(config, dict) and isinstance(silent, dict):
+        return {key: _with_moved_rates(value, silent.get(key)) for key, value in config.items()}
+    if isinstance(config, (list, tuple)) and isinstance(silent, (list, tuple)) and len(config) == len(silent):
+        return [_with_moved_rates(value, other) for value, other in zip(config, silent)]
+    is_rate = isinstance(config, float) and config and isinstance(silent, (int, float)) and silent == 0
+    return 0.97 * config if is_rate else config
 
 
 def _check_still(layer: Any, inner: Any, path: str, decision: Decision) -> None:
@@ -764,6 +800,7 @@ def _together(decisions: Iterable[Decision], path: str) -> Decision:
     return dataclasses.replace(
         decisions[0],
         mode=modes.pop() if modes else Mode.ANY,
+        changes={name: value for decision in reversed(decisions) for name, value in decision.changes.items()},
         lock=any(decision.lock for decision in decisions),
         verify=any(decision.verify for decision in decisions),
         over_stored=any(decision.over_stored for decision in decisions),
