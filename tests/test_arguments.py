@@ -302,13 +302,13 @@ def batches(x: Any, y: Any = None, size: int | None = 8) -> Any:
         (lambda: (X[:, :5], Y), r"Expected: 'vector' of shape \(examples, 8\). Received: ndarray\[32, 5\] of float32"),
         (
             lambda: ({"vectors": X}, Y),
-            r"'vector' of shape.*keys must be the names of the inputs; received \['vectors'\]",
+            r"'vector' of shape.*'vectors'.*one input: pass the array itself",
         ),
         (lambda: ([X, X], Y), "It takes 1 inputs, and got 2"),
         (lambda: (X.astype(str), Y), "Turn words into numbers first"),
         (lambda: (batches(X[:, :5], Y),), r"Expected: 'vector' .*\[8, 5\]"),
         (lambda: (batches(X, Y, size=None),), r"These are single examples: pass batches, dataset.batch\(32\)"),
-        (lambda: (batches({"vectors": X}, Y),), r"received \['vectors'\]"),
+        (lambda: (batches({"vectors": X}, Y),), r"'vectors'.*pass the array itself"),
     ],
     ids=["width", "key", "two", "words", "width of batches", "unbatched", "key of batches"],
 )
@@ -348,9 +348,21 @@ NAMES = np.array(["cat", "dog"] * 20)
             "classes from 0 to 1.* 2 outputs. Received: numbers from 1 to 2",
         ),
         (keras.losses.SparseCategoricalCrossentropy(), CLASSES - 1, "Received: numbers from -1 to 0"),
-        ("sparse_categorical_crossentropy", np.eye(2)[CLASSES], r"loss='categorical_crossentropy', or y.argmax"),
-        ("categorical_crossentropy", CLASSES, r"loss='sparse_categorical_crossentropy', or .*to_categorical\(y, 2\)"),
-        (keras.losses.CategoricalCrossentropy(), CLASSES[:, None], "numbers of classes: use loss='sparse_cat"),
+        (
+            "sparse_categorical_crossentropy",
+            np.eye(2)[CLASSES],
+            r"loss=keras.losses.CategoricalCrossentropy\(\), or pass y.argmax",
+        ),
+        (
+            "categorical_crossentropy",
+            CLASSES,
+            r"loss=keras.losses.SparseCategoricalCrossentropy\(\), or .*to_categorical\(y, 2\)",
+        ),
+        (
+            keras.losses.CategoricalCrossentropy(),
+            CLASSES[:, None],
+            "numbers of classes: use loss=keras.losses.SparseCat",
+        ),
         ("categorical_crossentropy", np.eye(3)[CLASSES], r"Expected targets for .* of shape \(examples, 2\)"),
         ("mse", {"other": Y}, "must fit the outputs"),
         ("mse", [Y, Y], "The model has 1 outputs, and got targets for 2"),
@@ -400,3 +412,92 @@ def test_a_model_without_a_loss_is_refused() -> None:
     model = keras.Sequential([keras.Input((8,)), frozen, layers.Dense(1)])
     model.compile("sgd")
     assert_refused(ValueError, r"compiled without a loss.*model.compile\(optimizer, loss='mse'\)", X, Y, model=model)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Ways out that keep what the model was compiled for
+# ---------------------------------------------------------------------------------------------------------
+
+
+def on_logits(loss: Any, **options: Any) -> keras.Model:
+    return made([layers.Dense(2, name="logits")], loss, **options)
+
+
+LOGITS = {
+    "sparse": (
+        keras.losses.SparseCategoricalCrossentropy,
+        np.eye(2, dtype="float32")[CLASSES],
+        "CategoricalCrossentropy",
+    ),
+    "one-hot": (keras.losses.CategoricalCrossentropy, CLASSES, "SparseCategoricalCrossentropy"),
+}
+
+
+@pytest.mark.parametrize("kind", LOGITS)
+def test_a_loss_for_other_targets_is_named_with_the_logits_that_it_takes(kind: str) -> None:
+    loss, targets, other = LOGITS[kind]
+    model = on_logits(loss(from_logits=True))
+    with pytest.raises(ValueError, match=rf"use loss=keras.losses.{other}\(from_logits=True\), or pass"):
+        fit_head(model, X, targets, verbose=0)
+    named = getattr(keras.losses, other)(from_logits=True)  # the way out
+    assert_as_in_fit(lambda: on_logits(named), lambda: (X, targets), epochs=2)
+
+
+def test_a_loss_with_settings_of_its_own_is_named_no_other() -> None:
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
+    with pytest.raises(ValueError, match=r"numbers of classes: pass keras.utils.to_categorical\(y, 2\)"):
+        fit_head(on_logits(loss), X, CLASSES, verbose=0)
+
+
+def test_a_model_that_was_compiled_again_for_probabilities_is_told_so() -> None:
+    model = on_logits(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    with pytest.warns(UserWarning, match=r"may not be trained as meant.*from_logits=True"):
+        fit_head(model, X, CLASSES, verbose=0)
+
+
+@pytest.mark.parametrize("steps", [0, "2"])
+def test_steps_of_an_execution_are_a_positive_integer(steps: Any) -> None:
+    model = made()
+    model.steps_per_execution = steps
+    with pytest.raises(ValueError, match=r"`steps_per_execution` must be a positive integer"):
+        fit_head(model, X, Y, verbose=0)
+
+
+def test_a_last_axis_of_1_may_be_there_in_the_data_to_train_or_to_validate_on_alone() -> None:
+    images = X.reshape(40, 8, 1)
+
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        base = keras.Sequential([keras.Input((8, 1)), layers.Flatten(), layers.Dense(4)], name="base")
+        return freeze_and_merge([base], 1, loss="mse", optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
+
+    assert_as_in_fit(make, lambda: (images[..., 0], Y), validation_data=(images, Y))
+    assert_as_in_fit(make, lambda: (images, Y), validation_data=(images[..., 0], Y))
+
+
+def test_a_dict_for_the_one_input_is_told_to_be_an_array() -> None:
+    with pytest.raises(ValueError, match="The model has one input: pass the array itself"):
+        fit_head(made(), {"pixels": X}, Y, verbose=0)
+
+
+def test_targets_of_several_outputs_are_expected_under_their_keys() -> None:
+    keras.utils.set_random_seed(3)
+    heads = {"kind": layers.Dense(2, "softmax"), "size": [layers.Dense(1)]}
+    losses = {"kind": "sparse_categorical_crossentropy", "size": "mse"}
+    model = freeze_and_merge([dense_base(inputs=8)], heads, loss=losses, jit_compile=False)
+    with pytest.raises(ValueError, match=r"'kind' of shape \(examples,\), 'size' of shape \(examples, 1\)") as caught:
+        fit_head(model, X, {"kinds": CLASSES, "size": Y}, verbose=0)
+    assert "997" not in str(caught.value)
+    fit_head(model, X, {"kind": CLASSES, "size": Y}, verbose=0)  # the way out
+
+
+def test_weights_of_losses_that_do_not_fit_are_no_fault_of_the_targets() -> None:
+    with pytest.raises(ValueError, match="was compiled with `loss_weights` that do not go with its outputs"):
+        fit_head(made(loss_weights=[1.0, 2.0]), X, Y, verbose=0)
+
+
+def test_data_to_validate_on_of_four_parts_are_described_in_a_line() -> None:
+    with pytest.raises(ValueError, match=r"must be \(x, y\), \(x, y, weights\) or a dataset") as caught:
+        fit_head(made(), X, Y, validation_data=(X, Y, Y, Y), verbose=0)
+    assert len(str(caught.value)) < 400

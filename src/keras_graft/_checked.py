@@ -46,7 +46,7 @@ def checked_inputs(source: Source, model: keras.Model, name: str) -> Source:
     def batches() -> Iterator[tuple[Any, tuple[Any, ...]]]:
         for inputs, beside in source.batches():
             _check_inputs(model, inputs, name, stream=source.holds_targets)
-            yield inputs, beside
+            yield _of_rank(model, inputs), beside
 
     return dataclasses.replace(source, batches=batches)
 
@@ -66,11 +66,13 @@ def _check_inputs(model: keras.Model, inputs: Any, name: str, *, stream: bool) -
         return
     received = keras.tree.flatten(inputs)
     single = pairs is not None and all(_fits(want, leaf, skip=1) for want, leaf in pairs)
-    hint = ""
+    hint, one = "", len(keras.tree.flatten(expected)) == 1
     if strings:
         hint = " Turn words into numbers first, with keras.layers.StringLookup or TextVectorization."
     elif single and stream:
         hint = " These are single examples: pass batches, dataset.batch(32)."
+    elif isinstance(inputs, Mapping) and one:
+        hint = " The model has one input: pass the array itself."
     elif isinstance(inputs, Mapping):
         hint = f" The keys must be the names of the inputs; received {sorted(map(str, inputs))}."
     elif len(received) != len(keras.tree.flatten(expected)):
@@ -79,6 +81,27 @@ def _check_inputs(model: keras.Model, inputs: Any, name: str, *, stream: bool) -
         f"`{name}` does not fit the inputs of model '{model.name}'. Expected: {_wanted(expected)}. Received: "
         f"{described(inputs)}.{hint}"
     )
+
+
+def _of_rank(model: keras.Model, inputs: Any) -> Any:
+    """The inputs with a last axis of 1 where the model has one, and without it where it has none, as in Keras."""
+    expected = _keras.symbolic_inputs(model)
+    wanted = {id(leaf): want for want, leaf in _pairs(expected, inputs) or ()}
+
+    def fitted(leaf: Any) -> Any:
+        want = wanted.get(id(leaf))
+        if want is None or not _is_dense(leaf):
+            return leaf
+        more = len(leaf.shape) - len(want.shape)
+        if more == -1 and want.shape[-1] == 1:
+            return leaf[..., None]
+        return leaf[..., 0] if more == 1 and leaf.shape[-1] == 1 else leaf
+
+    return keras.tree.map_structure(fitted, inputs)
+
+
+def _is_dense(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray) or (keras.ops.is_tensor(leaf) and not hasattr(leaf, "values"))
 
 
 def _pairs(expected: Any, inputs: Any) -> list[tuple[Any, Any]] | None:
@@ -144,10 +167,15 @@ def _check_targets(model: keras.Model, targets: Any, weights: Any, name: str) ->
             f"`classes, y = numpy.unique(names, return_inverse=True)`. Received: {described(targets)}"
         )
     cause = _keras.error_of_loss(model, targets, weights)
+    if cause is not None and "loss_weights" in cause:
+        raise ValueError(
+            f"Model '{model.name}' was compiled with `loss_weights` that do not go with its outputs. Give one for each "
+            f"output, or leave them out: {cause}"
+        )
     if cause is not None:
         raise ValueError(
             f"{quoted} must fit the outputs of model '{model.name}' and its loss {_named(losses)}. Expected targets "
-            f"for {_outputs(model)}. Received: {described(targets)}"
+            f"for {_outputs(model, losses)}. Received: {described(targets)}"
             f"{'' if weights is None else f', weights {described(weights)}'}.{_hint(model, known, targets)} ({cause})"
         )
     _check_labels(model, targets, name)
@@ -176,10 +204,24 @@ def _named(losses: Any) -> str:
     return f"{names[0]!r}" if len(names) == 1 else f"{names}"
 
 
-def _outputs(model: Any) -> str:
-    return ", ".join(
-        f"'{name}' of shape {_open(tensor.shape)}" for name, tensor in zip(model.output_names, model.outputs)
-    )
+def _outputs(model: Any, losses: Any) -> str:
+    """The outputs of a model, by the keys that targets need, with the shapes that their losses take."""
+    structure = _keras.output_structure(_keras.call_graph(model))
+    names = sorted(structure) if isinstance(structure, Mapping) else model.output_names
+    parts = [losses] * len(names) if isinstance(losses, (str, keras.losses.Loss)) else _by_name(losses, names)
+    shown = [_taken(tensor.shape, loss) for tensor, loss in zip(model.outputs, parts)]
+    return ", ".join(f"'{name}' of shape {shape}" for name, shape in zip(names, shown))
+
+
+def _by_name(losses: Any, names: list[str]) -> list[Any]:
+    parts = [losses.get(name) for name in names] if isinstance(losses, Mapping) else keras.tree.flatten(losses)
+    return parts if len(parts) == len(names) else parts[:1] * len(names)
+
+
+def _taken(shape: Any, loss: Any) -> str:
+    """The shape of the targets that a loss takes for outputs of a shape."""
+    sparse = _known(loss) is not None and _is_sparse(_known(loss))
+    return _open(shape[:-1] if sparse else shape)
 
 
 def _hint(model: Any, known: list[Any], targets: Any) -> str:
@@ -193,14 +235,22 @@ def _hint(model: Any, known: list[Any], targets: Any) -> str:
         return ""
     classes, rank = model.outputs[0].shape[-1], len(leaves[0].shape)
     if _is_sparse(known[0]) and rank == len(model.outputs[0].shape) and leaves[0].shape[-1] == classes:
-        return " These are rows of probabilities: use loss='categorical_crossentropy', or y.argmax(axis=-1)."
+        other = _mirrored(known[0], "CategoricalCrossentropy")
+        return f" These are rows of probabilities: {other}pass y.argmax(axis=-1)."
     numbers = rank < len(model.outputs[0].shape) or leaves[0].shape[-1] == 1
     if _function(known[0]) is keras.losses.categorical_crossentropy and numbers:
-        return (
-            " These are numbers of classes: use loss='sparse_categorical_crossentropy', or "
-            f"keras.utils.to_categorical(y, {classes})."
-        )
+        other = _mirrored(known[0], "SparseCategoricalCrossentropy")
+        return f" These are numbers of classes: {other}pass keras.utils.to_categorical(y, {classes})."
     return ""
+
+
+def _mirrored(loss: Any, name: str) -> str:
+    """Says to use the loss that takes the other kind of targets, on the same outputs, where there is one."""
+    config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
+    if config.get("ignore_class") is not None or config.get("label_smoothing") or config.get("axis", -1) != -1:
+        return ""
+    arguments = "from_logits=True" if config.get("from_logits") else ""
+    return f"use loss=keras.losses.{name}({arguments}), or "
 
 
 def _function(loss: Any) -> Any:

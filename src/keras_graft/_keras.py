@@ -1442,5 +1442,5 @@ def error_of_loss(model: Any, targets: Any, weights: Any) -> str | None:
     try:
         compute_output_spec(loss, given[0], outputs, given[1])
     except Exception as error:
-        return first_line(error)
+        return first_line(error).replace(str(_ROWS), "examples")
     return None

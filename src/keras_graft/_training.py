@@ -25,6 +25,7 @@ from ._arguments import (
     check_option,
     check_share,
     checked_frequency,
+    described,
     integer,
 )
 from ._audit import rows_by_layer
@@ -33,6 +34,7 @@ from ._computer import Computer
 from ._data import Source, is_stream, part_of, rows_of_arrays, source_of
 from ._features import Features, FeatureStoreError, features_in_folder, features_in_memory
 from ._feed import even, fed_with_features, in_place_of_inputs, store_errors_kept, stored_batches
+from ._loss import check_endings
 from ._split import Split, bytes_of, ends_determinism, make_cut, variables_read_by
 from ._store import absolute
 
@@ -170,6 +172,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
             **arguments,
         )
     _warn_of_other_passes(x, arguments, shuffle)
+    _warn_of_ending(model)
     wish = _Wish(model, found, Computer(found.features, exact), _place(cache), verbose)
     frozen = _Frozen.of(found.features)
     train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
@@ -191,6 +194,17 @@ def _check(model: Any, dropout: Any, cache: Any, shuffle: Any) -> None:
     check_option("dropout", dropout, _DROPOUT)
     if not model.compiled:
         raise ValueError(f"`model` must be compiled: call `model.compile(loss=...)` first. Received: model={model!r}")
+    integer("steps_per_execution", model.steps_per_execution, least=1)
+
+
+def _warn_of_ending(model: keras.Model) -> None:
+    """Warns where a model of one output ends in numbers of another kind than its loss takes: it was compiled again."""
+    if len(model.outputs) != 1:
+        return
+    try:
+        check_endings(None, model.outputs[0], _keras.losses_of(model))
+    except ValueError as error:
+        warnings.warn(f"Model '{model.name}' may not be trained as meant. {error}", stacklevel=3)
 
 
 def _with_integers(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -360,10 +374,19 @@ def _check_silent(model: keras.Model, found: Split, cause: str) -> None:
         )
 
 
+# How many parts a batch of data has at the most: inputs, targets and weights.
+_PARTS = 3
+
+
 def _split_off(train: tuple[Any, Any, Any], share: float | None, validation: Any) -> tuple[tuple[Any, Any, Any], Any]:
     """The data to train on, and those to validate on, each as inputs, targets and weights."""
     if validation is not None:
         if isinstance(validation, (tuple, list)):
+            if not 1 <= len(validation) <= _PARTS:
+                raise ValueError(
+                    "`validation_data` must be (x, y), (x, y, weights) or a dataset. Received: "
+                    f"validation_data={described(validation)}"
+                )
             return train, (*keras.utils.unpack_x_y_sample_weight(tuple(validation)),)
         return train, (validation, None, None)
     if not share:
