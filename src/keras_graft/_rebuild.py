@@ -616,7 +616,8 @@ class _Builder:
 
     def verify(self) -> None:
         """Raises where something that was done on trust did not have the effect that it is there for."""
-        for doubt in {(id(doubt.original), id(doubt.copy)): doubt for doubt in self.doubts}.values():
+        held = {(id(doubt.original), id(doubt.copy)): doubt for doubt in self.doubts if doubt.attribute}
+        for doubt in held.values():
             with self._working_on(doubt.original):
                 _check_faithful(doubt)
         for layer, path in self.left_out:
@@ -628,6 +629,10 @@ class _Builder:
                     _check_silenced(original, inner, _probe.call_of(layer), path, decision)
                 if decision.mode in (Mode.INFERENCE, Mode.ANY):
                     _check_still(layer, inner, path, decision)
+        for doubt in self.doubts:
+            if not doubt.attribute:  # last: only what stands still by itself can be compared
+                with self._working_on(doubt.original):
+                    _check_outside(doubt)
 
 
 def _check_kind(original: Any, path: str, part_path: str, old: Any, copy: Any) -> None:
@@ -644,9 +649,6 @@ def _check_kind(original: Any, path: str, part_path: str, old: Any, copy: Any) -
 
 def _check_faithful(doubt: _proof.Doubt) -> None:
     """Raises unless a copy that could not be proved by value computes what the original computes."""
-    if not doubt.attribute:
-        _check_outside(doubt)
-        return
     modes = (False, True) if doubt.live else (False,)
     try:
         same = all(_probe.agree(doubt.original, doubt.copy, training) for training in modes)
@@ -714,9 +716,12 @@ def _computes_with_rates(original: Any, new: Any, call: tuple[Any, Any]) -> bool
     """Whether a layer computes with its noise rates in inference mode too, on whatever data.
 
     Its copy without them may compute with other numbers for another reason: Keras's attention takes another kernel.
-    So a copy with other rates that are no 0 tells. What cannot be traced is left to the comparison on made-up data.
+    So a copy with other rates that are no 0 tells. What cannot be traced is left to the comparison on made-up data;
+    where noise is drawn in inference mode as well, the rates are those of that noise.
     """
     try:
+        if _probe.observe(original, False, *call).draws:
+            return False
         expected = _probe.constants(original, *call)
         if expected == _probe.constants(new, *call):
             return False
