@@ -257,6 +257,49 @@ def test_numbers_that_are_drawn_to_no_effect_in_inference_mode_are_no_noise_ther
     assert not np.allclose(live.predict(zoo.vectors(8), verbose=0), base.predict(zoo.vectors(8), verbose=0))
 
 
+class AboveAHundred(Mode):
+    """Noise that only the data hold back."""
+
+    def call(self, x: Any) -> Any:
+        return ops.where(x > 100, self.noisy(x), x)
+
+
+class WhereTheSumIsLarge(Mode):
+    def call(self, x: Any) -> Any:
+        return ops.cond(ops.sum(x) > 1e4, lambda: self.noisy(x), lambda: x)
+
+
+class TimesWhatIsLarge(Mode):
+    def call(self, x: Any) -> Any:
+        return x + keras.random.normal(ops.shape(x)) * ops.cast(x > 100, "float32")
+
+
+class WhereAWeightIsLarge(Mode):
+    def build(self, shape: Any) -> None:
+        self.scale = self.add_weight(shape=(), initializer="zeros")
+
+    def call(self, x: Any) -> Any:
+        return x + self.scale * keras.random.normal(ops.shape(x))
+
+
+HELD_BACK_BY_DATA = [AboveAHundred, WhereTheSumIsLarge, TimesWhatIsLarge, WhereAWeightIsLarge]
+
+
+@pytest.mark.parametrize("make", HELD_BACK_BY_DATA)
+def test_noise_that_only_data_hold_back_is_noise(make: Any) -> None:
+    assert row_of(make()).predict == "draws random numbers"
+    with pytest.raises(RebuildError, match=r"'layer'.*even in inference mode"):
+        freeze_and_merge([base_of(make())], 1, dropout="off", loss="mse")
+
+
+@pytest.mark.parametrize("make", HELD_BACK_BY_DATA)
+def test_noise_that_only_data_hold_back_is_not_computed_ahead(make: Any) -> None:
+    base = base_of(make())
+    base.trainable = False
+    model = zoo.sequential(keras.Input((6,)), base, layers.Dense(1))
+    assert list(split(model).in_the_way) == [f"{base.name}/layer"]
+
+
 ADAPTED: dict[str, Callable[[], tuple[keras.Layer, Any]]] = {
     "TextVectorization": lambda: (layers.TextVectorization(vocabulary=["a", "b"]), np.array([["a b"], ["b"]])),
     "StringLookup": lambda: (layers.StringLookup(vocabulary=["a", "b"]), np.array([["a"], ["b"]])),

@@ -68,9 +68,14 @@ def constants_of(operations: Iterable[Any]) -> Counter[bytes]:
     return Counter(value.SerializeToString() for value in held if tf.as_dtype(value.dtype).is_floating)
 
 
-def nature_of(operation: Any) -> Nature:
-    """What an operation is, with all that the functions do which it calls (bodies of loops, branches)."""
-    natures = {_nature(node) for node in _nodes_within(operation)}
+def nature_of(operation: Any, branch: int | None = None) -> Nature:
+    """What an operation is, with all that the functions do which it calls (bodies of loops, branches).
+
+    Args:
+        operation: The operation.
+        branch: What an operation with branches chooses by, where it is known: the others never run.
+    """
+    natures = {_nature(node) for node in _nodes_within(operation, branch)}
     own = _nature(operation.node_def)
     if own is not Nature.RANDOM or not _has_fixed_seed(operation):
         natures.add(own)
@@ -144,15 +149,32 @@ def _calls_functions(node: Any) -> bool:
     return any(value.func.name or value.list.func for value in node.attr.values())
 
 
-def _nodes_within(operation: Any) -> Iterator[Any]:
-    """The nodes of all functions that an operation calls, also those within these."""
+def _nodes_within(operation: Any, branch: int | None = None) -> Iterator[Any]:
+    """The nodes of all functions that an operation calls, also those within these; of its branches, all or one."""
     functions = operation.graph._functions
-    waiting, seen = [operation.node_def], set()
-    while waiting:
-        for value in waiting.pop().attr.values():
-            for name in [value.func.name, *(function.name for function in value.list.func)]:
-                if name in functions and name not in seen:
-                    seen.add(name)
-                    nodes = functions[name].cached_definition.node_def
-                    waiting.extend(nodes)
-                    yield from nodes
+    called = _functions_of(operation.node_def)
+    if branch is not None:
+        called = [_branches(operation)[branch]]
+    seen = set[str]()
+    while called:
+        name = called.pop()
+        if name in functions and name not in seen:
+            seen.add(name)
+            nodes = functions[name].cached_definition.node_def
+            called.extend(inner for node in nodes for inner in _functions_of(node))
+            yield from nodes
+
+
+def _functions_of(node: Any) -> list[str]:
+    held = node.attr.values()
+    return [
+        name for value in held for name in (value.func.name, *(function.name for function in value.list.func)) if name
+    ]
+
+
+def _branches(operation: Any) -> list[str]:
+    """The names of the functions that an operation chooses from, in the order of the numbers that choose them."""
+    held = operation.node_def.attr
+    if "branches" in held:
+        return [function.name for function in held["branches"].list.func]
+    return [held["else_branch"].func.name, held["then_branch"].func.name]

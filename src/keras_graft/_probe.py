@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import _keras
+from . import _keras, _noise
 from ._operations import Nature, assigned_by, constants_of, form_of, live_inputs, nature_of, reached_by
 from ._reach import reached_from
 
@@ -57,6 +57,9 @@ UNTRACKED = "a variable that Keras does not track"
 # How many times, and with how many examples, a call is repeated to see whether it gives the same: noise that drops one
 # example of a hundred shows.
 _REPEATS, _EXAMPLES = 16, 32
+
+# How many times what hangs on no data is computed with other random numbers.
+_ROUNDS = 256
 
 
 def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -95,16 +98,23 @@ def _with_sizes(action: Callable[[int], Any]) -> Any:
 
 def _trace_in_function(function: Callable[..., Any], args: Any, kwargs: Any, size: int) -> Any:
     """The same in a `tf.function`, with `size` for every size of the tensors that is open."""
+    return _in_function(function, args, kwargs, size)[0].structured_outputs
+
+
+def _in_function(
+    function: Callable[..., Any], args: Any, kwargs: Any, size: int, examples: int = 2
+) -> tuple[Any, list[tf.TensorSpec]]:
+    """A trace of `function` in a `tf.function`, and what it takes in place of the symbolic tensors."""
     leaves = keras.tree.flatten((args, kwargs))
     symbolic = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
-    specs = [tf.TensorSpec(_closed(tensor.shape, size), tensor.dtype) for tensor in symbolic]
+    specs = [tf.TensorSpec(_closed(tensor.shape, size, examples), tensor.dtype) for tensor in symbolic]
 
     def call(*tensors: Any) -> Any:
         given = {id(leaf): tensor for leaf, tensor in zip(symbolic, tensors)}
         filled_args, filled_kwargs = keras.tree.map_structure(lambda leaf: given.get(id(leaf), leaf), (args, kwargs))
         return function(*filled_args, **filled_kwargs)
 
-    return tf.function(call).get_concrete_function(*specs).structured_outputs
+    return tf.function(call).get_concrete_function(*specs), specs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,9 +205,9 @@ def observe(layer: Any, training: bool, args: Any, kwargs: Any, *, twice: bool =
 
 
 def repeats(layer: Any, training: bool, args: Any, kwargs: Any) -> bool:
-    """Whether calls on made-up data give the same bits every time; no where one cannot be made.
+    """Whether calls give the same bits every time: those on made-up data, and on all other data as far as can be known.
 
-    They run, but nothing of the layer changes.
+    They run, but nothing of the layer changes. No where none can be made.
     """
 
     def same_each_time(size: int) -> bool:
@@ -214,9 +224,31 @@ def repeats(layer: Any, training: bool, args: Any, kwargs: Any) -> bool:
 
     try:
         with left_as_it_was(layer):
-            return _with_sizes(same_each_time)
+            return _with_sizes(same_each_time) and not _is_noisy(layer, training, args, kwargs)
     except Exception:  # whatever a stranger's `call` may raise
         return False
+
+
+def _is_noisy(layer: Any, training: bool, args: Any, kwargs: Any) -> bool:
+    """Whether random numbers reach the outputs of a call for some data, as its graph tells."""
+    generators = [part for part in reached_from(layer) if isinstance(part, keras.random.SeedGenerator)]
+    states = [*(generator.state for generator in generators), _keras.global_seed_state()]
+    seeds = [keras.KerasTensor(state.shape, dtype=state.dtype) for state in states]
+    outputs: list[Any] = []
+    ends: list[Any] = []
+
+    def function(seeds: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        nonlocal outputs, ends
+        with keras.StatelessScope(state_mapping=list(zip(states, seeds))):
+            outputs = _in_graph(layer(*args, training=training, **kwargs))
+        ends = _noise.free_of_data(outputs, seeds)
+        return [tf.identity(end) for end in ends]
+
+    concrete, specs = _with_sizes(lambda size: _in_function(function, (seeds, *args), kwargs, size, _EXAMPLES))
+    data = [tf.zeros(spec.shape, spec.dtype) for spec in specs[len(seeds) :]]  # no matter which: nothing hangs on it
+    drawn = np.random.default_rng(0).integers(2**31, size=(_ROUNDS, len(seeds), 2))
+    rounds = [concrete(*(tf.constant(s, spec.dtype) for s, spec in zip(row, specs)), *data) for row in drawn]
+    return _noise.gets_through(outputs, _noise.constant_among(ends, rounds))
 
 
 def tried(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
