@@ -12,7 +12,6 @@ import collections
 import contextlib
 import copyreg
 import dataclasses
-import dis
 import functools
 import hashlib
 import inspect
@@ -31,6 +30,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
+from ._reach import content_of, globals_of, names_in
 
 __all__ = ["Uncomparable", "checksum", "fingerprint_of_data", "fingerprint_of_model", "outputs_by_key"]
 
@@ -347,7 +347,7 @@ class _Digest:
             self.value(function.__module__, function.__qualname__)
             return
         self.value(function.__code__, function.__defaults__, function.__kwdefaults__, vars(function))
-        self.value(*(_content(cell) for cell in function.__closure__ or ()))
+        self.value(*(content_of(cell) for cell in function.__closure__ or ()))
         if not of_a_library:
             self.value(_reached_by(function))
 
@@ -512,34 +512,15 @@ def _is_found_by_name(function: Any) -> bool:
     return found is function
 
 
-def _content(cell: Any) -> list[Any]:
-    """What a cell of a closure holds: nothing where its name has no value yet."""
-    try:
-        return [cell.cell_contents]
-    except ValueError:
-        return []
-
-
 def _reached_by(function: Any) -> dict[str, Any]:
     """The globals that a function reads, also in the functions that it defines; of modules of others what it names."""
-    read, named = _names_in(function.__code__)
-    reached = {name: function.__globals__[name] for name in sorted(read) if name in function.__globals__}
+    reached = globals_of(function)
     modules = {name: reached.pop(name) for name in list(reached) if isinstance(reached[name], types.ModuleType)}
+    named = names_in(function)
     for module, own in modules.items():
         if own.__name__.partition(".")[0] not in _LIBRARIES:
             reached |= {f"{module}.{name}": vars(own)[name] for name in sorted(named) if name in vars(own)}
     return reached
-
-
-def _names_in(code: types.CodeType) -> tuple[set[str], set[str]]:
-    """The globals that code reads, and all that it names, also in the functions that it defines."""
-    waiting, read, named = [code], set[str](), set[str]()
-    while waiting:
-        current = waiting.pop()
-        read |= {step.argval for step in dis.get_instructions(current) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-        named |= set(current.co_names)
-        waiting += [constant for constant in current.co_consts if isinstance(constant, types.CodeType)]
-    return read, named
 
 
 # The values that are nothing but a few bytes.

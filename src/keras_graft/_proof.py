@@ -12,11 +12,10 @@ import copy
 import dataclasses
 import enum
 import functools
-import inspect
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -24,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
+from ._reach import content_of, globals_of
 
 __all__ = ["Counterparts", "Doubt", "Unprovable", "differing_operations"]
 
@@ -177,10 +177,10 @@ class Counterparts:
         """The very function; one that reaches a layer of the original becomes one that reaches its counterpart."""
         if not any(map(self._belongs_to_the_original, _reached_by(function))):
             return function
-        cells = tuple(types.CellType(*map(self.duplicate, _content(cell))) for cell in function.__closure__ or ())
+        cells = tuple(types.CellType(*map(self.duplicate, content_of(cell))) for cell in function.__closure__ or ())
         mine = {
             name: self.duplicate(value)
-            for name, value in _globals_of(function).items()
+            for name, value in globals_of(function).items()
             if self._belongs_to_the_original(value)
         }
         defaults = self.duplicate(function.__defaults__)
@@ -415,28 +415,9 @@ def _inside(value: Any) -> list[Any]:
 
 def _reached_by(function: Any) -> list[Any]:
     """What a function may use: its closure, its defaults, and the globals that its code names."""
-    cells = [value for cell in function.__closure__ or () for value in _content(cell)]
+    cells = [value for cell in function.__closure__ or () for value in content_of(cell)]
     defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    return [*cells, *defaults, *_globals_of(function).values()]
-
-
-def _content(cell: Any) -> list[Any]:
-    """What a cell of a closure holds: nothing where its name has no value yet."""
-    try:
-        return [cell.cell_contents]
-    except ValueError:
-        return []
-
-
-def _globals_of(function: Any) -> dict[str, Any]:
-    return {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if inspect.iscode(constant):
-            yield from _names(constant)
+    return [*cells, *defaults, *globals_of(function).values()]
 
 
 _HELD_BY: dict[Any, Callable[[Any], list[Any]]] = {

@@ -26,9 +26,11 @@ __all__ = [
     "OF_EVERY_LAYER",
     "VARIABLES",
     "code_that_runs",
+    "content_of",
     "globals_of",
     "is_own_code",
     "is_plain",
+    "names_in",
     "own_attributes",
     "reached_from",
 ]
@@ -96,10 +98,31 @@ def is_own_code(value: Any) -> bool:
     return str(module).partition(".")[0] not in LIBRARIES and str(module) != "builtins"
 
 
-def globals_of(function: Any) -> list[str]:
-    """The names of the globals that a function reads, also in the functions that it defines."""
-    steps = (step for code in _code_of(function) for step in dis.get_instructions(code))
-    return sorted({step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")})
+def globals_of(function: Any) -> dict[str, Any]:
+    """The globals that a function reads, also in the functions that it defines."""
+    known = function.__globals__
+    return {name: known[name] for name in _read_by(function.__code__) if name in known}
+
+
+def names_in(function: Any) -> set[str]:
+    """All that the code of a function names outside of its own variables: globals, attributes, methods."""
+    return {name for code in _code_of(function) for name in code.co_names}
+
+
+def content_of(cell: types.CellType) -> list[Any]:
+    """What a cell of a closure holds: nothing where its name has no value yet."""
+    try:
+        return [cell.cell_contents]
+    except ValueError:
+        return []
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_by(code: types.CodeType) -> list[str]:
+    """The names of the globals that some code reads, sorted."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    read = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return sorted(read.union(*map(_read_by, inner)))
 
 
 def _code_of(function: Any) -> list[types.CodeType]:
@@ -124,16 +147,11 @@ def _next(value: Any) -> Iterable[Any]:
 def _reached_by_function(function: Any) -> list[Any]:
     """What a function of anybody's may use when it runs."""
     found: list[Any] = [function.__defaults__, function.__kwdefaults__, vars(function)]
-    for cell in function.__closure__ or ():
-        try:
-            found.append(cell.cell_contents)
-        except ValueError:  # it is empty
-            continue
+    found += [value for cell in function.__closure__ or () for value in content_of(cell)]
     if is_own_code(function):
-        known = function.__globals__
-        read = [known[name] for name in globals_of(function) if name in known]
+        read = list(globals_of(function).values())
         modules = [part for part in read if isinstance(part, types.ModuleType)]
-        names = {name for code in _code_of(function) for name in code.co_names}
+        names = names_in(function)
         found += read
         found += [vars(m)[n] for m in modules if _is_own_module(m) for n in names if n in vars(m)]
     return found
@@ -170,7 +188,7 @@ def code_that_runs(layer: Any) -> list[Any]:
         if key in own and key not in found:
             found[key] = own[key]
             functions = [part for part in (own[key], *_next_of_wrapper(own[key])) if inspect.isfunction(part)]
-            waiting += [used for part in functions for code in _code_of(part) for used in code.co_names]
+            waiting += [used for part in functions for used in names_in(part)]
     return list(found.values())
 
 
