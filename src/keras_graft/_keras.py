@@ -852,10 +852,11 @@ def strip_training(layer: Any, originals: Iterable[Any] = (), leave: Callable[[A
     while waiting:
         part = waiting.pop()
         graph = graph_of(part)
-        if id(part) in seen or (graph is None and leave is not None and leave(part)):
+        below = sublayers(part)
+        if id(part) in seen or (graph is None and below and leave is not None and leave(part)):
             continue
         seen.add(id(part))
-        waiting.extend(sublayers(part))
+        waiting.extend(below)
         for node in nodes(graph) if graph is not None else ():
             node.arguments.kwargs.pop("training", None)
 
@@ -1004,7 +1005,14 @@ def has_tensors(call_spec: Any) -> bool:
 
 def takes_training(layer: Any) -> bool:
     """Whether `layer.call` has a `training` argument."""
+    if is_of_keras(layer) and "call" not in vars(layer):
+        return _takes_training(type(layer).call)  # looked up once
     return "training" in inspect.signature(layer.call).parameters
+
+
+@functools.cache
+def _takes_training(call: Callable[..., Any]) -> bool:
+    return "training" in inspect.signature(call).parameters
 
 
 def name_of_call(layer: Any) -> str:

@@ -37,7 +37,7 @@ _ATOMS = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis), type(NotImplemented)),
     *(type, types.ModuleType, types.CodeType, enum.Enum, np.dtype, np.generic, tf.DType, tf.TensorShape),
 )
-_PLAIN = frozenset({type(None), bool, int, float, str})
+_PLAIN = frozenset({type(None), bool, int, str})
 _UNCHANGING = (*_ATOMS, tf.Tensor, tf.lookup.StaticHashTable, keras.KerasTensor)
 _CONTAINERS: dict[type, type] = {
     **{kind: kind for kind in (dict, list, tuple, set, frozenset)},
@@ -97,7 +97,7 @@ class Counterparts:
 
     def hand_over(self, old: Any, new: Any, names: list[str]) -> list[str]:
         """Gives a copy the values of some attributes; returns those for which that cannot be done and shown."""
-        values, left = _keras.held(old), []
+        values, left = _keras.held(old) if names else {}, []
         for name in names:
             try:
                 _keras.put(new, name, self.duplicate(values[name]))
@@ -122,8 +122,8 @@ class Counterparts:
 
     def alike(self, old: Any, new: Any) -> bool:
         """Whether `new` is provably the same by value, with the counterparts of what belongs to the original."""
-        if type(old) in _PLAIN and old is new:
-            return True
+        if type(old) in _PLAIN and type(old) is type(new):
+            return old == new
         try:
             return _Comparison(self.of).alike(old, new)
         except Exception:  # whatever a stranger's `==` may raise, or a structure too deep
