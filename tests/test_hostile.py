@@ -294,6 +294,16 @@ def test_a_spectral_normalization_that_casts_what_its_layer_gets_still_does(poli
     silent_features(keras.Sequential([keras.Input((6,)), casting]), policy, zoo.vectors(8))
 
 
+@pytest.mark.parametrize("policy", guarantees.POLICIES)
+def test_wrappers_around_layers_of_one_name_keep_their_own_names(policy: Any) -> None:
+    base = keras.Sequential([keras.Input((6,))])
+    for name in ("one", "other"):
+        base.add(layers.SpectralNormalization(layers.Dense(4, name="inner"), name=name))
+    branch = freeze_and_merge({"a": base}, 1, dropout=policy, loss="mse").get_layer("a")
+    assert [layer.name for layer in branch.layers] == ["one", "other"]
+    silent_features(base, policy, zoo.vectors(8))
+
+
 class RateThatScales(layers.Layer):
     """Its `rate` scales its outputs, with and without noise."""
 

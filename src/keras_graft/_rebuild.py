@@ -360,8 +360,6 @@ class _Builder:
             if decision.verify:
                 self.left_out.append((operation, path))
             return self._without(operation, path)
-        if new.name != source.name and not decision.unwrap:  # which its code may read, and a config may leave out
-            new.name = source.name
         built = _named(operation, path, lambda: _keras.build_like(new, source, self.given))
         result = self._locked(new, decision, path, source)
         if built:
@@ -398,12 +396,10 @@ class _Builder:
                 self.stand_ins[id(layer)] = (layer, new)
                 return new, Decision(), new
             new, inner_decision, source = self._copy(inner, self._decide(inner, path), path)
-            if new is not None:
-                new.name = layer.name
-            return new, inner_decision, source
+            return _called_like(layer, new), inner_decision, source
         if decision.replacement:
             self.replaced.add(id(layer))
-            return _replacement(layer, decision.replacement, path), decision, layer
+            return _called_like(layer, _replacement(layer, decision.replacement, path)), decision, layer
         changes: dict[str, Any] = dict(decision.changes)
         if changes:
             self.changed[id(layer)] = changes
@@ -421,7 +417,7 @@ class _Builder:
                 return None, Decision(bypass=True, verify=any(part.verify for part in decisions)), layer
             changes[key] = kept if many else kept[0]
         new = _named(layer, path, lambda: _keras.copy_from_config(layer, changes))
-        return new, _together(decisions, path), layer
+        return _called_like(layer, new), _together(decisions, path), layer
 
     def _part(self, part: Any, path: str) -> tuple[Any | None, Decision]:
         """The new form of a layer inside a wrapper, and what it asks of the wrapper."""
@@ -633,6 +629,13 @@ class _Builder:
             if not doubt.attribute:  # last: only what stands still by itself can be compared
                 with self._working_on(doubt.original):
                     _check_outside(doubt)
+
+
+def _called_like(layer: Any, new: Any | None) -> Any | None:
+    """Gives what stands for a layer its name, which its code may read, and a config may leave out."""
+    if new is not None and new.name != layer.name:
+        new.name = layer.name
+    return new
 
 
 def _check_kind(original: Any, path: str, part_path: str, old: Any, copy: Any) -> None:
