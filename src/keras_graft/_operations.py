@@ -166,10 +166,9 @@ def _nodes_within(operation: Any, branch: int | None = None) -> Iterator[Any]:
 
 
 def _functions_of(node: Any) -> list[str]:
-    held = node.attr.values()
-    return [
-        name for value in held for name in (value.func.name, *(function.name for function in value.list.func)) if name
-    ]
+    """The names of the functions that a node calls, in an order that does not hang on how they are kept."""
+    held = [value for _, value in sorted(node.attr.items())]
+    return [name for value in held for name in (value.func.name, *(part.name for part in value.list.func)) if name]
 
 
 def _branches(operation: Any) -> list[str]:

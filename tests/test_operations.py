@@ -1,0 +1,21 @@
+"""What is read off an operation of TensorFlow hangs on its definition alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from keras_graft._operations import form_of
+
+
+def branching(condition: Any, x: Any) -> Any:
+    return tf.cond(condition, lambda: tf.sin(x) + 1.0, lambda: tf.cos(x) * 2.0)
+
+
+def test_the_form_of_an_operation_is_the_same_in_every_trace() -> None:
+    specs = tf.TensorSpec((), tf.bool), tf.TensorSpec((3,))
+    graphs = [tf.function(branching).get_concrete_function(*specs).graph for _ in range(20)]
+    forms = [[form_of(operation) for operation in graph.get_operations()] for graph in graphs]
+    assert any(operation.type.endswith("If") for operation in graphs[0].get_operations())
+    assert all(form == forms[0] for form in forms)
