@@ -379,12 +379,17 @@ def check_originals(seen: Evidence) -> None:
 
 
 def oracle_of(model: keras.Model) -> keras.Model:
-    """`model`, made to compute what a frozen branch must, with plain Keras alone."""
+    """`model`, made to compute what a frozen branch must, with plain Keras alone.
+
+    What layers of its own do with the modes of those that they hold stays their own.
+    """
+    strangers = [part for part in _keras.walk(model) if not type(part).__module__.startswith("keras")]
+    within = {id(held) for part in strangers for held in _keras.walk(part) if held is not part}
     for part in _keras.walk(model):
         _keras.set_own_trainable(part, False)
         if isinstance(part, layers.SpectralNormalization):
             part.call = _inner_call(part)
-        elif not type(part).__module__.startswith("keras"):
+        elif part in strangers and id(part) not in within:
             part.call = _call_that_leaks_no_mode(part)
     return model
 

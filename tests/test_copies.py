@@ -872,8 +872,23 @@ class Outside(layers.Layer):
         return x * FACTORS.get(self, 1.0)
 
 
-def test_a_copy_that_misses_what_lies_outside_of_its_original_is_refused() -> None:
-    layer = Outside(name="outside")
+class ClipsByOutside(layers.Layer):
+    """Which shows on large values alone."""
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.clip(x, -FACTORS.get(self, 1e9), FACTORS.get(self, 1e9))
+
+
+class TrainsByOutside(layers.Layer):
+    """Which shows in training mode alone."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return x * FACTORS.get(self, 1.0) if training else x
+
+
+@pytest.mark.parametrize("kind", [Outside, ClipsByOutside, TrainsByOutside])
+def test_a_copy_that_misses_what_lies_outside_of_its_original_is_refused(kind: Any) -> None:
+    layer = kind(name="outside")
     FACTORS[layer] = 3.0
     base = model_of(layer)
     expected = outputs(base)

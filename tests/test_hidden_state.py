@@ -14,7 +14,7 @@ import zoo
 from keras import layers, ops
 from test_hostile import silent_features
 
-from keras_graft import audit, freeze_and_merge, split
+from keras_graft import audit, freeze_and_merge, split, with_dropout
 from keras_graft._audit import Row
 from keras_graft._rebuild import RebuildError
 
@@ -298,6 +298,96 @@ def test_noise_that_only_data_hold_back_is_not_computed_ahead(make: Any) -> None
     base.trainable = False
     model = zoo.sequential(keras.Input((6,)), base, layers.Dense(1))
     assert list(split(model).in_the_way) == [f"{base.name}/layer"]
+
+
+class SeldomDropsAll(layers.Layer):
+    """Draws one number for the whole batch, and drops it once in a thousand calls."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, x: Any) -> Any:
+        return ops.where(keras.random.uniform((), seed=self.seeds) < 0.001, 0.0, x)
+
+
+def test_noise_that_is_seldom_seen_is_noise() -> None:
+    assert row_of(SeldomDropsAll()).predict == "draws random numbers"
+    with pytest.raises(RebuildError, match=r"'layer'.*even in inference mode"):
+        freeze_and_merge([base_of(SeldomDropsAll())], 1, dropout="off", loss="mse")
+
+
+class WithRate(layers.Layer):
+    """Its mode and its rate are numbers of the graph."""
+
+    def __init__(self, rate: float = 0.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.seeds = keras.random.SeedGenerator(3)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self.rate}
+
+
+class WithAnd(WithRate):
+    def call(self, x: Any, training: bool = False) -> Any:
+        dropped = keras.random.uniform(ops.shape(x), seed=self.seeds) < self.rate
+        return ops.where(ops.logical_and(dropped, bool(training)), 0.0, x)
+
+
+class WithBranches(WithRate):
+    def call(self, x: Any, training: bool = False) -> Any:
+        noisy = lambda y: keras.random.dropout(y, self.rate, seed=self.seeds)  # noqa: E731
+        return ops.switch(int(bool(training)), [lambda y: y, noisy], x)
+
+
+class DropPath(WithRate):
+    """Stochastic depth as most write it."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        kept = 1.0 - self.rate * float(bool(training))
+        return x / kept * ops.floor(kept + keras.random.uniform((ops.shape(x)[0], 1), seed=self.seeds))
+
+
+@pytest.mark.parametrize("policy", ["off", "remove"])
+@pytest.mark.parametrize("make", [WithAnd, WithBranches, DropPath])
+def test_rates_that_the_mode_shuts_off_are_set_to_0(make: Any, policy: Any) -> None:
+    silent_features(base_of(make()), policy, zoo.vectors(8))
+    assert row_of(make()).predict == ""
+
+
+class MasksAtRandom(WithRate):
+    """Puts its noise into the mask."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        outputs = x * 1.0
+        if training:
+            kept = keras.random.dropout(ops.ones_like(x[..., 0]), self.rate, seed=self.seeds) > 0
+            keras.src.backend.set_keras_mask(outputs, kept)
+        return outputs
+
+    def compute_mask(self, x: Any, mask: Any = None) -> None:
+        return None
+
+
+def masking_base() -> keras.Model:
+    return zoo.sequential(keras.Input((6, 8)), MasksAtRandom(name="layer"), layers.GlobalAveragePooling1D())
+
+
+def is_live(model: Any, training: bool) -> bool:
+    x = np.random.default_rng(0).normal(size=(16, 6, 8)).astype("float32")
+    first, *others = (guarantees.array(model(x, training=training)) for _ in range(4))
+    return not all(np.array_equal(first, other) for other in others)
+
+
+LIVE = {"keep": (True, False), "off": (False, False), "remove": (False, False), "always": (True, True)}
+
+
+@pytest.mark.parametrize("policy", LIVE)
+def test_noise_in_masks_follows_the_policy(policy: Any) -> None:
+    branch = freeze_and_merge({"a": masking_base()}, 1, dropout=policy, loss="mse").get_layer("a")
+    for model in (branch, with_dropout(masking_base(), policy)):
+        assert (is_live(model, True), is_live(model, False)) == LIVE[policy]
 
 
 ADAPTED: dict[str, Callable[[], tuple[keras.Layer, Any]]] = {

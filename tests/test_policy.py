@@ -328,6 +328,22 @@ class TokenDropout(ComputesWithItsRate):
         return ops.where(masked > 0, x * self.kept / (1 - masked), x)
 
 
+class WithItsRateAsSlope(ComputesWithItsRate):
+    def scaled(self, x: Any) -> Any:
+        return ops.leaky_relu(x, negative_slope=self.rate)
+
+
+class WhereThereIsARate(ComputesWithItsRate):
+    def scaled(self, x: Any) -> Any:
+        return ops.relu(x) if self.rate else x
+
+
+class KeepsTheLargest(ComputesWithItsRate):
+    def scaled(self, x: Any) -> Any:
+        smallest = ops.top_k(x, int(4 * self.kept))[0][:, -1:]
+        return ops.where(x >= smallest, x, 0.0)
+
+
 class DropsByValue(ComputesWithItsRate):
     """Computes with its rate in training mode alone, in a graph that holds both."""
 
@@ -335,7 +351,10 @@ class DropsByValue(ComputesWithItsRate):
         return ops.where(bool(training), keras.random.dropout(x, self.rate), x)
 
 
-COMPUTING = [ComputesWithItsRate, ComputesWithWhatItKeeps, ComputesInBranches, TokenDropout]
+COMPUTING = [
+    *(ComputesWithItsRate, ComputesWithWhatItKeeps, ComputesInBranches, TokenDropout),
+    *(WithItsRateAsSlope, WhereThereIsARate, KeepsTheLargest),
+]
 FAR = np.array([[32.0, -80.0, 90.0, 3.0], [21.0, 0.5, -1.0, 19.0]], "float32")
 
 
@@ -360,7 +379,7 @@ def test_a_layer_that_computes_with_its_rate_keeps_it_and_is_locked(kind: Any, m
     silent = made(model, "off")
     for training in (True, False):
         np.testing.assert_array_equal(guarantees.array(silent(FAR, training=training)), expected)
-    with pytest.raises(ValueError, match="computes with its rates"):
+    with pytest.raises(ValueError, match=r"computes with its rates|does not compute what the layer computes"):
         made(model, "remove")
 
 
@@ -372,3 +391,137 @@ def test_a_rate_that_counts_in_training_mode_alone_is_set_to_0(made: Any, policy
     assert not any(isinstance(part, ModeLock) for part in _keras.walk(silent))
     for training in (True, False):
         np.testing.assert_array_equal(guarantees.array(silent(FAR, training=training)), FAR)
+
+
+class DropsWords(ComputesWithItsRate):
+    """Puts the unknown word (2) in place of some, and of padding (0) where it drops any."""
+
+    def call(self, ids: Any, training: bool = False) -> Any:
+        if not self.rate:
+            return ids
+        ids = ops.where(ids == 0, 2, ids)
+        return ops.where(keras.random.uniform(ops.shape(ids)) < self.rate, 2, ids) if training else ids
+
+
+@pytest.mark.parametrize("made", [with_dropout, frozen_branch])
+def test_a_rate_that_tells_on_padding_alone_is_kept(made: Any) -> None:
+    ids = np.array([[1, 1, 0, 0], [1, 0, 0, 0]])
+    base = keras.Sequential([keras.Input((4,), dtype="int32"), DropsWords(name="layer"), layers.Embedding(3, 2)])
+    base.add(layers.Flatten())
+    silent, expected = made(base, "off"), guarantees.array(base(ids, training=False))
+    for training in (True, False):
+        np.testing.assert_array_equal(guarantees.array(silent(ids, training=training)), expected)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Attention that gets masks: where its rate is 0, Keras takes a kernel that gives other numbers for padding
+# ---------------------------------------------------------------------------------------------------------
+
+
+def by_mask_zero(ids: Any) -> Any:
+    h = layers.Embedding(10, 4, mask_zero=True)(ids)
+    return h + layers.MultiHeadAttention(2, 4, dropout=0.3, name="attention")(h, h)
+
+
+def by_argument(ids: Any) -> Any:
+    h, seen = layers.Embedding(10, 4)(ids), ops.not_equal(ids, 0)
+    mask = ops.logical_and(ops.expand_dims(seen, 1), ops.expand_dims(seen, 2))
+    return layers.GroupQueryAttention(4, 2, 1, dropout=0.3, name="attention")(h, h, attention_mask=mask)
+
+
+class Block(layers.Layer):
+    """As in tutorials: attention in a layer of its own, with the masks that its inputs carry."""
+
+    def __init__(self, rate: float = 0.3, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.attention = layers.MultiHeadAttention(2, 4, dropout=rate)
+        self.drop = layers.Dropout(rate)
+
+    def build(self, shape: Any) -> None:
+        self.attention.build(shape, shape)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return x + self.drop(self.attention(x, x, training=training), training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self.rate}
+
+
+def by_block(ids: Any) -> Any:
+    return Block(name="attention")(layers.Embedding(10, 4, mask_zero=True)(ids))
+
+
+MASKED = {"mask_zero": by_mask_zero, "argument": by_argument, "block": by_block}
+
+
+def masked_model(masked: Any) -> tuple[keras.Model, Any, Any]:
+    """The model, ids with padding, and what it computes for them in inference mode."""
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((6,), dtype="int32")
+    h = layers.Lambda(lambda x: x * 1.0)(masked(ids))  # which takes no mask
+    model = keras.Model(ids, layers.Flatten()(layers.Dense(8, activation="tanh")(h)), name="base")
+    data = np.random.default_rng(0).integers(1, 10, (16, 6))
+    data[:, 4:] = 0
+    return model, data, guarantees.array(model(data, training=False))
+
+
+@pytest.mark.filterwarnings("ignore:Layer '.*was passed an input with a mask attached to it:UserWarning")
+@pytest.mark.parametrize("masked", MASKED.values(), ids=MASKED)
+def test_attention_over_padding_computes_in_a_branch_what_it_does_in_inference_mode(masked: Any) -> None:
+    model, data, expected = masked_model(masked)
+    silent = frozen_branch(model, "off")
+    for training in (True, False):
+        np.testing.assert_array_equal(guarantees.array(silent(data, training=training)), expected)
+    with pytest.raises(ValueError, match="'attention'"):
+        frozen_branch(model, "remove")
+
+
+@pytest.mark.filterwarnings("ignore:Layer '.*was passed an input with a mask attached to it:UserWarning")
+@pytest.mark.parametrize("masked", [by_mask_zero, by_argument], ids=["mask_zero", "argument"])
+def test_attention_over_padding_still_trains_without_its_dropout(masked: Any) -> None:
+    model, data, expected = masked_model(masked)
+    silent = with_dropout(model, "off")
+    for training in (True, False):
+        np.testing.assert_array_equal(guarantees.array(silent(data, training=training)), expected)
+    assert len(silent.trainable_variables) == len(model.trainable_variables)
+
+
+def test_attention_without_masks_is_not_locked_by_with_dropout() -> None:
+    x = keras.Input((6, 4))
+    model = keras.Model(x, layers.MultiHeadAttention(2, 4, dropout=0.3)(x, x, use_causal_mask=True))
+    silent = with_dropout(model, "off")
+    assert not any(isinstance(part, ModeLock) for part in _keras.walk(silent))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Losses of a model's own
+# ---------------------------------------------------------------------------------------------------------
+
+
+class Divergence(layers.Layer):
+    """The term of a VAE: it has no weights, and its loss trains the layers in front."""
+
+    def call(self, x: Any) -> Any:
+        self.add_loss(ops.mean(ops.square(x)))
+        return x
+
+
+class Samples(Divergence):
+    def call(self, x: Any, training: bool = False) -> Any:
+        x = super().call(x)
+        return x + keras.random.normal(ops.shape(x)) if training else x
+
+
+@pytest.mark.parametrize("policy", guarantees.POLICIES)
+@pytest.mark.parametrize("kind", [Divergence, Samples])
+def test_a_copy_has_the_losses_that_layers_without_weights_add(kind: Any, policy: Any) -> None:
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dropout(0.5), kind(name="kl")])
+    x = zoo.vectors(8, 4)
+    copy = with_dropout(model, "keep" if (kind, policy) == (Samples, "remove") else policy)
+    for training in (True, False):
+        copy(x, training=training)
+        model(x, training=training)
+        assert len(copy.losses) == len(model.losses) == 1
+    if policy != "always":
+        np.testing.assert_array_equal(*(guarantees.array(m.losses[0]) for m in (copy, model)))

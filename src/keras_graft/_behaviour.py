@@ -60,6 +60,8 @@ class Behaviour:
         replacement: Makes from a layer another one that computes in both modes what the layer does in inference mode.
         traced: Whether the table knows nothing of the class, so that only a trace of a call tells what it does.
         registered: Whether the row came by `register_layer`, so that what it says is checked on each layer.
+        other_kernel: Whether Keras computes it by another kernel where its rates are 0. It gives other numbers for
+            queries that see no key, such as those of padding.
     """
 
     effect: Effect
@@ -72,6 +74,7 @@ class Behaviour:
     replacement: Callable[[Any], Any] | None = None
     traced: bool = False
     registered: bool = False
+    other_kernel: bool = False
 
 
 _DROPS = Behaviour(
@@ -110,6 +113,7 @@ _ROWS_BY_NAME: dict[str, Behaviour] = {
             _ATTENTION,
             keeps_flags=False,
             own_layers=tuple("_query_dense _key_dense _value_dense _output_dense _softmax _dropout_layer".split()),
+            other_kernel=True,
         ),
     ),
     "BatchNormalization": Behaviour(

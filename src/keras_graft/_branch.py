@@ -301,6 +301,7 @@ def graft(
         copy=copy,
         frozen=True,
         model=branch.model,
+        preprocess=branch.preprocess,
     )
     assert branch.name is not None
     alone = branch.preprocess is None and branch.pooling is None

@@ -141,11 +141,6 @@ def seed_states(layer: Any) -> list[Any]:
     return [generator.state for part in walk(layer) for generator in getattr(part, "_seed_generators", ())]
 
 
-def global_seed_state() -> Any:
-    """The state of the generator that layers without seeds of their own draw from (all)."""
-    return global_seed_generator().state
-
-
 def handle_of(variable: Any) -> Any:
     """What operations of TensorFlow take for a variable of Keras (all)."""
     return getattr(variable._value, "handle", None)

@@ -5,17 +5,13 @@ It knows operations of a traced graph alone, and nothing of layers.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
-
 from . import _keras
 
-__all__ = ["Nature", "assigned_by", "constants_of", "form_of", "live_inputs", "nature_of", "reached_by"]
+__all__ = ["Nature", "assigned_by", "constants_of", "form_of", "nature_of", "reached_by"]
 
 
 class Nature(Enum):
@@ -47,25 +43,10 @@ def reached_by(tensors: Any, inputs_of: Callable[[Any], Any] = lambda operation:
     return list(reached.values())
 
 
-def live_inputs(operation: Any, value_of: Callable[[Any], Any] = tf.get_static_value) -> list[Any]:
-    """The inputs of an operation that its outputs hang on, given what is known of the values of some."""
-    inputs = list(operation.inputs)
-    if operation.type in ("Select", "SelectV2"):
-        condition, chosen, other = inputs
-        known = value_of(condition)
-        if known is not None and np.all(known) == np.any(known):
-            return [condition, chosen if np.all(known) else other]
-    if operation.type == "Mul":
-        zeros = [factor for factor in inputs if (known := value_of(factor)) is not None and not np.any(known)]
-        return zeros[:1] or inputs
-    return inputs
-
-
-def constants_of(operations: Iterable[Any]) -> Counter[bytes]:
-    """The floating point constants of some operations and of the functions that they call, by dtype and value."""
-    nodes = [node for operation in operations for node in (operation.node_def, *_nodes_within(operation))]
-    held = [node.attr["value"].tensor for node in nodes if node.op == "Const"]
-    return Counter(value.SerializeToString() for value in held if tf.as_dtype(value.dtype).is_floating)
+def constants_of(operation: Any, branch: int | None = None) -> list[bytes]:
+    """The constants within the functions that an operation calls, by dtype and value."""
+    held = [node.attr["value"].tensor for node in _nodes_within(operation, branch) if node.op == "Const"]
+    return [value.SerializeToString() for value in held]
 
 
 def nature_of(operation: Any, branch: int | None = None) -> Nature:
@@ -88,12 +69,12 @@ def assigned_by(operation: Any) -> list[Any]:
     return _keras.resources_written_by(operation) if any(map(_assigns, nodes)) else []
 
 
-def form_of(operation: Any) -> Any:
+def form_of(operation: Any, branch: int | None = None) -> Any:
     """What an operation computes, without names: those of functions, and of gradients, in private attributes."""
     held = {name: value for name, value in operation.node_def.attr.items() if not name.startswith("_")}
     values = {name: value for name, value in held.items() if not (value.HasField("func") or value.list.func)}
     attributes = {name: value.SerializeToString() for name, value in values.items()}
-    inner = tuple(node.op for node in _nodes_within(operation))
+    inner = tuple(node.op for node in _nodes_within(operation, branch))
     return operation.type, tuple(sorted(attributes.items())), inner
 
 
@@ -154,7 +135,8 @@ def _nodes_within(operation: Any, branch: int | None = None) -> Iterator[Any]:
     functions = operation.graph._functions
     called = _functions_of(operation.node_def)
     if branch is not None:
-        called = [_branches(operation)[branch]]
+        branches = _branches(operation)
+        called = [branches[branch if 0 <= branch < len(branches) else -1]]
     seen = set[str]()
     while called:
         name = called.pop()

@@ -28,6 +28,7 @@ from ._behaviour import (
 )
 from ._mode_lock import ModeLock
 from ._modes import stored_modes
+from ._reach import is_own_code, reached_from
 from ._rebuild import Decision, Mode, RebuildError, rebuild
 
 __all__ = [
@@ -97,6 +98,7 @@ def decider(
     copy: bool,
     frozen: bool,
     model: keras.Model | None = None,
+    preprocess: Any = None,
     argument: str = "dropout",
 ) -> Decider:
     """The function that decides about each layer of a model.
@@ -106,7 +108,8 @@ def decider(
         augmentation: Whether image augmentation follows the outer mode (`"keep"`) or is `"off"`.
         copy: Whether the layers are copied, or used themselves.
         frozen: Whether the model is frozen for good, also against what ignores `trainable=False`.
-        model: The model, for the modes that are stored in it.
+        model: The model, for the modes that are stored in it, and the masks that are made in it.
+        preprocess: What stands in front of it, for the masks that are made there.
         argument: What the user calls the policy, for errors.
     """
     if not callable(policy):
@@ -122,7 +125,11 @@ def decider(
             f'{", ".join(POLICIES)}, as in `{argument}=lambda layer: "off"`. Received: {argument}={policy!r}'
         )
     check_option("augmentation", augmentation, AUGMENTATION)
-    return Decider(policy, augmentation, copy, frozen, stored_modes(model) if model is not None else {})
+    if model is None:
+        return Decider(policy, augmentation, copy, frozen)
+    in_front = [part for part in reached_from(preprocess) if isinstance(part, keras.Layer)]
+    masked = any(map(_makes_masks, [*_keras.walk(model), *in_front]))
+    return Decider(policy, augmentation, copy, frozen, masked=masked, stored=stored_modes(model))
 
 
 def _takes_one(function: Callable[..., Any]) -> bool:
@@ -155,6 +162,7 @@ class Decider:
     augmentation: Augmentation
     copy: bool
     frozen: bool
+    masked: bool = False
     stored: Mapping[int, bool | None] = dataclasses.field(default_factory=dict)
     chosen: dict[int, tuple[Policy, list[str]]] = dataclasses.field(default_factory=dict)
 
@@ -184,6 +192,7 @@ class Decider:
         )
         if not self.frozen:
             _refuse_to_freeze(layer, path, decision)
+            decision = _for_all(decision, trains=True)  # its losses count
         elif seen.updates and decision.mode in (Mode.OUTER, Mode.TRAINING):
             choice = "keep" if decision.mode is Mode.OUTER else "always"
             cause = f"it updates {list(seen.updates)} whenever it is in training mode, so it cannot be live and frozen"
@@ -226,8 +235,8 @@ class Decider:
 
     def _needs_lock(self, layer: Any, known: Behaviour, seen: _Seen) -> bool:
         """Whether a lock must hold the layer whatever its mode, for what it would do to those around it."""
-        if not self.frozen and layer.weights:
-            return False  # a lock would freeze it
+        if not self.frozen:
+            return not layer.weights and _leaks_its_mode(layer, known)
         return seen.losses or _loses_flags(layer, known, self.copy) or _leaks_its_mode(layer, known)
 
     # -- one rule per effect ----------------------------------------------------------------------------
@@ -243,7 +252,15 @@ class Decider:
         if choice in ("keep", "always"):
             mode = Mode.OUTER if choice == "keep" else Mode.TRAINING
             return Decision(mode=mode if live else Mode.ANY)
+        if self.copy and known.other_kernel and choice == "off" and (self.frozen or self._is_masked(layer)):
+            return Decision(mode=Mode.INFERENCE, trains=not self.frozen)
         if self.copy and (known.rates or known.replacement):
+            if known.other_kernel and self._is_masked(layer):
+                cause = (
+                    "it gets a mask, and where its rate is 0, Keras computes it by another kernel, which gives other "
+                    "numbers for queries that see no key, such as those of padding"
+                )
+                raise self._refused(layer, path, seen, choice, cause)
             silent = Decision(changes=known.rates, replacement=known.replacement)
             if known.registered and self.frozen and not known.replacement:
                 # Some layers of others still draw random numbers at rate 0, to no effect: a lock makes sure of them.
@@ -326,6 +343,15 @@ class Decider:
         self.chosen[id(layer)] = choice, list(choices)
         return choice
 
+    def _is_masked(self, layer: Any) -> bool:
+        """Whether a mask may reach a call of an attention layer that takes another kernel without its dropout."""
+        nodes = _keras.inbound_nodes(layer)
+        calls = [node.arguments for node in nodes if not node.arguments.kwargs.get("return_attention_scores")]
+        named = [mask for call in calls for name, mask in call.kwargs.items() if name.endswith("_mask")]
+        handed = [*named, *(mask for call in calls for mask in call.args[3:])]  # behind query, value and key
+        given = any(not (mask is None or isinstance(mask, bool)) for mask in handed)
+        return given or (self.masked and bool(calls or not nodes))
+
     # -- what else can be done -------------------------------------------------------------------------
 
     def _silent_when_locked(self, layer: Any, seen: _Seen) -> bool:
@@ -355,9 +381,10 @@ class Decider:
         return f"{sentence[:1].upper()}{sentence[1:]}. " if sentence else ""
 
     def _refused(self, layer: Any, path: str, seen: _Seen, choice: str, cause: str) -> RebuildError:
+        last_way = 'Let its code draw random numbers and update variables in training mode only, and use "off" for it. '
         return RebuildError(
             f"Policy \"{choice}\" cannot be kept for layer '{path}' (of type {type(layer).__name__}): {cause}. "
-            f"{self._way_out(layer, path, seen)}Received: layer={layer!r}"
+            f"{self._way_out(layer, path, seen) or last_way}Received: layer={layer!r}"
         )
 
 
@@ -488,6 +515,15 @@ def _loses_flags(layer: Any, known: Behaviour, copy: bool) -> bool:
     weights = any(_keras.own_variables(part) for part in _keras.walk(layer))
     regularised = any(getattr(part, "activity_regularizer", None) is not None for part in _keras.walk(layer))
     return (weights and not known.keeps_flags) or (regularised and not copy)
+
+
+def _makes_masks(layer: Any) -> bool:
+    """Whether a layer may put masks on what it gives."""
+    if getattr(layer, "mask_zero", False) or isinstance(layer, keras.layers.Masking):
+        return True
+    if isinstance(layer, keras.layers.Lambda):
+        return layer.mask is not None
+    return is_own_code(next(base for base in type(layer).__mro__ if "compute_mask" in vars(base)))
 
 
 def _leaks_its_mode(layer: Any, known: Behaviour) -> bool:

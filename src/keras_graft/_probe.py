@@ -20,12 +20,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import _keras, _noise
-from ._operations import Nature, assigned_by, constants_of, form_of, live_inputs, nature_of, reached_by
+from . import _keras
+from ._live import LiveOperation, live_operations
+from ._operations import Nature, assigned_by, nature_of
 from ._reach import reached_from
 
 __all__ = [
-    "RANGES",
+    "LARGE",
+    "SIGNED",
     "UNTRACKED",
     "Applied",
     "Call",
@@ -34,7 +36,7 @@ __all__ = [
     "call_of",
     "calls_within",
     "close",
-    "constants",
+    "computed",
     "does_nothing",
     "hidden_values",
     "left_as_it_was",
@@ -57,9 +59,6 @@ UNTRACKED = "a variable that Keras does not track"
 # How many times, and with how many examples, a call is repeated to see whether it gives the same: noise that drops one
 # example of a hundred shows.
 _REPEATS, _EXAMPLES = 16, 32
-
-# How many times what hangs on no data is computed with other random numbers.
-_ROUNDS = 256
 
 
 def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -98,23 +97,16 @@ def _with_sizes(action: Callable[[int], Any]) -> Any:
 
 def _trace_in_function(function: Callable[..., Any], args: Any, kwargs: Any, size: int) -> Any:
     """The same in a `tf.function`, with `size` for every size of the tensors that is open."""
-    return _in_function(function, args, kwargs, size)[0].structured_outputs
-
-
-def _in_function(
-    function: Callable[..., Any], args: Any, kwargs: Any, size: int, examples: int = 2
-) -> tuple[Any, list[tf.TensorSpec]]:
-    """A trace of `function` in a `tf.function`, and what it takes in place of the symbolic tensors."""
     leaves = keras.tree.flatten((args, kwargs))
     symbolic = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
-    specs = [tf.TensorSpec(_closed(tensor.shape, size, examples), tensor.dtype) for tensor in symbolic]
+    specs = [tf.TensorSpec(_closed(tensor.shape, size), tensor.dtype) for tensor in symbolic]
 
     def call(*tensors: Any) -> Any:
         given = {id(leaf): tensor for leaf, tensor in zip(symbolic, tensors)}
         filled_args, filled_kwargs = keras.tree.map_structure(lambda leaf: given.get(id(leaf), leaf), (args, kwargs))
         return function(*filled_args, **filled_kwargs)
 
-    return tf.function(call).get_concrete_function(*specs), specs
+    return tf.function(call).get_concrete_function(*specs).structured_outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,8 +158,8 @@ class Applied(keras.layers.Layer):
 def observe(layer: Any, training: bool, args: Any, kwargs: Any, *, twice: bool = False) -> Observation:
     """Traces a call of `layer`: nothing runs, and nothing of it changes.
 
-    Where a trace leaves open whether outputs change from call to call, calls on made-up data tell: in inference mode,
-    where random numbers may be drawn to no effect, and for what may give anything.
+    Where a trace leaves open whether outputs change from call to call, because something may give anything, calls on
+    made-up data tell.
 
     Args:
         layer: The layer.
@@ -189,34 +181,34 @@ def observe(layer: Any, training: bool, args: Any, kwargs: Any, *, twice: bool =
         leaks = context.get_value("training") is not training
         updates = _updates(layer, scope.state_mapping, _assigned_in_graph(layer))
         losses = bool(scope.losses)
-        reached = _reached(outputs)
-        natures = set(map(nature_of, reached))
+        live = _live(outputs)
+        natures = _natures(live)
         if twice and natures <= {Nature.PURE}:
             with keras.StatelessScope():
-                again = _reached(layer(*args, training=training, **kwargs))
-            natures |= set() if _forms(reached) == _forms(again) else {Nature.UNKNOWN}
+                again = _live(layer(*args, training=training, **kwargs))
+            natures |= set() if _forms(live) == _forms(again) else {Nature.UNKNOWN}
         return outputs
 
     with left_as_it_was(layer):
         trace(probe, *args, **kwargs)
-    doubtful = natures > {Nature.PURE} and not (training and Nature.RANDOM in natures)
-    draws = not repeats(layer, training, args, kwargs) if doubtful else Nature.RANDOM in natures
+    draws = Nature.RANDOM in natures
+    if Nature.UNKNOWN in natures and not draws:
+        draws = not repeats(layer, training, args, kwargs)
     return Observation(updates, draws, losses, leaks)
 
 
 def repeats(layer: Any, training: bool, args: Any, kwargs: Any) -> bool:
-    """Whether calls give the same bits every time: those on made-up data, and on all other data as far as can be known.
+    """Whether calls on made-up data give the same bits every time; no where none can be made.
 
-    They run, but nothing of the layer changes. No where none can be made.
+    They run, but nothing of the layer changes.
     """
 
     def same_each_time(size: int) -> bool:
-        for low in (0, -1):
-            made_up_args, made_up_kwargs = _made_up((args, kwargs), size, examples=_EXAMPLES, low=low)
+        for made in (USUAL, SIGNED):
+            made_up_args, made_up_kwargs = _made_up((args, kwargs), size, made, examples=_EXAMPLES)
             with keras.StatelessScope():
                 first, *others = (
-                    keras.tree.flatten(layer(*made_up_args, training=training, **made_up_kwargs))
-                    for _ in range(_REPEATS // 2)
+                    _with_masks(layer(*made_up_args, training=training, **made_up_kwargs)) for _ in range(_REPEATS // 2)
                 )
                 if not all(all(map(_equal, first, other)) for other in others):
                     return False
@@ -224,31 +216,9 @@ def repeats(layer: Any, training: bool, args: Any, kwargs: Any) -> bool:
 
     try:
         with left_as_it_was(layer):
-            return _with_sizes(same_each_time) and not _is_noisy(layer, training, args, kwargs)
+            return _with_sizes(same_each_time)
     except Exception:  # whatever a stranger's `call` may raise
         return False
-
-
-def _is_noisy(layer: Any, training: bool, args: Any, kwargs: Any) -> bool:
-    """Whether random numbers reach the outputs of a call for some data, as its graph tells."""
-    generators = [part for part in reached_from(layer) if isinstance(part, keras.random.SeedGenerator)]
-    states = [*(generator.state for generator in generators), _keras.global_seed_state()]
-    seeds = [keras.KerasTensor(state.shape, dtype=state.dtype) for state in states]
-    outputs: list[Any] = []
-    ends: list[Any] = []
-
-    def function(seeds: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
-        nonlocal outputs, ends
-        with keras.StatelessScope(state_mapping=list(zip(states, seeds))):
-            outputs = _in_graph(layer(*args, training=training, **kwargs))
-        ends = _noise.free_of_data(outputs, seeds)
-        return [tf.identity(end) for end in ends]
-
-    concrete, specs = _with_sizes(lambda size: _in_function(function, (seeds, *args), kwargs, size, _EXAMPLES))
-    data = [tf.zeros(spec.shape, spec.dtype) for spec in specs[len(seeds) :]]  # no matter which: nothing hangs on it
-    drawn = np.random.default_rng(0).integers(2**31, size=(_ROUNDS, len(seeds), 2))
-    rounds = [concrete(*(tf.constant(s, spec.dtype) for s, spec in zip(row, specs)), *data) for row in drawn]
-    return _noise.gets_through(outputs, _noise.constant_among(ends, rounds))
 
 
 def tried(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
@@ -262,7 +232,7 @@ def tried(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
     def twice(size: int) -> tuple[Any, list[Any]]:
         made_up_args, made_up_kwargs = _made_up((args, kwargs), size)
         with keras.StatelessScope(collect_losses=True) as scope:
-            both = [keras.tree.flatten(layer(*made_up_args, training=training, **made_up_kwargs)) for _ in range(2)]
+            both = [_with_masks(layer(*made_up_args, training=training, **made_up_kwargs)) for _ in range(2)]
         return scope, both
 
     with left_as_it_was(layer):
@@ -656,8 +626,8 @@ def calls_within(layer: Any, training: bool, args: Any, kwargs: Any) -> tuple[li
                 with recording(list(_keras.walk(layer)), tracer.around):
                     outputs = layer(*args, training=training, **kwargs)
                 behind = context.get_value("training")
-            reached = set(map(id, _reached(outputs)))
-            found.append([_call_of(frame, tracer.frames[0].graph, reached) for frame in tracer.frames])
+            live = {id(part.operation): part for part in _live(outputs)}
+            found.append([_call_of(frame, tracer.frames[0].graph, live) for frame in tracer.frames])
         return outputs
 
     with left_as_it_was(layer):
@@ -672,15 +642,19 @@ def _as_far_as_it_counts(found: list[list[Call]], repeats: Callable[[], bool]) -
     other = other if len(calls) == len(again) else [True] * len(calls)
     changing = any(other) and not repeats()
     calls = [dataclasses.replace(call, unknown=call.unknown or (changing and o)) for call, o in zip(calls, other)]
-    if len(found) == 1 and any(call.draws or call.unknown for call in calls) and repeats():  # in inference mode
-        calls = [dataclasses.replace(call, draws=False, unknown=False) for call in calls]
+    doubtful = any(call.unknown for call in calls) and not any(call.draws for call in calls)
+    if len(found) == 1 and doubtful and repeats():  # in inference mode
+        calls = [dataclasses.replace(call, unknown=False) for call in calls]
     return calls
 
 
-def _call_of(frame: _Frame, outer_graph: Any, reached: set[int]) -> Call:
+def _call_of(frame: _Frame, outer_graph: Any, live: dict[int, LiveOperation]) -> Call:
     own = frame.own_operations()
-    counted = own if frame.graph is not outer_graph else [operation for operation in own if id(operation) in reached]
-    natures = set(map(nature_of, counted))
+    if frame.graph is outer_graph:
+        counted = [live[id(operation)] for operation in own if id(operation) in live]
+    else:
+        counted = [LiveOperation(operation) for operation in own]
+    natures = _natures(counted)
     return Call(
         layer=frame.layer,
         training=frame.training,
@@ -691,18 +665,28 @@ def _call_of(frame: _Frame, outer_graph: Any, reached: set[int]) -> Call:
     )
 
 
-def _forms(operations: list[Any]) -> tuple[Any, ...]:
-    return tuple(map(form_of, operations))
+def _live(outputs: Any) -> list[LiveOperation]:
+    """The operations of the graph that is being traced that outputs of a call, and their masks, depend on."""
+    return live_operations(_in_graph(outputs))
 
 
-def _reached(outputs: Any) -> list[Any]:
-    """The operations of a TensorFlow graph that some outputs depend on."""
-    return reached_by(_in_graph(outputs))
+def _forms(operations: list[LiveOperation]) -> tuple[Any, ...]:
+    return tuple(live.form for live in operations)
+
+
+def _natures(operations: list[LiveOperation]) -> set[Nature]:
+    return {nature_of(live.operation, live.branch) for live in operations}
 
 
 def _in_graph(outputs: Any) -> list[Any]:
-    leaves = tf.nest.flatten(keras.tree.flatten(outputs), expand_composites=True)
-    return [tensor for tensor in leaves if hasattr(tensor, "op")]
+    parts = tf.nest.flatten(_with_masks(outputs), expand_composites=True)
+    return [tensor for tensor in parts if hasattr(tensor, "op")]
+
+
+def _with_masks(outputs: Any) -> list[Any]:
+    """The outputs of a call, and the masks that they carry to the layers behind."""
+    leaves = keras.tree.flatten(outputs)
+    return [*leaves, *(mask for mask in map(_keras.get_keras_mask, leaves) if mask is not None)]
 
 
 def looks_like_a_seed(value: Any) -> bool:
@@ -710,15 +694,15 @@ def looks_like_a_seed(value: Any) -> bool:
     return tuple(value.shape) == (2,) and "int" in keras.backend.standardize_dtype(value.dtype)
 
 
-def constants(layer: Any, args: Any, kwargs: Any) -> collections.Counter[bytes]:
-    """The floating point constants that the outputs of a call in inference mode hang on."""
-    found: collections.Counter[bytes] = collections.Counter()
+def computed(layer: Any, args: Any, kwargs: Any) -> collections.Counter[Any]:
+    """What the outputs of a call in inference mode hang on, in a form that can be compared."""
+    found: collections.Counter[Any] = collections.Counter()
 
     def probe(*args: Any, **kwargs: Any) -> Any:
         nonlocal found
         with keras.StatelessScope():
             outputs = layer(*args, training=False, **kwargs)
-        found = constants_of(reached_by(_in_graph(outputs), live_inputs))
+        found = collections.Counter(_forms(_live(outputs)))
         return outputs
 
     with left_as_it_was(layer):
@@ -739,24 +723,23 @@ def same(original: Any, new: Any, training: bool) -> bool:
     if seen.draws:
         return True
 
-    def compare(size: int) -> bool:
-        made_up_args, made_up_kwargs = _made_up((args, kwargs), size)
+    def outputs(layer: Any, mode: bool, data: Any) -> list[Any]:
+        args, kwargs = data
         with keras.StatelessScope():
-            expected = keras.tree.flatten(original(*made_up_args, training=False, **made_up_kwargs))
-            actual = keras.tree.flatten(new(*made_up_args, training=training, **made_up_kwargs))
-        return len(expected) == len(actual) and all(map(close, expected, actual))
+            return _with_masks(layer(*args, training=mode, **kwargs))
 
-    return _with_sizes(compare)
+    return all(
+        _same_outputs(
+            functools.partial(outputs, original, False), functools.partial(outputs, new, training), (args, kwargs), made
+        )
+        for made in MADE_UP
+    )
 
 
-# Smallest and largest values of the made-up data on which a copy must compute what its original computes.
-RANGES = ((0.0, 1.0), (-1.0, 1.0), (-30.0, 30.0))
+def agree(original: Any, copy: Any, training: bool, kinds: Any = None) -> bool:
+    """Whether a copy computes in a mode what its original computes there, on made-up data of several kinds.
 
-
-def agree(original: Any, copy: Any, training: bool, ranges: Any = RANGES) -> bool:
-    """Whether a copy computes in a mode what its original computes there, on made-up data of several magnitudes.
-
-    Nothing of either changes. Seed generators of both draw the same numbers. `ranges` are the bounds of the data.
+    Nothing of either changes. Seed generators of both draw the same numbers, and both are as trainable as the original.
     """
     is_layer = isinstance(original, keras.Layer)
     arguments = call_of(original) if is_layer else _keras.call_arguments(original)
@@ -767,14 +750,57 @@ def agree(original: Any, copy: Any, training: bool, ranges: Any = RANGES) -> boo
     def outputs(operation: Any, data: Any) -> list[Any]:
         args, kwargs = data
         with keras.StatelessScope(state_mapping=seeds), left_as_it_was(operation):
-            return list(keras.tree.flatten(operation(*args, **kwargs, **mode)))
+            return _with_masks(operation(*args, **kwargs, **mode))
 
-    def compare(limits: tuple[float, float], size: int) -> bool:
-        data = _made_up(arguments, size, *limits)
-        expected, actual = outputs(original, data), outputs(copy, data)
-        return len(expected) == len(actual) and all(map(functools.partial(close, tolerance=1e-6), expected, actual))
+    ours, theirs = functools.partial(outputs, original), functools.partial(outputs, copy)
+    with _as_trainable_as(original, copy):
+        return all(_same_outputs(ours, theirs, arguments, made, 1e-6) for made in (MADE_UP if kinds is None else kinds))
 
-    return all(_with_sizes(functools.partial(compare, limits)) for limits in ranges)
+
+@contextlib.contextmanager
+def _as_trainable_as(original: Any, copy: Any) -> Iterator[None]:
+    """Gives a copy, in this block, the flags of its original, which decide what normalization does in training mode."""
+    parts = list(zip(_keras.walk(original), _keras.walk(copy)))
+    before = [(part, _keras.own_trainable(part)) for _, part in parts if isinstance(part, keras.Layer)]
+    try:
+        for old, part in parts:
+            if isinstance(part, keras.Layer):
+                _keras.set_own_trainable(part, _keras.own_trainable(old))
+        yield
+    finally:
+        for part, trainable in before:
+            _keras.set_own_trainable(part, trainable)
+
+
+def _same_outputs(
+    original: Callable[[Any], list[Any]],
+    new: Callable[[Any], list[Any]],
+    arguments: Any,
+    made: Made,
+    tolerance: float | None = None,
+) -> bool:
+    """Whether two calls give the same on the first made-up data of a kind that the original takes."""
+    try:
+        expected, make = _first_taken(original, arguments, made)
+    except Exception:  # whatever a stranger's `call` may raise
+        if made == USUAL:
+            raise
+        return True  # such data are none of its own
+    actual = new(make())  # data of its own: attention takes the masks off those that it gets
+    return len(expected) == len(actual) and all(map(functools.partial(close, tolerance=tolerance), expected, actual))
+
+
+def _first_taken(call: Callable[[Any], list[Any]], arguments: Any, made: Made) -> tuple[list[Any], Callable[[], Any]]:
+    """The outputs of a call for the first made-up data of a kind that it runs with, and what makes these again."""
+    errors = []
+    for kind in [made, dataclasses.replace(made, padded=False)] if made.padded else [made]:
+        for size in _SIZES:
+            make = functools.partial(_made_up, arguments, size, kind)
+            try:
+                return call(make()), make
+            except Exception as error:  # whatever a stranger's `call` may raise
+                errors.append(error)
+    raise errors[0]
 
 
 def does_nothing(layer: Any) -> bool:
@@ -790,21 +816,52 @@ def does_nothing(layer: Any) -> bool:
     return _with_sizes(compare)
 
 
-def _made_up(arguments: Any, size: int, low: float = 0.0, high: float = 1.0, examples: int = 2) -> Any:
-    """Data for the symbolic tensors among some arguments. Everything else stays as it is.
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A kind of made-up data.
 
-    Floats lie between 0 and 1, as those of images, boxes and audio do, if nothing else is said; all else is 1.
+    Attributes:
+        low: The smallest value of floats.
+        high: The largest.
+        padded: Whether the first example is half padding: 0 or False in what is no float, and masked where tensors
+            carry masks. Everything else that is no float is 1 or True.
     """
+
+    low: float = 0.0
+    high: float = 1.0
+    padded: bool = False
+
+
+# Values as those of images, boxes and audio; and the kinds of data on which a copy must compute what its original does.
+USUAL, SIGNED, LARGE = Made(), Made(-1.0, 1.0, padded=True), Made(-30.0, 30.0, padded=True)
+MADE_UP = (USUAL, SIGNED, LARGE)
+
+
+def _made_up(arguments: Any, size: int, made: Made = USUAL, examples: int = 2) -> Any:
+    """Data for the symbolic tensors among some arguments. Everything else stays as it is."""
 
     def data(argument: Any) -> Any:
         if not isinstance(argument, keras.KerasTensor):
             return argument
-        shape = _closed(argument.shape, size, examples)
-        if "float" in argument.dtype:
-            return keras.random.uniform(shape, low, high, dtype=argument.dtype, seed=1)
-        return tf.fill(shape, "1") if argument.dtype == "string" else keras.ops.ones(shape, dtype=argument.dtype)
+        values = _values(argument, size, made, examples)
+        mask = _keras.get_keras_mask(argument)
+        if made.padded and mask is not None:
+            _keras.set_keras_mask(values, _values(mask, size, made, examples))
+        return values
 
     return keras.tree.map_structure(data, arguments)
+
+
+def _values(tensor: Any, size: int, made: Made, examples: int) -> Any:
+    shape = _closed(tensor.shape, size, examples)
+    if "float" in tensor.dtype:
+        return keras.random.uniform(shape, made.low, made.high, dtype=tensor.dtype, seed=1)
+    if tensor.dtype == "string":
+        return tf.fill(shape, "1")
+    values = np.ones(shape, "bool")
+    if made.padded and len(shape) > 1:
+        values[0, (shape[1] + 1) // 2 :] = False
+    return keras.ops.convert_to_tensor(values, dtype=tensor.dtype)
 
 
 def _closed(shape: Any, size: int, examples: int = 2) -> list[int]:

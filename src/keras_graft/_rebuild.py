@@ -497,7 +497,10 @@ class _Builder:
             if id(stand_in) in counterparts.of:
                 counterparts.add(part, counterparts.of[id(stand_in)][1])
         if _reach.is_own_code(type(original)) and not self._is_changed_within(old_parts, new):
-            self.doubts.append(_proof.Doubt(original, new, path, attribute=""))  # it may compute with what lies outside
+            live = decision.mode in (Mode.OUTER, Mode.TRAINING)
+            self.doubts.append(
+                _proof.Doubt(original, new, path, attribute="", live=live)
+            )  # for what lies outside of it
         copies = _Parts(original, new, path, decision, old_parts, new_parts)
         for part_path, old in old_parts.items():
             if not part_path.startswith(replaced) and id(old) not in self.passed_over:
@@ -666,9 +669,13 @@ def _check_faithful(doubt: _proof.Doubt) -> None:
 def _check_outside(doubt: _proof.Doubt) -> None:
     """Raises where a copy that holds all that its original holds computes something else: with what lies outside."""
     layer = doubt.original
-    agree = functools.partial(_probe.agree, layer, training=False, ranges=_probe.RANGES[1:2])
+    kinds = {False: [_probe.SIGNED, _probe.LARGE], True: [_probe.LARGE] if doubt.live else []}
+
+    def agrees(other: Any) -> bool:
+        return all(_probe.agree(layer, other, training, kinds[training]) for training in kinds)
+
     try:
-        differs = not agree(doubt.copy) and agree(layer)
+        differs = not agrees(doubt.copy) and agrees(layer)
     except Exception:  # whatever a stranger's `call` may raise; nothing speaks against the copy then
         return
     if differs:
@@ -725,19 +732,19 @@ def _computes_with_rates(original: Any, new: Any, call: tuple[Any, Any]) -> bool
     try:
         if _probe.observe(original, False, *call).draws:
             return False
-        expected = _probe.constants(original, *call)
-        if expected == _probe.constants(new, *call):
+        expected = _probe.computed(original, *call)
+        if expected == _probe.computed(new, *call):
             return False
-        moved = _constants_of_copy(original, _with_moved_rates(*map(_keras.config_of, (original, new))), call)
-        return moved != expected and moved != _constants_of_copy(original, {}, call)
+        moved = _computed_by_copy(original, _with_moved_rates(*map(_keras.config_of, (original, new))), call)
+        return moved != expected and moved != _computed_by_copy(original, {}, call)
     except Exception:  # whatever a stranger's code may raise
         return False
 
 
-def _constants_of_copy(layer: Any, changes: dict[str, Any], call: tuple[Any, Any]) -> Counter[bytes]:
+def _computed_by_copy(layer: Any, changes: dict[str, Any], call: tuple[Any, Any]) -> Counter[Any]:
     copy = _keras.copy_from_config(layer, changes)
     _keras.build_like(copy, layer, {})
-    return _probe.constants(copy, *call)
+    return _probe.computed(copy, *call)
 
 
 def _with_moved_rates(config: Any, silent: Any) -> Any:
@@ -757,8 +764,6 @@ def _check_still(layer: Any, inner: Any, path: str, decision: Decision) -> None:
     locked = decision.mode is Mode.INFERENCE
     if seen.draws and not locked and _probe.observe(layer, False, args, kwargs).draws:
         seen = dataclasses.replace(seen, draws=False)  # it draws in both modes: that is what it computes
-    if seen.draws and locked and _probe.repeats(layer, True, args, kwargs):
-        seen = dataclasses.replace(seen, draws=False)  # it draws to no effect
     if not (seen.updates or seen.draws):
         return
     what = f"updates {list(seen.updates)}" if seen.updates else "draws random numbers"
