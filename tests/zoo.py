@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from hidden import RawVariable, tripled
 from keras import layers
 
 RNG = np.random.default_rng
@@ -567,6 +568,13 @@ def make_subclassed() -> keras.Model:
     return shaken(model)
 
 
+def make_hidden_state() -> keras.Model:
+    """Of what Keras does not see, what a file keeps, and no seed that cannot be set."""
+    return sequential(
+        keras.Input((6,)), layers.Dense(5, activation=tripled), RawVariable(), layers.Dropout(0.5), layers.Dense(4)
+    )
+
+
 def images(batch: int) -> np.ndarray:
     return vectors(batch, 8, 8, 3)
 
@@ -622,6 +630,7 @@ ZOO: dict[str, Case] = {
     "custom": Case(make_custom, vectors, plain=False),
     "counting": Case(make_counting, vectors, plain=False),
     "subclassed": Case(make_subclassed, vectors, plain=False),
+    "hidden_state": Case(make_hidden_state, vectors, plain=False),
     "bfloat16": Case(make_bfloat16, vectors),
     "int8": Case(make_quantized("int8"), tokens),
     "int4": Case(make_quantized("int4"), tokens),
