@@ -291,6 +291,20 @@ def test_a_wrapper_is_not_left_out_for_a_layer_that_does_more_than_it_is_registe
         branch_of(base, "remove")
 
 
+class Clips(layers.Layer):
+    """Leaves alone what is not negative."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        x = keras.ops.relu(x)
+        return x + keras.random.normal(keras.ops.shape(x)) if training else x
+
+
+def test_a_layer_that_computes_on_negative_data_alone_is_not_left_out() -> None:
+    register_layer(Clips, effect="noise", only_noise=True)
+    with pytest.raises(RebuildError, match=r"'clips'.*cannot be left out"):
+        branch_of(around(Clips(name="clips")), "remove")
+
+
 def test_a_layer_that_is_said_to_do_nothing_and_drops_is_an_error() -> None:
     register_layer(Noisy, effect="nothing")
     with pytest.raises(
