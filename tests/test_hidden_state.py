@@ -390,6 +390,32 @@ def test_noise_in_masks_follows_the_policy(policy: Any) -> None:
         assert (is_live(model, True), is_live(model, False)) == LIVE[policy]
 
 
+class MasksInEveryMode(layers.Layer):
+    """Its mask is drawn, where Keras asks for it."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, x: Any) -> Any:
+        return x
+
+    def compute_mask(self, x: Any, mask: Any = None) -> Any:
+        return keras.random.uniform((4, 6), seed=self.seeds) > 0.5
+
+
+def test_a_mask_that_is_drawn_is_noise() -> None:
+    base = zoo.sequential(
+        keras.Input((6, 8), batch_size=4), MasksInEveryMode(name="layer"), layers.GlobalAveragePooling1D()
+    )
+    base.trainable = False
+    assert [row.predict for row in audit(base).rows if row.name == "layer"] == ["draws random numbers"]
+    model = zoo.sequential(keras.Input((6, 8), batch_size=4), base, layers.Dense(1))
+    assert list(split(model).in_the_way) == ["base/layer"]
+    with pytest.raises(RebuildError, match=r"'layer'.*even in inference mode"):
+        freeze_and_merge([base], 1, dropout="off", loss="mse")
+
+
 ADAPTED: dict[str, Callable[[], tuple[keras.Layer, Any]]] = {
     "TextVectorization": lambda: (layers.TextVectorization(vocabulary=["a", "b"]), np.array([["a b"], ["b"]])),
     "StringLookup": lambda: (layers.StringLookup(vocabulary=["a", "b"]), np.array([["a"], ["b"]])),

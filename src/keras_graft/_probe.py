@@ -604,6 +604,19 @@ class _Tracer:
             if self.stack and self.stack[-1].graph is graph:
                 self.stack[-1].holes.append((frame.start, frame.stop))
 
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Counts what Keras does around the first call, such as asking for masks, as a part of it."""
+        graph = tf.compat.v1.get_default_graph()
+        start, before = len(graph.get_operations()), set(self.scope.state_mapping)
+        yield
+        first = self.frames[0]
+        within = {name for frame in self.frames for name in frame.updates}
+        first.updates |= self._assigned_since(before, first.layer) - within
+        if first.graph is graph:
+            first.start, first.stop = start, len(graph.get_operations())
+            first.updates |= set(_assigned_in_graph(first.layer, first.own_operations()))
+
     def _assigned_since(self, before: set[int], layer: Any) -> set[str]:
         """Names of the variables that were assigned, those of seed generators left out."""
         seeds = {id(state) for state in _keras.seed_states(layer)}
@@ -623,7 +636,7 @@ def calls_within(layer: Any, training: bool, args: Any, kwargs: Any) -> tuple[li
             tracer = _Tracer({id(variable): variable.path for variable in layer.variables})
             context = _keras.call_context(layer)
             with keras.StatelessScope(collect_losses=True) as tracer.scope:
-                with recording(list(_keras.walk(layer)), tracer.around):
+                with recording(list(_keras.walk(layer)), tracer.around), tracer.whole():
                     outputs = layer(*args, training=training, **kwargs)
                 behind = context.get_value("training")
             live = {id(part.operation): part for part in _live(outputs)}
