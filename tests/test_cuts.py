@@ -339,6 +339,16 @@ def test_inputs_of_one_name_are_shared_in_whatever_order(structure: Any) -> None
     np.testing.assert_allclose(merged.predict([LEFT, RIGHT], verbose=0), np.concatenate(expected, 1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("names", ["lr", "rl", "xy"])
+def test_inputs_of_the_callers_own_go_to_each_base_by_its_names(names: str) -> None:
+    first, second = of_inputs("lr", "first"), of_inputs("rl", "second")
+    inputs = [keras.Input((3,), name=name) for name in names]
+    merged = freeze_and_merge([first, second], None, inputs=inputs)
+    given = [RIGHT, LEFT] if names == "rl" else [LEFT, RIGHT]
+    expected = [first.predict([LEFT, RIGHT], verbose=0), second.predict([RIGHT, LEFT], verbose=0)]
+    np.testing.assert_allclose(merged.predict(given, verbose=0), np.concatenate(expected, 1), rtol=1e-5)
+
+
 def test_inputs_of_other_names_are_shared_by_their_places() -> None:
     first, second = of_inputs("lr", "first"), of_inputs("pq", "second")
     merged = freeze_and_merge([first, second], None)

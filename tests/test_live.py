@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_graft._live import _Knowledge, live_operations
+from keras_graft._operations import Nature
 
 SHAPE = (64, 8)
 DATA = np.linspace(-3, 3, 64 * 8, dtype="float32").reshape(SHAPE)
@@ -18,6 +19,12 @@ DATA = np.linspace(-3, 3, 64 * 8, dtype="float32").reshape(SHAPE)
 def graph_of(function: Callable[[Any, Any], Any]) -> Any:
     """A trace of a function of numbers between 0 and 1 that are drawn, and of data."""
     return tf.function(lambda x: function(tf.random.uniform(SHAPE), x)).get_concrete_function(tf.TensorSpec(SHAPE))
+
+
+def interval_of(tensor: Any) -> tuple[float, float]:
+    knowledge = _Knowledge()
+    knowledge.gather([tensor])
+    return knowledge.interval_of(tensor)
 
 
 KNOWN: dict[str, Callable[[Any, Any], Any]] = {
@@ -55,7 +62,7 @@ KNOWN: dict[str, Callable[[Any, Any], Any]] = {
 def test_numbers_lie_in_the_interval_that_is_known_of_them(function: Any) -> None:
     traced = graph_of(function)
     (output,) = traced.graph.outputs
-    low, high = _Knowledge.of([output]).interval_of(output)
+    low, high = interval_of(output)
     drawn = np.concatenate([np.ravel(traced(tf.constant(DATA))).astype("float64") for _ in range(50)])
     assert np.isfinite((low, high)).all()
     assert low <= drawn.min()
@@ -73,7 +80,12 @@ UNKNOWN: dict[str, Callable[[Any, Any], Any]] = {
 @pytest.mark.parametrize("function", UNKNOWN.values(), ids=UNKNOWN)
 def test_nothing_is_made_up_about_other_numbers(function: Any) -> None:
     (output,) = graph_of(function).graph.outputs
-    assert _Knowledge.of([output]).interval_of(output) == (-np.inf, np.inf)
+    assert interval_of(output) == (-np.inf, np.inf)
+
+
+@tf.function
+def times(factor: Any, x: Any) -> Any:
+    return x + factor * tf.random.uniform(SHAPE)
 
 
 HELD_BACK: dict[str, Callable[[Any, Any], Any]] = {
@@ -84,19 +96,23 @@ HELD_BACK: dict[str, Callable[[Any, Any], Any]] = {
     ),
     "below a threshold": lambda u, x: tf.where(u >= 0.0, x, 0.0),
     "rounded down": lambda u, x: x * tf.floor(1.0 + u),
+    "in a function": lambda u, x: times(tf.constant(0.0), x),
+    "in a branch that runs": lambda u, x: tf.cond(
+        tf.constant(True), lambda: x + 0.0 * tf.random.uniform(SHAPE), lambda: x
+    ),
 }
 LET_THROUGH: dict[str, Callable[[Any, Any], Any]] = {
     "by data": lambda u, x: tf.where(x > 1e9, u, x),
     "by what nothing is known of": lambda u, x: x + u * tf.sin(0.0 * x),
     "in a branch that may run": lambda u, x: tf.cond(x[0, 0] > 1e9, lambda: tf.random.normal(SHAPE), lambda: x),
+    "in a function": lambda u, x: times(x, x),
     "seldom": lambda u, x: tf.where(u >= 1e-6, x, 0.0),
     "rounded": lambda u, x: x * tf.floor(1.0 + 1e-6 + u),
 }
 
 
 def draws(function: Any) -> bool:
-    within = [live for live in live_operations(graph_of(function).graph.outputs) if live.branch != 0]
-    return any(live.operation.type in ("RandomUniform", "If") for live in within)
+    return any(Nature.RANDOM in live.natures for live in live_operations(graph_of(function).graph.outputs))
 
 
 @pytest.mark.parametrize("function", HELD_BACK.values(), ids=HELD_BACK)

@@ -181,7 +181,8 @@ def make_inputs(inputs: Inputs, branches: Mapping[str, Branch], taken: Collectio
         return keras.tree.flatten(list(each.values())), each
     tensors = [] if isinstance(inputs, str) else keras.tree.flatten(inputs)
     if tensors and all(_is_input(tensor) for tensor in tensors):
-        return inputs, dict.fromkeys(branches, inputs)
+        first = next(iter(branches.values()))
+        return inputs, {name: _in_own_order(branch, first, inputs) for name, branch in branches.items()}
     symbolic = all(map(_is_symbolic, tensors))  # computed, and no input
     hint = "" if symbolic else " They have shapes and no values, as in `inputs=keras.Input((8,))`: data go to `fit`."
     raise ValueError(
@@ -239,6 +240,16 @@ def _in_order_of(branch: Branch, other: Branch, given: Any) -> Any:
             f"or use `inputs=\"separate\"`. Received: '{branch.name}' takes {names}, '{other.name}' takes {others}"
         )
     return given
+
+
+def _in_own_order(branch: Branch, first: Branch, inputs: Any) -> Any:
+    """What inputs of the caller's own are for a branch: by name where a list has the names of its model's."""
+    if branch.preprocess is not None or not isinstance(inputs, (list, tuple)):
+        return inputs
+    names, own = _names_in_list(branch), [tensor.name for tensor in keras.tree.flatten(inputs)]
+    if names and sorted(names) == sorted(own):
+        return type(inputs)(inputs[own.index(name)] for name in names)
+    return inputs if first.preprocess is not None else _in_order_of(branch, first, inputs)
 
 
 def _names_in_list(branch: Branch) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ._operations import constants_of, form_of, reached_by
+from ._operations import Nature, constants_of, form_of, function_called_by, nature_of, reached_by
 
 __all__ = ["LiveOperation", "live_operations"]
 
@@ -33,28 +33,50 @@ class LiveOperation:
         operation: The operation.
         branch: The number of the branch that it always chooses, where it has branches and that is known.
         constants: The numbers that inputs of it hold everywhere, by dtype: known, however they are computed.
+        within: The live operations of the one function that it calls, where that is known.
     """
 
     operation: Any
     branch: int | None = None
     constants: tuple[tuple[str, float], ...] = ()
+    within: tuple[LiveOperation, ...] | None = None
+
+    @property
+    def natures(self) -> set[Nature]:
+        """Whether it gives the same for the same inputs, as far as its outputs hang on it."""
+        if self.within is None:
+            return {nature_of(self.operation, self.branch)}
+        return {nature for live in self.within for nature in live.natures}
 
     @property
     def form(self) -> Any:
         """What it computes, with the constants that it takes and those within its functions, without names."""
+        if self.within is not None:
+            return self.operation.type, self.constants, tuple(live.form for live in self.within)
         return form_of(self.operation, self.branch), self.constants, tuple(constants_of(self.operation, self.branch))
 
 
 def live_operations(outputs: list[Any]) -> list[LiveOperation]:
     """The operations of a graph that some tensors hang on; not those behind what is known to be one number."""
-    knowledge = _Knowledge.of(outputs)
+    return _live(outputs, _Knowledge())
+
+
+def _live(outputs: list[Any], knowledge: _Knowledge) -> list[LiveOperation]:
+    knowledge.gather(outputs)
     unknown = [tensor for tensor in outputs if knowledge.value_of(tensor) is None]
-    found = [
-        LiveOperation(operation, knowledge.branch_of(operation), knowledge.constants(knowledge.live_inputs(operation)))
-        for operation in reached_by(unknown, knowledge.unknown_inputs)
-    ]
-    known = [LiveOperation(tensor.op, None, knowledge.constants([tensor])) for tensor in outputs]
+    found = [_live_operation(operation, knowledge) for operation in reached_by(unknown, knowledge.unknown_inputs)]
+    known = [LiveOperation(tensor.op, constants=knowledge.constants([tensor])) for tensor in outputs]
     return [*found, *(live for live in known if live.constants)]
+
+
+def _live_operation(operation: Any, knowledge: _Knowledge) -> LiveOperation:
+    branch, constants = knowledge.branch_of(operation), knowledge.constants(knowledge.live_inputs(operation))
+    function = function_called_by(operation, branch)
+    if function is None:
+        return LiveOperation(operation, branch, constants)
+    arguments = operation.inputs[len(operation.inputs) - len(function.inputs) :]
+    within = _Knowledge({id(mine): knowledge.intervals[id(given)] for mine, given in zip(function.inputs, arguments)})
+    return LiveOperation(operation, branch, constants, tuple(_live(function.outputs, within)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,15 +85,13 @@ class _Knowledge:
 
     intervals: dict[int, Interval] = dataclasses.field(default_factory=dict)
 
-    @classmethod
-    def of(cls, outputs: list[Any]) -> _Knowledge:
-        """That of all tensors that some hang on, from front to back."""
-        knowledge = cls()
+    def gather(self, outputs: list[Any]) -> None:
+        """Notes what is known of all tensors that some hang on, from front to back."""
         reached = {id(operation) for operation in reached_by(outputs)}
         for operation in outputs[0].graph.get_operations() if outputs else ():
-            if id(operation) in reached:
-                knowledge.intervals.update({id(t): knowledge.interval_of(t) for t in operation.outputs})
-        return knowledge
+            for tensor in operation.outputs if id(operation) in reached else ():
+                if id(tensor) not in self.intervals:
+                    self.intervals[id(tensor)] = self.interval_of(tensor)
 
     def value_of(self, tensor: Any) -> float | None:
         """The number that a tensor holds everywhere, where there is one and it is known."""

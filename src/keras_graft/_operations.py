@@ -11,7 +11,7 @@ from typing import Any
 
 from . import _keras
 
-__all__ = ["Nature", "assigned_by", "constants_of", "form_of", "nature_of", "reached_by"]
+__all__ = ["Nature", "assigned_by", "constants_of", "form_of", "function_called_by", "nature_of", "reached_by"]
 
 
 class Nature(Enum):
@@ -135,8 +135,7 @@ def _nodes_within(operation: Any, branch: int | None = None) -> Iterator[Any]:
     functions = operation.graph._functions
     called = _functions_of(operation.node_def)
     if branch is not None:
-        branches = _branches(operation)
-        called = [branches[branch if 0 <= branch < len(branches) else -1]]
+        called = [_branch(operation, branch)]
     seen = set[str]()
     while called:
         name = called.pop()
@@ -151,6 +150,24 @@ def _functions_of(node: Any) -> list[str]:
     """The names of the functions that a node calls, in an order that does not hang on how they are kept."""
     held = [value for _, value in sorted(node.attr.items())]
     return [name for value in held for name in (value.func.name, *(part.name for part in value.list.func)) if name]
+
+
+def function_called_by(operation: Any, branch: int | None = None) -> Any | None:
+    """The graph of the one function that an operation calls: always, or where it is known which branch it chooses."""
+    if operation.type in ("PartitionedCall", "StatefulPartitionedCall"):
+        name = operation.node_def.attr["f"].func.name
+    elif branch is not None:
+        name = _branch(operation, branch)
+    else:
+        return None
+    function = operation.graph._get_function(name)
+    return None if function is None else function.graph
+
+
+def _branch(operation: Any, number: int) -> str:
+    """The name of the function that an operation with branches calls for a number; the last for one beyond."""
+    branches = _branches(operation)
+    return branches[number if 0 <= number < len(branches) else -1]
 
 
 def _branches(operation: Any) -> list[str]:

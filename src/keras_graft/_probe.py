@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from . import _keras
 from ._live import LiveOperation, live_operations
-from ._operations import Nature, assigned_by, nature_of
+from ._operations import Nature, assigned_by
 from ._reach import reached_from
 
 __all__ = [
@@ -688,7 +688,7 @@ def _forms(operations: list[LiveOperation]) -> tuple[Any, ...]:
 
 
 def _natures(operations: list[LiveOperation]) -> set[Nature]:
-    return {nature_of(live.operation, live.branch) for live in operations}
+    return {nature for live in operations for nature in live.natures}
 
 
 def _in_graph(outputs: Any) -> list[Any]:
