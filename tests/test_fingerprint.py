@@ -9,6 +9,7 @@ import decimal
 import enum
 import fractions
 import functools
+import importlib
 import json
 import os
 import pathlib
@@ -385,6 +386,43 @@ def test_what_cannot_be_compared_is_computed_in_each_run_and_said(tmp_path: path
             warnings.simplefilter("error")
             fit_head(model, X, y, verbose=0, cache="memory")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+HELPERS = """
+import package_of_mine.tables
+
+def by_submodule(x):
+    return x * package_of_mine.tables.FACTOR
+
+def by_import(x):
+    from package_of_mine.tables import FACTOR
+    return x * FACTOR
+
+def by_relative_import(x):
+    from .tables import FACTOR
+    return x * FACTOR
+"""
+
+
+@pytest.mark.parametrize("name", ["by_submodule", "by_import", "by_relative_import"])
+def test_what_a_function_reads_of_submodules_and_imports_when_it_runs_counts(
+    name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "package_of_mine"
+    folder.mkdir()
+    for file, text in {"__init__.py": "", "tables.py": "FACTOR = 2.0", "helpers.py": HELPERS}.items():
+        (folder / file).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    helpers = importlib.import_module("package_of_mine.helpers")
+    try:
+        function, tables = getattr(helpers, name), sys.modules["package_of_mine.tables"]
+        before = number_of(function)
+        assert number_of(function) == before
+        monkeypatch.setattr(tables, "FACTOR", 3.0)
+        assert number_of(function) != before
+    finally:
+        for module in [module for module in sys.modules if module.startswith("package_of_mine")]:
+            del sys.modules[module]
 
 
 def test_the_code_of_modules_of_ones_own_counts() -> None:

@@ -125,6 +125,17 @@ def test_statistics_of_samples_are_reduced_in_float64(dtype: str) -> None:
         np.testing.assert_allclose(actual, exact, rtol=1e-6)
 
 
+def test_one_unit_is_one_of_two_classes() -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 4, 1))
+    p = 1 / (1 + np.exp(-logits))
+    for binary, whole in ((Samples(p), {}), (Samples(logits), {"from_logits": True})):
+        both = Samples(np.concatenate([1 - p, p], axis=-1))
+        np.testing.assert_allclose(binary.predictive_entropy(**whole), both.predictive_entropy())
+        np.testing.assert_allclose(binary.mutual_information(**whole), both.mutual_information())
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Samples(logits).predictive_entropy()
+
+
 def test_what_is_certain_has_no_entropy() -> None:
     certain = Samples(np.array([[[1.0, 0.0]], [[1.0, 0.0]]], "float16"))
     torn = Samples(np.array([[[1.0, 0.0]], [[0.0, 1.0]]], "float16"))
@@ -206,7 +217,7 @@ def test_a_model_is_traced_once(traced: list[keras.Model]) -> None:
     model = shifted_model()
     three_samples(model), three_samples(model, X[:2])
     assert len(traced) == 1
-    three_samples(model, X.astype("float64"))  # a dtype of its own
+    three_samples(model, X.astype("int32"))  # a dtype of its own
     assert len(traced) == 2
 
 
@@ -262,3 +273,13 @@ def test_nothing_that_others_draw_from_is_moved():
     before = random.getstate(), np.random.get_state()[1].tolist()
     predict_samples(model, x, samples=2, seed=1)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+
+
+def test_samples_follow_a_normalization_that_was_adapted_anew() -> None:
+    normalization = layers.Normalization()
+    normalization.adapt(X)
+    model = zoo.sequential(keras.Input((3,)), normalization, layers.Dropout(1e-9), layers.Dense(1))
+    predict_samples(model, X, samples=2, seed=0)
+    normalization.adapt(10 * X + 3)
+    expected = array(model(X, training=False))
+    np.testing.assert_allclose(predict_samples(model, X, samples=2, seed=0).mean, expected, rtol=1e-5, atol=1e-6)

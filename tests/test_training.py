@@ -830,3 +830,53 @@ def test_features_of_half_precision_train_as_in_fit(kind: str) -> None:
     trained(fit_head, other, X, X[:, :1], shuffle=False)
     for own, theirs in zip(one.weights, other.weights):
         np.testing.assert_array_equal(array(theirs), array(own), err_msg=own.path)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What Keras takes for granted of data and layers
+# ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_activity_regularizer_of_a_nested_model_counts() -> None:
+    def make() -> keras.Model:  # Keras itself trains no functional model that has one
+        inner = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
+        inner.activity_regularizer = keras.regularizers.L2(0.1)
+        inner.trainable = False
+        model = zoo.sequential(keras.Input((4,)), layers.Dense(4, trainable=False), inner, layers.Dense(1))
+        model.compile("sgd", "mse")
+        return model
+
+    assert_same_training(make, lambda: (zoo.vectors(64, 4), zoo.vectors(64, 1, seed=1)))
+
+
+def test_numbers_of_double_precision_are_those_that_fit_hands_to_an_input_of_integers() -> None:
+    """`fit` casts them to float32, in which large ids fall together."""
+    ids = np.random.default_rng(0).integers(2**24, 2**24 + 50, size=(64, 1)).astype("float64")
+
+    def make() -> keras.Model:
+        hashed = layers.Hashing(16, output_mode="one_hot")
+        model = zoo.sequential(keras.Input((1,), dtype="int64"), hashed, layers.Dense(1))
+        model.compile("sgd", "mse")
+        return model
+
+    assert_same_training(make, lambda: (ids, zoo.vectors(64, 1)))
+
+
+def test_features_of_another_dtype_than_was_declared_are_an_error() -> None:
+    binned = layers.Lambda(lambda x: tf.cast(tf.clip_by_value(3 * x + 5, 0, 9), "int32"), output_shape=(4,))
+    model = zoo.sequential(keras.Input((4,)), binned, layers.Dense(1))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="is declared as float32 and computed as int32"):
+        fit_head(model, zoo.vectors(64, 4), zoo.vectors(64, 1), verbose=0)
+
+
+def test_layers_that_were_unfrozen_and_not_compiled_are_an_error_that_says_so() -> None:
+    model = zoo.sequential(keras.Input((4,)), *(layers.Dense(4, trainable=False) for _ in range(2)), layers.Dense(1))
+    model.compile("adam", "mse")
+    data = zoo.vectors(64, 4), zoo.vectors(64, 1)
+    fit_head(model, *data, verbose=0)
+    model.layers[1].trainable = True
+    with pytest.raises(ValueError, match=r"kernel.* train now.*Compile the model again"):
+        fit_head(model, *data, verbose=0)
+    model.compile("adam", "mse")
+    fit_head(model, *data, verbose=0)

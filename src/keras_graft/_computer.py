@@ -72,16 +72,28 @@ class Computer:
 
     def __call__(self, function: Callable[..., Any], batch: Any) -> list[Any]:
         """The features of one batch of a pass, by one of the compiled functions."""
-        return function(batch)
+        return self._checked(function(batch))
 
     def once(self, batch: Any) -> list[Any]:
         """The features of one batch."""
         data = tensors(batch)
         self._hold(self._values())
         try:
-            return self._compiled_for(data)(data)
+            return self._checked(self._compiled_for(data)(data))
         finally:
             self._hold([])
+
+    def _checked(self, computed: list[Any]) -> list[Any]:
+        """The features, if they are of the dtypes that the layers declared: what is behind takes these for granted."""
+        for (key, declared), tensor in zip(outputs_by_key(self.model).items(), computed):
+            kind = keras.backend.standardize_dtype(tensor.dtype)
+            if kind != declared.dtype:
+                raise ValueError(
+                    f"What crosses the frontier at '{key}' is declared as {declared.dtype} and computed as {kind}. "
+                    "Let the layer that gives it declare what it gives (a Lambda without `output_shape` is traced), or "
+                    "use `fit` and `predict`."
+                )
+        return computed
 
     @functools.cached_property
     def _handed_in(self) -> list[keras.Variable]:

@@ -146,6 +146,12 @@ def is_scipy_sparse(leaf: Any) -> bool:
 
 
 def _for_tensorflow(leaf: Any) -> Any:
+    """Some rows as `fit` hands them on: all floats of arrays in one precision (all)."""
+    if leaf is None:
+        return None
+    kind, wanted = keras.backend.standardize_dtype(leaf.dtype), keras.config.floatx()
+    if keras.backend.is_float_dtype(kind) and kind != wanted:
+        leaf = tf.cast(leaf, wanted) if tf.is_tensor(leaf) else leaf.astype(wanted)
     if not is_scipy_sparse(leaf):
         return leaf
     rows = leaf.tocoo()

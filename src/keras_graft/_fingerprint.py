@@ -30,7 +30,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
-from ._reach import content_of, globals_of, names_in
+from ._reach import attributes_of_modules, content_of, globals_of
 
 __all__ = ["Uncomparable", "checksum", "fingerprint_of_data", "fingerprint_of_model", "outputs_by_key"]
 
@@ -391,8 +391,12 @@ class _Digest:
         config = _config_of(part)
         self.value(type(part), config, part.dtype_policy, part.autocast)
         held = _held_by(part)
-        if config is not None and _is_of_a_library(part):  # it says the rest
-            held = {key: own for key, own in held.items() if _is_not_in_a_config(key, own)}
+        if config is not None and _is_of_a_library(part):  # it says the rest, but for what is made of weights
+            held = {
+                key: own
+                for key, own in held.items()
+                if _is_not_in_a_config(key, own) or (tf.is_tensor(own) and not self.weights)
+            }
         for key, own in held.items():
             try:
                 self.value(key, own)
@@ -514,13 +518,9 @@ def _is_found_by_name(function: Any) -> bool:
 
 def _reached_by(function: Any) -> dict[str, Any]:
     """The globals that a function reads, also in the functions that it defines; of modules of others what it names."""
-    reached = globals_of(function)
-    modules = {name: reached.pop(name) for name in list(reached) if isinstance(reached[name], types.ModuleType)}
-    named = names_in(function)
-    for module, own in modules.items():
-        if own.__name__.partition(".")[0] not in _LIBRARIES:
-            reached |= {f"{module}.{name}": vars(own)[name] for name in sorted(named) if name in vars(own)}
-    return reached
+    read = globals_of(function)
+    own = {name: value for name, value in read.items() if not isinstance(value, types.ModuleType)}
+    return own | attributes_of_modules(function, _LIBRARIES)
 
 
 # The values that are nothing but a few bytes.

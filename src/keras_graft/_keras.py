@@ -1093,6 +1093,15 @@ def call_replaced(model: Any, call: Callable[..., Any], steps_at_once: int) -> I
         attributes.update(before)
 
 
+def unknown_to_optimizer(model: Any) -> list[str]:
+    """The paths of the variables that train and that the optimizer of a model was not built with (all)."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # around which one scales the loss
+    if optimizer is None or not optimizer.built:
+        return []
+    known = {id(variable) for variable in optimizer._trainable_variables}
+    return [variable.path for variable in model.trainable_variables if id(variable) not in known]
+
+
 def batches_of_fit(x: Any, batch_size: int, shuffle: bool, **beside: Any) -> tf.data.Dataset:
     """The batches that `fit` makes of arrays, epoch after epoch, without end (`ArrayDataAdapter`: all).
 

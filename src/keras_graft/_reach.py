@@ -25,6 +25,7 @@ from . import _keras
 __all__ = [
     "OF_EVERY_LAYER",
     "VARIABLES",
+    "attributes_of_modules",
     "code_that_runs",
     "content_of",
     "globals_of",
@@ -104,6 +105,41 @@ def globals_of(function: Any) -> dict[str, Any]:
     return {name: known[name] for name in _read_by(function.__code__) if name in known}
 
 
+def attributes_of_modules(function: Any, known: frozenset[str]) -> dict[str, Any]:
+    """What a function may read of modules, by path: of its globals, of those it imports, and of modules in these.
+
+    Args:
+        function: The function.
+        known: The packages that are left out.
+    """
+    names = names_in(function)
+    waiting = [part for part in globals_of(function).values() if isinstance(part, types.ModuleType)]
+    waiting += [sys.modules[name] for name in _imported_by(function) if name in sys.modules]
+    seen, found = set[int](), dict[str, Any]()
+    while waiting:
+        module = waiting.pop()
+        if id(module) in seen or module.__name__.partition(".")[0] in known | {"builtins"}:
+            continue
+        seen.add(id(module))
+        for name in sorted(names & vars(module).keys()):
+            value = vars(module)[name]
+            if isinstance(value, types.ModuleType):
+                waiting.append(value)
+            else:
+                found[f"{module.__name__}.{name}"] = value
+    return dict(sorted(found.items()))
+
+
+def _imported_by(function: Any) -> list[str]:
+    """The names of the modules that the code of a function imports when it runs, within its package or not."""
+    steps = (step for code in _code_of(function) for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME")
+    names = sorted({step.argval for step in steps})
+    package = function.__globals__.get("__package__")
+    inner = [f"{package}.{name}".rstrip(".") for name in names] if package else []
+    parents = [name.rpartition(".")[0] for name in names]
+    return [*names, *inner, *(name.partition(".")[0] for name in parents if name)]
+
+
 def names_in(function: Any) -> set[str]:
     """All that the code of a function names outside of its own variables: globals, attributes, methods."""
     return {name for code in _code_of(function) for name in code.co_names}
@@ -149,16 +185,9 @@ def _reached_by_function(function: Any) -> list[Any]:
     found: list[Any] = [function.__defaults__, function.__kwdefaults__, vars(function)]
     found += [value for cell in function.__closure__ or () for value in content_of(cell)]
     if is_own_code(function):
-        read = list(globals_of(function).values())
-        modules = [part for part in read if isinstance(part, types.ModuleType)]
-        names = names_in(function)
-        found += read
-        found += [vars(m)[n] for m in modules if _is_own_module(m) for n in names if n in vars(m)]
+        found += globals_of(function).values()
+        found += attributes_of_modules(function, LIBRARIES).values()
     return found
-
-
-def _is_own_module(module: types.ModuleType) -> bool:
-    return module.__name__.partition(".")[0] not in LIBRARIES | {"builtins"}
 
 
 def _held_by_object(value: Any) -> list[Any]:

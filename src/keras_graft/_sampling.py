@@ -66,12 +66,13 @@ class Samples:
 
         Args:
             from_logits: Whether the predictions are logits of classes, along the last axis, and not probabilities.
+                A last axis of one is the probability, or the logit, of the second of two classes.
 
         Returns:
             An array of shape (examples, ...) without the axis of the classes, or a structure of such.
 
         Raises:
-            ValueError: If the predictions are not probabilities that sum to 1.
+            ValueError: If the predictions are not probabilities that sum to 1, or of one class between 0 and 1.
         """
         return keras.tree.map_structure(
             lambda values: _entropy(_probabilities(values, from_logits).mean(axis=0)), self.values
@@ -90,7 +91,7 @@ class Samples:
             An array of shape (examples, ...) without the axis of the classes, or a structure of such.
 
         Raises:
-            ValueError: If the predictions are not probabilities that sum to 1.
+            ValueError: If the predictions are not probabilities that sum to 1, or of one class between 0 and 1.
         """
 
         def information(values: np.ndarray) -> np.ndarray:
@@ -116,14 +117,17 @@ def _entropy(p: np.ndarray) -> np.ndarray:
 
 def _probabilities(values: np.ndarray, from_logits: bool) -> np.ndarray:
     values = values.astype("float64")
+    if values.shape[-1] == 1:
+        other = np.zeros_like(values) if from_logits else 1.0 - values
+        values = np.concatenate([other, values], axis=-1)
     if from_logits:
         odds = np.exp(values - values.max(axis=-1, keepdims=True))
         return odds / odds.sum(axis=-1, keepdims=True)
     if values.min() < 0 or not np.allclose(values.sum(axis=-1), 1.0, atol=1e-2):
         raise ValueError(
             "The predictions must be probabilities of classes, which are not negative and sum to 1 along the last "
-            "axis. Pass `from_logits=True` for logits. Received: values from "
-            f"{values.min():.3g} to {values.max():.3g}, of shape {values.shape}"
+            "axis (or lie between 0 and 1, where that has one entry). Pass `from_logits=True` for logits. Received: "
+            f"values from {values.min():.3g} to {values.max():.3g}, of shape {values.shape}"
         )
     return values
 

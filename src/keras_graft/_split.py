@@ -366,9 +366,9 @@ _MIXES = "the first axis of what it gives is not that of the examples"
 
 
 def _inner_graph(node: Any) -> Any:
-    """The graph that a call of a nested model runs, if it is called with its inputs and nothing else."""
+    """The graph that a call of a nested model runs, if it is called with its inputs and does nothing else."""
     graph = _keras.call_graph(node.operation)
-    if graph is None:
+    if graph is None or getattr(node.operation, "activity_regularizer", None) is not None:
         return None
     try:
         bound = _flat_inputs(node, graph)

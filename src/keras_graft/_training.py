@@ -194,6 +194,12 @@ def _check(model: Any, dropout: Any, cache: Any, shuffle: Any) -> None:
     check_option("dropout", dropout, _DROPOUT)
     if not model.compiled:
         raise ValueError(f"`model` must be compiled: call `model.compile(loss=...)` first. Received: model={model!r}")
+    new = _keras.unknown_to_optimizer(model)
+    if new:
+        raise ValueError(
+            f"The variables {new} train now, and the optimizer of `model` was built without them. Compile the model "
+            "again after layers are unfrozen, with an optimizer of its own."
+        )
     integer("steps_per_execution", model.steps_per_execution, least=1)
 
 

@@ -177,6 +177,8 @@ def _check_same(actual: np.ndarray, expected: np.ndarray, what: str) -> None:
 
 
 def _ulps(actual: np.ndarray, expected: np.ndarray) -> float:
+    if expected.dtype == bool:
+        return 0.0 if np.array_equal(actual, expected) else np.inf
     return float(np.abs(actual - expected).max() / np.spacing(np.abs(expected).max()))
 
 
