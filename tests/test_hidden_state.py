@@ -14,7 +14,7 @@ import zoo
 from keras import layers, ops
 from test_hostile import silent_features
 
-from keras_graft import audit, freeze_and_merge, split, with_dropout
+from keras_graft import _keras, audit, freeze_and_merge, split, with_dropout
 from keras_graft._audit import Row
 from keras_graft._rebuild import RebuildError
 
@@ -363,7 +363,7 @@ class MasksAtRandom(WithRate):
         outputs = x * 1.0
         if training:
             kept = keras.random.dropout(ops.ones_like(x[..., 0]), self.rate, seed=self.seeds) > 0
-            keras.src.backend.set_keras_mask(outputs, kept)
+            _keras.set_keras_mask(outputs, kept)
         return outputs
 
     def compute_mask(self, x: Any, mask: Any = None) -> None:
