@@ -149,8 +149,8 @@ def _for_tensorflow(leaf: Any) -> Any:
     """Some rows as `fit` hands them on: all floats of arrays in one precision (all)."""
     if leaf is None:
         return None
-    kind, wanted = keras.backend.standardize_dtype(leaf.dtype), keras.config.floatx()
-    if keras.backend.is_float_dtype(kind) and kind != wanted:
+    kind, wanted = leaf.dtype.name, keras.config.floatx()
+    if "float" in kind and kind != wanted:
         leaf = tf.cast(leaf, wanted) if tf.is_tensor(leaf) else leaf.astype(wanted)
     if not is_scipy_sparse(leaf):
         return leaf
