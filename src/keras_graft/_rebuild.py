@@ -496,7 +496,8 @@ class _Builder:
         for part, stand_in in self.stand_ins.values():
             if id(stand_in) in counterparts.of:
                 counterparts.add(part, counterparts.of[id(stand_in)][1])
-        if _reach.is_own_code(type(original)) and not self._is_changed_within(old_parts, new):
+        meant = self._is_changed_within(old_parts, new) or _keras.rests_on_stored_modes(original)
+        if _reach.is_own_code(type(original)) and not meant:
             live = decision.mode in (Mode.OUTER, Mode.TRAINING)
             self.doubts.append(
                 _proof.Doubt(original, new, path, attribute="", live=live)
