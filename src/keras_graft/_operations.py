@@ -11,7 +11,16 @@ from typing import Any
 
 from . import _keras
 
-__all__ = ["Nature", "assigned_by", "constants_of", "form_of", "function_called_by", "nature_of", "reached_by"]
+__all__ = [
+    "Nature",
+    "assigned_by",
+    "constants_of",
+    "form_of",
+    "function_called_by",
+    "function_named",
+    "nature_of",
+    "reached_by",
+]
 
 
 class Nature(Enum):
@@ -160,6 +169,11 @@ def function_called_by(operation: Any, branch: int | None = None) -> Any | None:
         name = _branch(operation, branch)
     else:
         return None
+    return function_named(operation, name)
+
+
+def function_named(operation: Any, name: str) -> Any | None:
+    """The graph of a function that an operation calls by name."""
     function = operation.graph._get_function(name)
     return None if function is None else function.graph
 

@@ -13,7 +13,7 @@ import math
 import random
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from . import _keras
 from ._live import LiveOperation, live_operations
-from ._operations import Nature, assigned_by
+from ._operations import Nature, assigned_by, function_named
 from ._reach import reached_from
 
 __all__ = [
@@ -326,7 +326,7 @@ def _rounds(condition: Any) -> int:
 
 
 def _function(operation: Any, attribute: str) -> Any:
-    return operation.graph._get_function(operation.get_attr(attribute).name).graph
+    return function_named(operation, operation.get_attr(attribute).name)
 
 
 def _rows_of_first(transposed: str) -> Callable[[Any], int]:
@@ -723,6 +723,27 @@ def computed(layer: Any, args: Any, kwargs: Any) -> collections.Counter[Any]:
     return found
 
 
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A kind of made-up data.
+
+    Attributes:
+        low: The smallest value of floats.
+        high: The largest.
+        padded: Whether the first example is half padding: 0 or False in what is no float, and masked where tensors
+            carry masks. Everything else that is no float is 1 or True.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    padded: bool = False
+
+
+# Values as those of images, boxes and audio; and the kinds of data on which a copy must compute what its original does.
+USUAL, SIGNED, LARGE = Made(), Made(-1.0, 1.0, padded=True), Made(-30.0, 30.0, padded=True)
+MADE_UP = (USUAL, SIGNED, LARGE)
+
+
 def same(original: Any, new: Any, training: bool) -> bool:
     """Whether `new`, in a mode, computes what `original` computes in inference mode, on made-up data.
 
@@ -749,7 +770,7 @@ def same(original: Any, new: Any, training: bool) -> bool:
     )
 
 
-def agree(original: Any, copy: Any, training: bool, kinds: Any = None) -> bool:
+def agree(original: Any, copy: Any, training: bool, kinds: Iterable[Made] = MADE_UP) -> bool:
     """Whether a copy computes in a mode what its original computes there, on made-up data of several kinds.
 
     Nothing of either changes. Seed generators of both draw the same numbers, and both are as trainable as the original.
@@ -767,7 +788,7 @@ def agree(original: Any, copy: Any, training: bool, kinds: Any = None) -> bool:
 
     ours, theirs = functools.partial(outputs, original), functools.partial(outputs, copy)
     with _as_trainable_as(original, copy):
-        return all(_same_outputs(ours, theirs, arguments, made, 1e-6) for made in (MADE_UP if kinds is None else kinds))
+        return all(_same_outputs(ours, theirs, arguments, made, 1e-6) for made in kinds)
 
 
 @contextlib.contextmanager
@@ -828,27 +849,6 @@ def does_nothing(layer: Any) -> bool:
         return list(keras.tree.flatten(data)[:1])
 
     return all(_same_outputs(outputs, argument, call_of(layer), made) for made in MADE_UP)
-
-
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """A kind of made-up data.
-
-    Attributes:
-        low: The smallest value of floats.
-        high: The largest.
-        padded: Whether the first example is half padding: 0 or False in what is no float, and masked where tensors
-            carry masks. Everything else that is no float is 1 or True.
-    """
-
-    low: float = 0.0
-    high: float = 1.0
-    padded: bool = False
-
-
-# Values as those of images, boxes and audio; and the kinds of data on which a copy must compute what its original does.
-USUAL, SIGNED, LARGE = Made(), Made(-1.0, 1.0, padded=True), Made(-30.0, 30.0, padded=True)
-MADE_UP = (USUAL, SIGNED, LARGE)
 
 
 def _made_up(arguments: Any, size: int, made: Made = USUAL, examples: int = 2) -> Any:

@@ -112,13 +112,13 @@ def attributes_of_modules(function: Any, known: frozenset[str]) -> dict[str, Any
         function: The function.
         known: The packages that are left out.
     """
-    names = names_in(function)
+    names, left_out = names_in(function), known | {"builtins"}
     waiting = [part for part in globals_of(function).values() if isinstance(part, types.ModuleType)]
     waiting += [sys.modules[name] for name in _imported_by(function) if name in sys.modules]
     seen, found = set[int](), dict[str, Any]()
     while waiting:
         module = waiting.pop()
-        if id(module) in seen or module.__name__.partition(".")[0] in known | {"builtins"}:
+        if id(module) in seen or module.__name__.partition(".")[0] in left_out:
             continue
         seen.add(id(module))
         for name in sorted(names & vars(module).keys()):
@@ -132,12 +132,16 @@ def attributes_of_modules(function: Any, known: frozenset[str]) -> dict[str, Any
 
 def _imported_by(function: Any) -> list[str]:
     """The names of the modules that the code of a function imports when it runs, within its package or not."""
-    steps = (step for code in _code_of(function) for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME")
-    names = sorted({step.argval for step in steps})
+    names = sorted({name for code in _code_of(function) for name in _imports_in(code)})
     package = function.__globals__.get("__package__")
     inner = [f"{package}.{name}".rstrip(".") for name in names] if package else []
     parents = [name.rpartition(".")[0] for name in names]
     return [*names, *inner, *(name.partition(".")[0] for name in parents if name)]
+
+
+@functools.lru_cache(maxsize=4096)
+def _imports_in(code: types.CodeType) -> list[str]:
+    return [step.argval for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME"]
 
 
 def names_in(function: Any) -> set[str]:

@@ -200,6 +200,7 @@ class _Builder:
         passed_over: The ids of the layers that were left out.
         changed: The changes that copies were made with, by the id of the original.
         doubts: What copies may not hold although their originals do.
+        outside: Copies whose originals may compute with what lies outside of them: of no attribute.
         removed: Layers that were bypassed.
         left_out: Those of them that were bypassed on trust, with their paths.
         to_verify: Layers that were locked, changed or replaced on trust, with path, decision and original.
@@ -220,6 +221,7 @@ class _Builder:
     passed_over: set[int] = dataclasses.field(default_factory=set)
     changed: dict[int, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     doubts: list[_proof.Doubt] = dataclasses.field(default_factory=list)
+    outside: list[_proof.Doubt] = dataclasses.field(default_factory=list)
     removed: list[Removed] = dataclasses.field(default_factory=list)
     left_out: list[tuple[Any, str]] = dataclasses.field(default_factory=list)
     to_verify: list[tuple[Any, str, Decision, Any]] = dataclasses.field(default_factory=list)
@@ -499,9 +501,7 @@ class _Builder:
         meant = self._is_changed_within(old_parts, new) or _keras.rests_on_stored_modes(original)
         if _reach.is_own_code(type(original)) and not meant:
             live = decision.mode in (Mode.OUTER, Mode.TRAINING)
-            self.doubts.append(
-                _proof.Doubt(original, new, path, attribute="", live=live)
-            )  # for what lies outside of it
+            self.outside.append(_proof.Doubt(original, new, path, attribute="", live=live))
         copies = _Parts(original, new, path, decision, old_parts, new_parts)
         for part_path, old in old_parts.items():
             if not part_path.startswith(replaced) and id(old) not in self.passed_over:
@@ -616,8 +616,7 @@ class _Builder:
 
     def verify(self) -> None:
         """Raises where something that was done on trust did not have the effect that it is there for."""
-        held = {(id(doubt.original), id(doubt.copy)): doubt for doubt in self.doubts if doubt.attribute}
-        for doubt in held.values():
+        for doubt in {(id(doubt.original), id(doubt.copy)): doubt for doubt in self.doubts}.values():
             with self._working_on(doubt.original):
                 _check_faithful(doubt)
         for layer, path in self.left_out:
@@ -629,10 +628,9 @@ class _Builder:
                     _check_silenced(original, inner, _probe.call_of(layer), path, decision)
                 if decision.mode in (Mode.INFERENCE, Mode.ANY):
                     _check_still(layer, inner, path, decision)
-        for doubt in self.doubts:
-            if not doubt.attribute:  # last: only what stands still by itself can be compared
-                with self._working_on(doubt.original):
-                    _check_outside(doubt)
+        for doubt in self.outside:  # last: only what stands still by itself can be compared
+            with self._working_on(doubt.original):
+                _check_outside(doubt)
 
 
 def _called_like(layer: Any, new: Any | None) -> Any | None:
