@@ -17,6 +17,7 @@ import pathlib
 import shutil
 import socket
 import stat
+import threading
 import time
 import types
 import uuid
@@ -38,6 +39,7 @@ __all__ = ["FeatureStoreError", "absolute", "explained", "home_in", "is_whole", 
 
 _SHARD = "shard.json"
 _SEAL = "blake2b"
+_PARSING = threading.Lock()
 
 
 class FeatureStoreError(OSError):
@@ -135,7 +137,10 @@ def _is_file(path: pathlib.Path) -> bool:
 
 def _loaded(path: pathlib.Path, entry: dict[str, Any]) -> np.ndarray:
     """An array that is not yet in memory."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    with (
+        _PARSING
+    ):  # numpy parses what a file says of itself, which two threads of Python 3.11 at a time cannot (gh-106905)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.dtype.name == entry["dtype"]:
         return array
     dtype = np.dtype(tf.as_dtype(entry["dtype"]).as_numpy_dtype)
