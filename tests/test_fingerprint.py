@@ -441,3 +441,12 @@ def test_the_models_number_is_not_that_of_its_compilation() -> None:
     before = fingerprint_of_model(model)
     model.compile("adam", "mse")
     assert fingerprint_of_model(model) == before
+
+
+def test_what_a_function_reads_counts_though_a_decorator_gave_it_the_name_of_another_one() -> None:
+    space: dict[str, Any] = {"functools": functools, "keras": keras, "OFFSET": 0.0, "__name__": "mine"}
+    exec("@functools.wraps(keras.ops.relu)\ndef shifted(x): return x + OFFSET", space)
+    assert space["shifted"].__module__.startswith("keras.")
+    before = number_of(space["shifted"])
+    space["OFFSET"] = 5.0
+    assert number_of(space["shifted"]) != before

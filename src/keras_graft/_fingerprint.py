@@ -466,7 +466,9 @@ def _is_of_a_library(value: Any) -> bool:
         return True
     if module == "builtins":  # as is what a shell made by `exec`
         return not (kind.__flags__ & _HEAP_TYPE if isinstance(kind, type) else inspect.isfunction(kind))
-    return module.partition(".")[0] in _LIBRARIES
+    # Where a function was written its globals say alone: a decorator gives it the module of another one.
+    written = value.__globals__.get("__name__") if inspect.isfunction(value) else module
+    return all(str(name).partition(".")[0] in _LIBRARIES for name in (module, written))
 
 
 def _described(value: Any) -> str:
