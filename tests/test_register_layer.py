@@ -13,7 +13,7 @@ import zoo
 from helpers import array
 from keras import layers
 
-from keras_graft import _behaviour, freeze_and_merge, register_layer, with_dropout
+from keras_graft import _behaviour, fit_head, freeze_and_merge, register_layer, split, with_dropout
 from keras_graft._behaviour import Effect, behaviour
 from keras_graft._rebuild import RebuildError
 
@@ -353,3 +353,46 @@ def test_a_wrong_registration_is_refused(case: tuple[Callable[[], Any], type[Exc
     with pytest.raises(error, match=message):
         call()
     assert before == _behaviour._TABLE
+
+
+class DrawsInBothModes(layers.Layer):
+    """The sampling layer of a variational encoder."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seed_generator = keras.random.SeedGenerator(1)
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + keras.random.normal(keras.ops.shape(inputs), seed=self.seed_generator)
+
+
+class HoldsOne(layers.Layer):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.inner = DrawsInBothModes(name="inner")
+
+    def call(self, inputs: Any) -> Any:
+        return self.inner(inputs)
+
+
+@pytest.mark.parametrize("within", [None, DrawsInBothModes, HoldsOne])
+def test_a_layer_that_is_alike_in_both_modes_and_draws_is_not_computed_ahead(within: Any) -> None:
+    x = zoo.vectors(64, 4)
+
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((4,))
+        hidden = layers.Dense(4, trainable=False)(inputs)
+        drawn = (DrawsInBothModes if within is None else within)(name="drawn")(hidden)
+        model = keras.Model(inputs, layers.Dense(1)(drawn))
+        model.compile(keras.optimizers.SGD(0.0), "mse")
+        return model
+
+    for cls in {DrawsInBothModes, within} - {None} if within else ():
+        register_layer(cls, effect="nothing")
+    arguments: dict[str, Any] = {"x": x, "y": x[:, :1], "epochs": 3, "shuffle": False, "verbose": 0}
+    expected = make().fit(**arguments).history["loss"]
+    assert len(set(expected)) == 3
+    model = make()
+    assert "draws random numbers" in split(model).in_the_way["drawn"] + split(model).in_the_way.get("drawn/inner", "")
+    np.testing.assert_allclose(fit_head(model, **arguments).history["loss"], expected, rtol=1e-5)

@@ -288,3 +288,14 @@ def test_structured_inputs_and_outputs_keep_their_structure() -> None:
     for name, value in expected.items():
         np.testing.assert_array_equal(array(actual[name]), array(value))
     assert tf.nest.flatten(found.features(data))[0].shape == (4, 4)
+
+
+def test_a_mask_that_a_function_makes_crosses_the_frontier() -> None:
+    x = zoo.vectors(8, 5, 3)
+    x[:, 3:] = 0
+    marks = layers.Lambda(lambda t: 2 * t, mask=lambda t, mask: keras.ops.any(keras.ops.not_equal(t, 0), axis=-1))
+    model = zoo.sequential(keras.Input((5, 3)), marks, layers.LSTM(4), layers.Dense(1))
+    found = split(model)
+    assert len(found.in_the_way) == 1
+    stored = found.features.predict(x, verbose=0)
+    np.testing.assert_allclose(array(found.rest(stored)), model.predict(x, verbose=0), rtol=1e-5, atol=1e-6)

@@ -435,9 +435,11 @@ def _doing(layer: Any, known: Behaviour, run: Run, inference: Run) -> str:
     calls = run.of(layer)
     if known.traced:
         return _strange(calls, inference.of(layer))
-    if not any(_runs_in_training(layer, call) for call in calls):
-        return ""
-    return "" if known.effect is Effect.STATISTICS and not layer.trainable else _WORDS[known.effect](layer, known)
+    said = ""
+    if any(_runs_in_training(layer, call) for call in calls):
+        still = known.effect is Effect.STATISTICS and not layer.trainable
+        said = "" if still else _WORDS[known.effect](layer, known)
+    return said or (_changing(calls) if known.registered else "")
 
 
 def _runs_in_training(layer: Any, call: Reached) -> bool:
@@ -446,6 +448,13 @@ def _runs_in_training(layer: Any, call: Reached) -> bool:
 
 def _strange(calls: list[Reached], inference: list[Reached]) -> str:
     """What the code of a layer without a row does, as traces showed it."""
+    changing, own = _changing(calls), [call.own for call in calls if call.own is not None]
+    usual = [call.own.operations for call in inference if call.own is not None]
+    return changing or ("" if all(call.operations in usual for call in own) else "computes something else")
+
+
+def _changing(calls: list[Reached]) -> str:
+    """Why calls of a layer may give something else each time, as traces showed it; empty where they do not."""
     if any(call.failed for call in calls):
         return "unknown"
     own = [call.own for call in calls if call.own is not None]
@@ -453,10 +462,7 @@ def _strange(calls: list[Reached], inference: list[Reached]) -> str:
         return "draws random numbers"
     if any(call.updates for call in own):
         return "changes its variables"
-    if any(call.unknown for call in own):
-        return "unknown"
-    usual = [call.own.operations for call in inference if call.own is not None]
-    return "" if all(call.operations in usual for call in own) else "computes something else"
+    return "unknown" if any(call.unknown for call in own) else ""
 
 
 def _updates(layer: Any, run: Run) -> bool:
@@ -507,7 +513,8 @@ def _reason(place: _Place, known: Behaviour, fit: Run, predict: Run, active: boo
         return stopped if place.frozen else "it follows the mode of the model"
     if known.only_noise and known.rates and not noise_rates(layer):
         return "its rate is 0"
-    return _strange_reason(layer, known, fit) if known.traced else known.reason
+    shown = known.traced or (active and known.effect is Effect.NOTHING)  # by a trace, where a row says nothing of it
+    return _strange_reason(layer, known, fit) if shown else known.reason
 
 
 def _strange_reason(layer: Any, known: Behaviour, run: Run) -> str:

@@ -76,6 +76,11 @@ class Behaviour:
     registered: bool = False
     other_kernel: bool = False
 
+    @property
+    def strange(self) -> bool:
+        """Whether it runs code that the library does not know, whatever was said of it."""
+        return self.traced or self.registered
+
 
 _DROPS = Behaviour(
     Effect.NOISE, "drops units; `trainable=False` does not stop it", rates={"rate": 0.0}, only_noise=True

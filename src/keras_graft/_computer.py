@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
+from ._behaviour import behaviour
 from ._data import numbers, tensors
 from ._fingerprint import outputs_by_key
 
@@ -274,7 +275,7 @@ def _is_known(model: keras.Model) -> bool:
     layers = list(_keras.walk(model))
     graphs = filter(None, map(_keras.graph_of, layers))
     operations = [operation for graph in graphs for operation in graph.operations]
-    if any(isinstance(layer, keras.layers.Lambda) or getattr(layer, "unroll", False) for layer in layers):
+    if any(behaviour(layer).strange or getattr(layer, "unroll", False) for layer in layers):
         return False
     return all(type(one).__module__.startswith(_OWN) and "call" not in vars(one) for one in (*layers, *operations))
 

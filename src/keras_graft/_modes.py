@@ -92,7 +92,7 @@ def parts_of(layer: Any) -> list[Any]:
     if known.parts:
         held = keras.tree.flatten([getattr(layer, attribute) for _, attribute in known.parts])
         return [part for part in held if isinstance(part, keras.Layer)]
-    return _keras.sublayers(layer) if known.traced else []
+    return _keras.sublayers(layer) if known.strange else []
 
 
 def is_looked_into(operation: Any) -> bool:
@@ -172,7 +172,7 @@ class _Follower:
         """Whether only a trace tells what a call of `layer` does with what it holds, or a call of one of its parts."""
         if id(layer) not in self.strange:
             parts = [] if _keras.call_graph(layer) is not None else parts_of(layer)
-            self.strange[id(layer)] = behaviour(layer).traced or any(map(self._is_strange, parts))
+            self.strange[id(layer)] = behaviour(layer).strange or any(map(self._is_strange, parts))
         return self.strange[id(layer)]
 
     def _enter_strange(self, layer: Any, call: Reached, arguments: Any) -> bool | None:
@@ -184,7 +184,7 @@ class _Follower:
             calls, behind = _probe.calls_within(called, training, args, kwargs)
         except Exception:  # whatever a stranger's `call` may raise: what it holds is taken to get what it gets
             for part in _keras.walk(layer):
-                self._note(part, dataclasses.replace(call, failed=behaviour(part).traced))
+                self._note(part, dataclasses.replace(call, failed=behaviour(part).strange))
             return call.training
         locks = {id(part): lock for lock in _keras.walk(layer) if type(lock) is ModeLock for part in parts_of(lock)}
         calls = [dataclasses.replace(inner, layer=layer) if inner.layer is called else inner for inner in calls]
@@ -194,7 +194,7 @@ class _Follower:
                 cause = _locked(locks[id(inner.layer)], call).cause
             elif inner.training is not training and inner.layer is not layer:
                 cause = f"'{layer.name}' calls it in {_word(inner.training)} mode"
-            self._note(inner.layer, Reached(inner.training, cause, inner if behaviour(inner.layer).traced else None))
+            self._note(inner.layer, Reached(inner.training, cause, inner if behaviour(inner.layer).strange else None))
         return behind
 
 

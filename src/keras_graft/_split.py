@@ -191,18 +191,22 @@ def variables_read_by(node: Any) -> list[Any]:
     """The variables that a call of a graph gets as arguments, or that the code which it runs reaches."""
     arguments = (node.arguments.args, node.arguments.kwargs)
     given = [leaf for leaf in keras.tree.flatten(arguments) if isinstance(leaf, VARIABLES)]
-    if not any(behaviour(part).traced for part in _keras.walk(node.operation)):
+    if not _runs_strange_code(node.operation):
         return given
     reached = reached_from(node.operation, *arguments)
     return [*given, *(value for value in reached if isinstance(value, VARIABLES))]
+
+
+def _runs_strange_code(operation: Any) -> bool:
+    return any(behaviour(part).strange for part in _keras.walk(operation))
 
 
 _ADDS_LOSSES = "it adds a loss of its own"
 
 
 def _adds_losses(layer: Any) -> bool:
-    """Whether code that no row of the table knows calls `add_loss`."""
-    if not (isinstance(layer, keras.Layer) and behaviour(layer).traced):
+    """Whether code that the library does not know calls `add_loss` in a call of `layer`."""
+    if not (isinstance(layer, keras.Layer) and _runs_strange_code(layer)):
         return False
     try:
         return _probe.observe(layer, True, *_keras.call_arguments(layer)).losses
@@ -500,7 +504,7 @@ def make_cut(model: keras.Model, why: Obstacle) -> Split:
     with _keras.nothing_left_behind([model]), _keras.unrecorded():
         level = frontier.find(graph)
         names = _Names.of(level)
-        features, crossed = _cut_features(model, level, names, _masks(model, level, names))
+        features, crossed = _cut_features(model, level, names, _emitter(model, level, names))
         runs = (follow(model, True), follow(model, False)) if _keras.obeys_stored_modes() else ()
         rest = _cut_rest(model, level, names, crossed, _pinned_modes(runs))
         _check_modes(model, rest, runs)
@@ -553,7 +557,7 @@ class _Crossing:
         place: Where it stands in the model.
         tensor: The tensor of the original graph.
         names: What it is called, and its mask.
-        emitted: What stands for it in a new graph, and for its mask if it has one.
+        emitted: What stands for it in a new graph, in the dtype that it is computed in, and for its mask if it has one.
     """
 
     place: _Place
@@ -577,15 +581,15 @@ class _Crossed:
         return [*self.own, *(one for crossed in self.below.values() for one in crossed.flat())]
 
 
-# What is emitted for the mask of a tensor at a place: nothing, or a mask.
-_MaskOf = Callable[[_Place, Any], list[Any]]
+# What is emitted for a tensor at a place: itself, and its mask if it has one.
+_Emit = Callable[[_Place, Any], list[Any]]
 
 
-def _cut_features(model: Any, level: _Level, names: _Names, mask_of: _MaskOf) -> tuple[keras.Model, _Crossed]:
+def _cut_features(model: Any, level: _Level, names: _Names, emit: _Emit) -> tuple[keras.Model, _Crossed]:
     """The model before the frontier, and what crosses that."""
     inputs = keras.tree.map_structure(_keras.new_input, _keras.input_structure(level.graph))
     tensors = dict(zip(map(id, level.graph.inputs), keras.tree.flatten(inputs)))
-    crossed = _Ahead(names, mask_of).replay(level, tensors)
+    crossed = _Ahead(names, emit).replay(level, tensors)
     return keras.Model(inputs, _structure(crossed.flat()), name=_keras.as_scope(f"{model.name}_features")), crossed
 
 
@@ -595,11 +599,11 @@ class _Ahead:
 
     Attributes:
         names: What is called how.
-        mask_of: What is emitted for masks.
+        emit: What is emitted for what crosses the frontier.
     """
 
     names: _Names
-    mask_of: _MaskOf
+    emit: _Emit
 
     def replay(self, level: _Level, tensors: dict[int, Any]) -> _Crossed:
         """Enters the calls of a level.
@@ -619,7 +623,7 @@ class _Ahead:
         for tensor in level.crossing():
             place = level.place_of(tensor)
             new = self.names.behind_an_operation(tensors[id(tensor)])
-            own.append(_Crossing(place, tensor, self.names.crossing[place], [new, *self.mask_of(place, new)]))
+            own.append(_Crossing(place, tensor, self.names.crossing[place], self.emit(place, new)))
         return _Crossed(own, below)
 
     def _replay_partly(self, node: Any, level: _Level, tensors: dict[int, Any]) -> _Crossed:
@@ -812,36 +816,44 @@ def _like(model: Any, part: keras.Model) -> keras.Model:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Masks
+# What a graph does not say of its tensors: masks, and dtypes that are not those that were declared
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _masks(model: keras.Model, level: _Level, names: _Names) -> _MaskOf:
-    """Makes what is emitted for the masks of tensors that cross the frontier."""
+def _emitter(model: keras.Model, level: _Level, names: _Names) -> _Emit:
+    """Makes what is emitted for tensors that cross the frontier, as a trace shows them."""
+    dtypes: dict[_Place, str] = {}
     masks: dict[_Place, Any] = {}
 
     def witness(place: _Place, tensor: Any) -> list[Any]:
-        def note(mask: Any) -> None:
-            masks[place] = keras.KerasTensor(mask.shape, dtype="bool")
+        def note(computed: Any, mask: Any) -> None:
+            dtypes[place] = keras.backend.standardize_dtype(computed.dtype)
+            if mask is not None:
+                masks[place] = keras.KerasTensor(mask.shape, dtype="bool")
 
         return [_Witness(note)(tensor)]
 
     def emit(place: _Place, tensor: Any) -> list[Any]:
+        name, dtype = names.crossing[place][0], dtypes.get(place, tensor.dtype)
+        if dtype != tensor.dtype:
+            layer = keras.layers.Identity(name=names.new(f"{name}.as_computed"), dtype=dtype)
+            computed = keras.KerasTensor(tensor.shape, dtype, sparse=tensor.sparse)
+            (tensor,) = _keras.connect(layer, (tensor,), {}, [computed])
         if place not in masks:
-            return []
-        layer = MaskOf(name=names.new(f"{names.crossing[place][0]}.mask"))
-        return _keras.connect(layer, (tensor,), {}, [masks[place]])
+            return [tensor]
+        return [tensor, *_keras.connect(MaskOf(name=names.new(f"{name}.mask")), (tensor,), {}, [masks[place]])]
 
-    if any(map(_may_mask, _keras.walk(model))):
+    if any(map(_says_too_little, _operations_of(model))):
         features, _ = _cut_features(model, level, names, witness)
         _probe.trace(lambda inputs: features(inputs, training=False), _keras.input_structure(features))
     return emit
 
 
-def _may_mask(layer: Any) -> bool:
-    """Whether masks may begin at `layer`."""
-    known = type(layer).__module__.startswith(("keras.", "keras_graft."))
-    return not known or isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False)
+def _says_too_little(operation: Any) -> bool:
+    """Whether masks may begin at an operation, or its code may compute another dtype than was declared for it."""
+    return _runs_strange_code(operation) or any(
+        isinstance(part, keras.layers.Masking) or getattr(part, "mask_zero", False) for part in _keras.walk(operation)
+    )
 
 
 @keras.saving.register_keras_serializable(package="keras_graft")
@@ -878,16 +890,15 @@ class MaskOf(keras.layers.Layer):
 
 
 class _Witness(keras.layers.Layer):
-    """Hands the mask that its input comes with to `note`."""
+    """Hands its input, and the mask that this comes with, to `note`."""
 
-    def __init__(self, note: Callable[[Any], None]) -> None:
+    def __init__(self, note: Callable[[Any, Any], None]) -> None:
         super().__init__()
         self.note = note
         _keras.take_inputs_as_they_are(self)
 
     def call(self, inputs: Any, mask: Any = None) -> Any:
-        if mask is not None:
-            self.note(mask)
+        self.note(inputs, mask)
         return inputs
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
