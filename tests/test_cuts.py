@@ -497,5 +497,5 @@ def test_a_variable_that_keras_does_not_know_is_watched() -> None:
     model = keras.Sequential([keras.Input((8,)), reads, layers.Dense(1)])
     model.compile("sgd", "mse", jit_compile=False)
     moves = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: reads.factor.assign(2.0 + epoch))
-    with pytest.warns(UserWarning, match="frozen weights of model .* changed"):
+    with pytest.warns(UserWarning, match="1 frozen weights .* changed while"):
         fit_head(model, x, x[:, :1], epochs=2, verbose=0, callbacks=[moves])

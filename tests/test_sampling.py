@@ -283,3 +283,14 @@ def test_samples_follow_a_normalization_that_was_adapted_anew() -> None:
     normalization.adapt(10 * X + 3)
     expected = array(model(X, training=False))
     np.testing.assert_allclose(predict_samples(model, X, samples=2, seed=0).mean, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_step", "make_predict_function"])
+def test_a_model_that_predicts_in_a_way_of_its_own_is_refused(method: str) -> None:
+    own = type("Own", (keras.Model,), {method: lambda self, *args, **kwargs: None, "__module__": __name__})
+    x = keras.Input((8,))
+    model = own(x, layers.Dense(2)(layers.Dropout(0.5)(x)))
+    with pytest.raises(ValueError, match=rf"overrides \['{method}'\].*keras.Model\(model.input, model.output\)"):
+        predict_samples(model, zoo.vectors(4, 8), samples=2)
+    plain = keras.Model(model.input, model.output)
+    assert predict_samples(plain, zoo.vectors(4, 8), samples=2).values.shape == (2, 4, 2)

@@ -17,7 +17,7 @@ from helpers import KERAS_3_12, dense_base
 from keras import layers
 from zoo import if_quick
 
-from keras_graft import _keras, _training, fit_head, freeze_and_merge, predict_samples
+from keras_graft import _keras, _training, fit_head, freeze_and_merge, predict_samples, split
 
 X = zoo.vectors(100, 8)
 Y = (X.sum(axis=1) > 0).astype("int64")
@@ -517,7 +517,9 @@ def test_frozen_weights_that_change_before_the_first_step_are_an_error(tmp_path:
     kernel = made.get_layer("a").weights[0]
     kernel.assign(kernel + 1)
     load = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: made.load_weights(path))
-    with pytest.raises(ValueError, match=r"changed 1 frozen weights at the beginning.*load weights.*before `fit_head`"):
+    with pytest.raises(
+        ValueError, match=r"changed 1 frozen weights .* at the beginning.*Load weights.*before `fit_head`"
+    ):
         fit_head(made, X, Y, verbose=0, callbacks=[load])
 
 
@@ -525,21 +527,62 @@ def test_frozen_weights_that_change_later_are_said() -> None:
     made = model()
     kernel = made.get_layer("a").weights[0]
     change = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: kernel.assign(kernel + 1))
-    with pytest.warns(UserWarning, match=r"1 frozen weights of model .* changed while `fit_head` trained"):
+    with pytest.warns(UserWarning, match=r"1 frozen weights .*kernel.* changed while `fit_head` trained"):
         fit_head(made, X, Y, verbose=0, callbacks=[change])
 
 
-def test_a_loss_that_a_frozen_layer_adds_counts() -> None:
-    class Adds(layers.Layer):
-        def call(self, inputs: Any) -> Any:
-            self.add_loss(keras.ops.mean(inputs**2))
-            return inputs
+class Scales(layers.Layer):
+    """Multiplies by a plain attribute."""
 
+    scale = 1.0
+
+    def call(self, inputs: Any) -> Any:
+        return inputs * self.scale
+
+
+def scaled(**options: Any) -> keras.Model:
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((8,))
+    made = keras.Model(inputs, layers.Dense(1)(Scales(name="scales")(layers.Dense(4, trainable=False)(inputs))))
+    made.compile("sgd", "mse", **options)
+    return made
+
+
+def test_an_attribute_that_changes_before_the_first_step_is_an_error() -> None:
+    made = scaled()
+    change = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: setattr(made.get_layer("scales"), "scale", 3.0))
+    with pytest.raises(ValueError, match=r"what frozen layers hold beside their weights at the beginning.*use `fit`"):
+        fit_head(made, X, X[:, :1], verbose=0, callbacks=[change])
+
+
+def test_an_attribute_that_changes_later_is_said() -> None:
+    made = scaled(run_eagerly=True)
+    change = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: setattr(made.get_layer("scales"), "scale", 1.0 + epoch)
+    )
+    with pytest.warns(UserWarning, match=r"what frozen layers hold beside their weights changed while"):
+        fit_head(made, X, X[:, :1], verbose=0, epochs=2, callbacks=[change])
+
+
+class Adds(layers.Layer):
+    """Adds a loss."""
+
+    def call(self, inputs: Any) -> Any:
+        self.add_loss(keras.ops.mean(inputs**2))
+        return inputs
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+
+@pytest.mark.parametrize("wrap", [lambda layer: layer, layers.TimeDistributed], ids=["alone", "in TimeDistributed"])
+def test_a_loss_that_a_frozen_layer_adds_counts(wrap: Callable[[Any], Any]) -> None:
     def make() -> keras.Model:
         keras.utils.set_random_seed(3)
         x = keras.Input((8,))
-        hidden = layers.Dense(4, trainable=False)(x)
-        made = keras.Model(x, layers.Dense(1)(Adds(trainable=False)(hidden)))
+        hidden = layers.Reshape((2, 2))(layers.Dense(4, trainable=False)(x))
+        added = wrap(Adds(trainable=False))(hidden)
+        made = keras.Model(x, layers.Dense(1)(layers.Flatten()(added)))
         made.compile("sgd", "mse")
         return made
 
@@ -660,6 +703,27 @@ def test_features_larger_than_the_inputs_are_said_and_trained_live() -> None:
     made = freeze_and_merge([frozen], 1, dropout="keep", loss="mse")
     with pytest.warns(UserWarning, match=r"11% of its multiplications.*8,192 bytes, its inputs 32.*early'"):
         fit_head(made, X, X[:, :1], verbose=0)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_a_model_that_changes_what_fit_gets_is_trained_live(method: str) -> None:
+    class Own(keras.Model):
+        pass
+
+    def own(self: Any, x: Any, y: Any = None, **kwargs: Any) -> Any:
+        return getattr(keras.Model, method)(self, x / 10, y, **kwargs)
+
+    setattr(Own, method, own)
+
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((8,))
+        made = Own(inputs, layers.Dense(1)(layers.Dense(4, activation="tanh", trainable=False)(inputs)))
+        made.compile("sgd", "mse")
+        return made
+
+    with pytest.warns(UserWarning, match=rf"overrides \['{method}'\]"):
+        assert_same_training(make, lambda: (X, X[:, :1]), validation_data=(X[:30], X[:30, :1]))
 
 
 def test_a_model_with_a_step_of_its_own_is_trained_live() -> None:
@@ -862,12 +926,48 @@ def test_numbers_of_double_precision_are_those_that_fit_hands_to_an_input_of_int
     assert_same_training(make, lambda: (ids, zoo.vectors(64, 1)))
 
 
-def test_features_of_another_dtype_than_was_declared_are_an_error() -> None:
-    binned = layers.Lambda(lambda x: tf.cast(tf.clip_by_value(3 * x + 5, 0, 9), "int32"), output_shape=(4,))
-    model = zoo.sequential(keras.Input((4,)), binned, layers.Dense(1))
-    model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="is declared as float32 and computed as int32"):
-        fit_head(model, zoo.vectors(64, 4), zoo.vectors(64, 1), verbose=0)
+class Unscales(layers.Layer):
+    """Gives floats that are too large for half precision; with a shape of its own, Keras declares the compute dtype."""
+
+    def call(self, inputs: Any) -> Any:
+        return keras.ops.cast(inputs, "float32") * 1e5
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+
+UNDECLARED: dict[str, list[Callable[[], Any]]] = {
+    "integers": [
+        lambda: layers.Lambda(lambda x: tf.cast(tf.clip_by_value(3 * x + 5, 0, 9), "int32"), output_shape=(4,)),
+        lambda: layers.Embedding(10, 2),
+        layers.Flatten,
+    ],
+    "large floats": [lambda: Unscales(dtype="mixed_float16"), lambda: layers.BatchNormalization(dtype="float32")],
+}
+
+
+@pytest.mark.parametrize("name", UNDECLARED)
+@pytest.mark.parametrize("nested", [False, True])
+def test_features_of_another_dtype_than_was_declared_are_those_that_were_computed(name: str, nested: bool) -> None:
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        first, *others = (layer() for layer in UNDECLARED[name])
+        if nested:
+            inner = zoo.sequential(keras.Input((4,)), layers.Dense(4, trainable=False), first, *others, layers.Dense(3))
+            parts = [inner]
+        else:
+            parts = [layers.Dense(4, trainable=False), first, *others]
+        model = zoo.sequential(keras.Input((4,)), *parts, layers.Dense(1, dtype="float32"))
+        model.compile("sgd", "mse")
+        return model
+
+    data = zoo.vectors(64, 4), zoo.vectors(64, 1)
+    assert_same_training(make, lambda: data)
+    model = make()
+    found = split(model)
+    assert found.share
+    both = array(found.rest(found.features.predict(data[0], verbose=0), training=False)), array(model(data[0]))
+    np.testing.assert_allclose(*both, rtol=1e-5)
 
 
 def test_layers_that_were_unfrozen_and_not_compiled_are_an_error_that_says_so() -> None:
@@ -880,3 +980,52 @@ def test_layers_that_were_unfrozen_and_not_compiled_are_an_error_that_says_so() 
         fit_head(model, *data, verbose=0)
     model.compile("adam", "mse")
     fit_head(model, *data, verbose=0)
+
+
+def close_to_one() -> np.ndarray:
+    """Ten annotators of a tenth each: 0.9999999999999999 in float64 and 1 in float32."""
+    votes = np.zeros((100, 1))
+    for _ in range(10):
+        votes += 0.1 * (X[:, :1] > 0)
+    return votes
+
+
+@pytest.mark.parametrize("cache", ["memory", "folder"])
+@pytest.mark.parametrize("source", ["arrays", "dataset"])
+def test_targets_are_of_the_precision_that_fit_gives_them(cache: Any, source: str, tmp_path: pathlib.Path) -> None:
+    y = close_to_one()
+
+    def data() -> tuple[Any, ...]:
+        return (X, y) if source == "arrays" else (tf.data.Dataset.from_tensor_slices((X, y)).batch(16),)
+
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        hidden = layers.Dense(6, activation="tanh", trainable=False)
+        made = zoo.sequential(keras.Input((8,)), hidden, layers.Dense(1, activation="sigmoid"))
+        made.compile("sgd", "binary_crossentropy", metrics=["accuracy"])
+        return made
+
+    validation = data() if source == "arrays" else data()[0]
+    expected = trained(plain_fit, make(), *data(), validation_data=validation, shuffle=False)
+    where = "memory" if cache == "memory" else tmp_path
+    actual = trained(fit_head, make(), *data(), validation_data=validation, cache=where, shuffle=False)
+    for name, series in expected.items():
+        np.testing.assert_allclose(actual[name], series, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["bool", "float64", "one-hot"])
+def test_classes_are_weighted_in_a_folder_as_fit_weights_them(kind: str, tmp_path: pathlib.Path) -> None:
+    y = np.eye(2)[Y] if kind == "one-hot" else Y.astype(kind)
+    loss = "categorical_crossentropy" if kind == "one-hot" else "binary_crossentropy"
+
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        head = layers.Dense(2, activation="softmax") if kind == "one-hot" else layers.Dense(1, activation="sigmoid")
+        made = zoo.sequential(keras.Input((8,)), layers.Dense(6, trainable=False), head)
+        made.compile("sgd", loss)
+        return made
+
+    options: dict[str, Any] = {"class_weight": {0: 1.0, 1: 4.0}, "shuffle": False}
+    expected = trained(plain_fit, make(), X, y, **options)
+    actual = trained(fit_head, make(), X, y, cache=tmp_path, **options)
+    np.testing.assert_allclose(actual["loss"], expected["loss"], rtol=1e-5)

@@ -19,6 +19,7 @@ from ._arguments import described
 __all__ = [
     "Source",
     "beside_inputs",
+    "is_cast_by_fit",
     "is_stream",
     "kept",
     "numbers",
@@ -149,14 +150,19 @@ def _for_tensorflow(leaf: Any) -> Any:
     """Some rows as `fit` hands them on: all floats of arrays in one precision (all)."""
     if leaf is None:
         return None
-    kind, wanted = leaf.dtype.name, keras.config.floatx()
-    if "float" in kind and kind != wanted:
+    if is_cast_by_fit(leaf):
+        wanted = keras.config.floatx()
         leaf = tf.cast(leaf, wanted) if tf.is_tensor(leaf) else leaf.astype(wanted)
     if not is_scipy_sparse(leaf):
         return leaf
     rows = leaf.tocoo()
     places = np.stack([rows.row, rows.col], axis=1).astype("int64")
     return tf.sparse.reorder(tf.SparseTensor(places, rows.data, rows.shape))
+
+
+def is_cast_by_fit(leaf: Any) -> bool:
+    """Whether an array holds floats in another precision than the one that `fit` gives those of arrays (all)."""
+    return leaf is not None and "float" in leaf.dtype.name and leaf.dtype.name != keras.config.floatx()
 
 
 def part_of(structure: Any, start: int, stop: int) -> Any:

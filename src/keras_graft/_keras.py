@@ -1102,6 +1102,11 @@ def unknown_to_optimizer(model: Any) -> list[str]:
     return [variable.path for variable in model.trainable_variables if id(variable) not in known]
 
 
+def overridden(model: Any, names: Iterable[str]) -> list[str]:
+    """Which of some methods of a model are not those of `keras.Model`."""
+    return [name for name in names if getattr(getattr(model, name), "__func__", None) is not getattr(keras.Model, name)]
+
+
 def batches_of_fit(x: Any, batch_size: int, shuffle: bool, **beside: Any) -> tf.data.Dataset:
     """The batches that `fit` makes of arrays, epoch after epoch, without end (`ArrayDataAdapter`: all).
 
@@ -1122,6 +1127,14 @@ def batches_of_fit(x: Any, batch_size: int, shuffle: bool, **beside: Any) -> tf.
 
     pairs = tf.data.Dataset.zip((order.repeat(), tf.data.Dataset.from_tensors(tree.lists_to_tuples(whole)).repeat()))
     return pairs.map(batch_of, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def beside_inputs_in_fit(rows: int, y: Any, sample_weight: Any, class_weight: Any) -> tuple[Any, Any]:
+    """Targets and weights of arrays as `fit` hands them on: floats in one precision, classes weighted (all)."""
+    adapter = ArrayDataAdapter(np.arange(rows), y, sample_weight, class_weight=class_weight)
+    whole = convert_to_sliceable(adapter._inputs, target_backend="tensorflow")
+    _, targets, weights = keras.utils.unpack_x_y_sample_weight(whole)
+    return targets, weights
 
 
 def at_call_time(graph: Any, value: Callable[[], Any], kind: tf.TensorSpec) -> Any:

@@ -156,7 +156,8 @@ def predict_samples(
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If nothing in `model` is live, or `samples` is not a positive integer.
+        ValueError: If nothing in `model` is live, if it overrides `predict` or what that calls, or if `samples` is not
+            a positive integer.
 
     Example:
 
@@ -174,6 +175,12 @@ def predict_samples(
         raise ValueError(f"`samples` must be an integer of 1 or more. Received: samples={samples!r}")
     batch_size = integer("batch_size", batch_size, least=1, or_none=True)
     seed = integer("seed", seed, least=0, or_none=True)
+    own = _keras.overridden(model, ("predict", "make_predict_function", "predict_step", "__call__"))
+    if own:
+        raise ValueError(
+            f"Model '{model.name}' overrides {own}, which would not run. Sample from its graph alone, "
+            f"`keras.Model(model.input, model.output)`, and do to `values` what they do. Received: model={model!r}"
+        )
     found = make_cut(model, ends_noiselessness(model))
     stateful = [part.name for part in _keras.walk(found.rest) if getattr(part, "stateful", False)]
     if stateful:

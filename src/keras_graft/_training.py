@@ -31,9 +31,10 @@ from ._arguments import (
 from ._audit import rows_by_layer
 from ._checked import checked
 from ._computer import Computer
-from ._data import Source, is_stream, part_of, rows_of_arrays, source_of
+from ._data import Source, is_cast_by_fit, is_stream, part_of, rows_of_arrays, source_of
 from ._features import Features, FeatureStoreError, features_in_folder, features_in_memory
 from ._feed import even, fed_with_features, in_place_of_inputs, store_errors_kept, stored_batches
+from ._fingerprint import Uncomparable, fingerprint_of_model
 from ._loss import check_endings
 from ._split import Split, bytes_of, ends_determinism, make_cut, variables_read_by
 from ._store import absolute
@@ -121,8 +122,8 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
     Raises:
         TypeError: If `model` is not a Keras model, or the data or `cache` are of the wrong kind.
         ValueError: If `model` is not compiled, has no graph to cut, or arguments do not go together; if a callback
-            changes frozen weights before the first step; or if features cannot be kept: batches of several shapes,
-            sparse tensors, strings.
+            changes frozen weights, or what frozen layers hold, before the first step; or if features cannot be kept:
+            batches of several shapes, sparse tensors, strings.
         FeatureStoreError: (an `OSError`) If the folder cannot be written, is removed while it is used, or holds
             features of another model.
 
@@ -174,9 +175,9 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
     _warn_of_other_passes(x, arguments, shuffle)
     _warn_of_ending(model)
     wish = _Wish(model, found, Computer(found.features, exact), _place(cache), verbose)
-    frozen = _Frozen.of(found.features)
     train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
     arguments = _with_features(wish, train, validation, shuffle, arguments)
+    frozen = _Frozen.of(found.features)
     at_once = _steps_at_once(model, found.rest, arguments)
     arguments["callbacks"] = frozen.watched(callbacks)
     with store_errors_kept(wish.failures), fed_with_features(model, found.rest, at_once):
@@ -230,7 +231,7 @@ def _place(cache: Any) -> Any:
 def _why_not_ahead(model: keras.Model, found: Split) -> str:
     """Why a model is better trained as it is; empty where its frozen part should be computed once."""
     way = "; ".join(f"'{path}': {why}" for path, why in list(found.in_the_way.items())[:5])
-    own = [name for name in _STEPS if getattr(getattr(model, name), "__func__", None) is not getattr(keras.Model, name)]
+    own = _keras.overridden(model, _GET_INPUTS)
     if own:
         return f"it overrides {own}, which would get features in place of its inputs."
     if found.empty:
@@ -251,7 +252,7 @@ def _with_features(wish: _Wish, train: Any, validation: Any, shuffle: Any, argum
     steps, validation_steps = arguments["steps_per_epoch"], arguments["validation_steps"]
     source = wish.source(train, steps, "x")
     other = None if validation is None else wish.source(validation, validation_steps, "validation_data")
-    arguments.update(wish.training(source, size, steps, shuffle))
+    arguments.update(wish.training(source, size, steps, shuffle, arguments["class_weight"]))
     if other is not None:
         arguments.update(wish.validation(other, validation_size or size, validation_steps))
     return arguments
@@ -287,8 +288,11 @@ def _warn_of_other_passes(x: Any, arguments: dict[str, Any], shuffle: Any) -> No
         warnings.warn(f"`fit_head` trains every epoch on the first pass over `x`. {' '.join(said)}", stacklevel=3)
 
 
-# Methods of a model that get its inputs.
-_STEPS = ("train_step", "test_step", "compute_loss", "compute_metrics", "__call__")
+# Methods of a model that get its inputs in `fit`, those of validation among them.
+_GET_INPUTS = (
+    *("fit", "make_train_function", "train_step", "compute_loss", "compute_metrics", "__call__"),
+    *("evaluate", "make_test_function", "test_step"),
+)
 
 # The share of the multiplications from which on features may be larger than the inputs.
 _WORTH_IT = 0.5
@@ -414,12 +418,18 @@ def _split_off(train: tuple[Any, Any, Any], share: float | None, validation: Any
 
 @dataclasses.dataclass(frozen=True)
 class _Frozen:
-    """What the features are computed with, with tensors of what it was then: frozen weights, and other variables.
+    """What the features were computed with.
 
-    A tensor shares the memory of its variable until that is written to.
+    Attributes:
+        features: What computed them.
+        values: Its weights, and other variables that it reads, with tensors of what they were then. A tensor shares the
+            memory of its variable until that is written to.
+        code: A number for its code, and for what its layers hold beside variables; None where there is none.
     """
 
+    features: keras.Model
     values: list[tuple[Any, Any]]
+    code: str | None
 
     @classmethod
     def of(cls, features: keras.Model) -> _Frozen:
@@ -428,26 +438,29 @@ class _Frozen:
         read = [variable for node in nodes for variable in variables_read_by(node)]
         seeds = {id(state) for state in _keras.seed_states(features)}
         used = {id(variable): variable for variable in (*features.weights, *read) if id(variable) not in seeds}
-        return cls([(variable, tf.convert_to_tensor(_content(variable))) for variable in used.values()])
+        values = [(variable, tf.convert_to_tensor(_content(variable))) for variable in used.values()]
+        return cls(features, values, _number_of_code(features))
 
-    def changed(self) -> list[str]:
-        """The paths of those that are not what they were."""
-        return [
+    def changed(self) -> str:
+        """What is not what it was, in words; empty where all is."""
+        changed = [
             getattr(variable, "path", variable.name)
             for variable, old in self.values
             if not _alike(np.asarray(_content(variable)), np.asarray(old))
         ]
+        if changed:
+            return f"{len(changed)} frozen weights ({', '.join(changed[:5])})"
+        return "" if _number_of_code(self.features) == self.code else "what frozen layers hold beside their weights"
 
     def watched(self, callbacks: Any) -> Any:
-        """The callbacks, with one that raises where others changed frozen weights before the first step."""
+        """The callbacks, with one that raises where others changed the frozen part before the first step."""
 
         def check(logs: Any = None) -> None:
             changed = self.changed()
             if changed:
                 raise ValueError(
-                    f"A callback changed {len(changed)} frozen weights at the beginning of the training, when their "
-                    "features were computed already: load weights and restore backups before `fit_head`, or use `fit`. "
-                    f"Received: {changed[:5]}"
+                    f"A callback changed {changed} at the beginning of the training, when the features were computed "
+                    "already. Load weights, restore backups and set attributes before `fit_head`, or use `fit`."
                 )
 
         if isinstance(callbacks, keras.callbacks.CallbackList):
@@ -458,11 +471,17 @@ class _Frozen:
         changed = self.changed()
         if changed:
             warnings.warn(
-                f"{len(changed)} frozen weights of model '{model.name}' changed while `fit_head` trained it on "
-                f"features that were computed before: {changed[:5]}. Train it with `fit` where a callback changes "
-                "frozen weights.",
+                f"Model '{model.name}': {changed} changed while `fit_head` trained it on features that were computed "
+                "before. Train it with `fit` where a callback changes what is frozen.",
                 stacklevel=3,
             )
+
+
+def _number_of_code(features: keras.Model) -> str | None:
+    try:
+        return fingerprint_of_model(features, weights=False)
+    except Uncomparable:
+        return None
 
 
 def _content(variable: Any) -> Any:
@@ -485,14 +504,16 @@ class _Wish:
     verbose: Any
     failures: list[FeatureStoreError] = dataclasses.field(default_factory=list)
 
-    def training(self, source: Source, batch_size: int | None, steps: int | None, shuffle: Any) -> dict[str, Any]:
+    def training(
+        self, source: Source, batch_size: int | None, steps: int | None, shuffle: Any, class_weight: Any
+    ) -> dict[str, Any]:
         features = self._features(source, "train")
         shuffled = not source.holds_targets if shuffle is None else shuffle
         if isinstance(shuffle, str) and source.holds_targets:  # "batch", which Keras does with arrays alone (all)
             shuffled = False
         if source.holds_targets and source.count == steps:
             steps = None  # it holds exactly so many
-        fed = self._fed(features, source, batch_size, steps, shuffled)
+        fed = self._fed(features, source, batch_size, steps, shuffled, class_weight)
         return {"shuffle": shuffled if "y" in fed else False, "steps_per_epoch": steps, **fed}
 
     def validation(self, source: Source, batch_size: int | None, steps: int | None) -> dict[str, Any]:
@@ -526,20 +547,37 @@ class _Wish:
         return features_in_folder(self.computer, source, progress, self.cache, part)
 
     def _fed(
-        self, features: Features, source: Source, batch_size: int | None, steps: int | None, shuffled: Any
+        self,
+        features: Features,
+        source: Source,
+        batch_size: int | None,
+        steps: int | None,
+        shuffled: Any,
+        class_weight: Any = None,
     ) -> dict[str, Any]:
-        """The arguments of `fit` for some data: arrays where they are in memory and in even batches."""
+        """The arguments of `fit` for some data: arrays where `fit` can make the batches of them."""
         sizes = even(features.rows, batch_size or (math.ceil(features.rows / steps) if steps else 32))
         if source.holds_targets and not shuffled:
             sizes = features.batch_sizes
         elif source.holds_targets:
             sizes = even(features.rows, features.batch_sizes[0])
-        if len(features.shards) > 1 or sizes != even(features.rows, sizes[0]) or self.cache != "memory":
-            return {"x": stored_batches(features, source.targets, sizes, shuffled, self.failures)}
-        tensors, targets = features.shards[0][1]()
-        y, weights = (*targets, None, None)[:2] if source.holds_targets else source.targets
+        whole = self._whole(features, sizes)
+        if whole is None and source.holds_targets:
+            return {"x": stored_batches(features, (None, None), sizes, shuffled, self.failures)}
+        if whole is None:
+            beside = _keras.beside_inputs_in_fit(features.rows, *source.targets, class_weight)
+            return {"x": stored_batches(features, beside, sizes, shuffled, self.failures), "class_weight": None}
+        tensors, came = whole
+        y, weights = (*came, None, None)[:2] if source.holds_targets else source.targets
         inputs = in_place_of_inputs(features.keys, tensors)
         return {"x": inputs, "y": y, "sample_weight": weights, "batch_size": sizes[0]}
+
+    def _whole(self, features: Features, sizes: list[int]) -> Any:
+        """All features, and what came with them, where `fit` takes them as arrays, and as they are; None elsewhere."""
+        if self.cache != "memory" or len(features.shards) > 1 or sizes != even(features.rows, sizes[0]):
+            return None
+        tensors, came = features.shards[0][1]()
+        return None if any(map(is_cast_by_fit, keras.tree.flatten(came))) else (tensors, came)
 
 
 # How many examples the frozen part gets at once, where it is free to choose.
