@@ -1873,3 +1873,20 @@ def test_a_path_in_a_list_is_told_to_be_loaded(tmp_path):
     with pytest.raises(TypeError, match=r"Load a file with keras\.models\.load_model\(path\) first"):
         grafted([path])
     assert grafted([keras.models.load_model(path)]).compiled
+
+
+def test_a_head_that_trains_a_variable_of_a_base_is_refused() -> None:
+    base = dense_base(inputs=3)
+    kernel = next(variable for variable in base.trainable_variables if "kernel" in variable.path)
+
+    class Tied(layers.Layer):
+        def build(self, input_shape: Any) -> None:
+            self.kernel = kernel
+
+        def call(self, x: Any) -> Any:
+            return x * keras.ops.sum(self.kernel)
+
+    before = array(kernel)
+    with pytest.raises(ValueError, match=r"The head trains the variable .*kernel.* would not stand still"):
+        freeze_and_merge([base], head=Tied(), loss="mse")
+    np.testing.assert_array_equal(array(kernel), before)

@@ -347,7 +347,7 @@ def test_activations_are_the_very_functions(what: str, scope: bool) -> None:
 
 def test_a_function_with_the_name_of_a_built_in_is_the_users_also_when_sampling() -> None:
     base = model_of(layers.Dense(8, activation=gelu), layers.Dense(2))
-    sample = kg.predict_samples(freeze_and_merge([base], head=layers.Dropout(0.5), loss="mse"), X, 1).mean
+    sample = kg.predict_samples(freeze_and_merge([base], head=layers.Dropout(0.5), loss="mse"), X, 1, seed=0).mean
     expected = base.predict(X, verbose=0)
     assert np.isclose(sample, 2 * expected, rtol=1e-4).mean() > 0.2
     assert (np.isclose(sample, 2 * expected, rtol=1e-4) | (sample == 0)).all()
@@ -895,6 +895,34 @@ def test_a_copy_that_misses_what_lies_outside_of_its_original_is_refused(kind: A
     with pytest.raises(RebuildError, match=r"'outside' .*what lies outside of it.*`copy=False`"):
         with_dropout(base, "keep")
     np.testing.assert_array_equal(outputs(branch_of(base, copy=False)), expected)
+
+
+class OutsideInACell(layers.Layer):
+    """A cell that computes with a number that a table outside holds for it."""
+
+    state_size = output_size = 2
+
+    def build(self, input_shape: Any) -> None:
+        self.kernel = self.add_weight(shape=(input_shape[-1], 2), name="kernel")
+
+    def call(self, x: Any, states: Any) -> Any:
+        new = FACTORS.get(self, 1.0) * keras.ops.matmul(x, self.kernel) + states[0]
+        return new, [new]
+
+
+class OutsideInTime(Outside):
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+
+@pytest.mark.parametrize("wrap, kind", [(layers.RNN, OutsideInACell), (layers.TimeDistributed, OutsideInTime)])
+def test_what_lies_outside_of_a_layer_in_a_wrapper_is_missed_as_well(wrap: Any, kind: Any) -> None:
+    layer = kind()
+    FACTORS[layer] = 3.0
+    base = model_of(layers.Reshape((2, 4)), layers.Dense(3), wrap(layer, name="wrapper"), layers.Flatten())
+    for make in (branch_of, lambda model: with_dropout(model, "off")):
+        with pytest.raises(RebuildError, match=r"'wrapper' .*what lies outside of it"):
+            make(base)
 
 
 class ByName(keras.Model):

@@ -108,6 +108,9 @@ LET_THROUGH: dict[str, Callable[[Any, Any], Any]] = {
     "in a function": lambda u, x: times(x, x),
     "seldom": lambda u, x: tf.where(u >= 1e-6, x, 0.0),
     "rounded": lambda u, x: x * tf.floor(1.0 + 1e-6 + u),
+    "rounded to half precision": lambda u, x: x * tf.cast(tf.floor(1.0 + tf.cast(u, tf.bfloat16)), x.dtype),
+    "rounded in a sum": lambda u, x: x * tf.floor(3.0 + u),
+    "wrapped round": lambda u, x: tf.where(tf.cast(u * 1e6, tf.int32) * 100000 < 0, 0.0, x),
 }
 
 

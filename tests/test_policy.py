@@ -14,7 +14,7 @@ from guarantees import POLICIES
 from keras import layers, ops
 from zoo import ZOO
 
-from keras_graft import ModeLock, _keras, freeze_and_merge, with_dropout
+from keras_graft import ModeLock, _keras, audit, freeze_and_merge, split, with_dropout
 
 ONES = np.ones((100, 100), "float32")
 
@@ -487,11 +487,37 @@ def test_attention_over_padding_still_trains_without_its_dropout(masked: Any) ->
     assert len(silent.trainable_variables) == len(model.trainable_variables)
 
 
-def test_attention_without_masks_is_not_locked_by_with_dropout() -> None:
-    x = keras.Input((6, 4))
-    model = keras.Model(x, layers.MultiHeadAttention(2, 4, dropout=0.3)(x, x, use_causal_mask=True))
-    silent = with_dropout(model, "off")
-    assert not any(isinstance(part, ModeLock) for part in _keras.walk(silent))
+def test_attention_that_no_mask_can_reach_is_not_locked_by_with_dropout() -> None:
+    image = keras.Input((8, 8, 3))
+    x = layers.Reshape((16, 4))(layers.Conv2D(4, 2, 2)(image))
+    model = keras.Model(image, layers.MultiHeadAttention(2, 4, dropout=0.3)(x, x, use_causal_mask=True))
+    for policy in ("off", "remove"):
+        silent = with_dropout(model, policy)
+        assert not any(isinstance(part, ModeLock) for part in _keras.walk(silent))
+
+
+@pytest.mark.filterwarnings("ignore:Layer '.*was passed an input with a mask:UserWarning")
+def test_attention_computes_the_same_behind_a_mask_that_comes_with_its_inputs() -> None:
+    x = keras.Input((6, 8))
+    inner = keras.Input((6, 8))
+    attention = layers.MultiHeadAttention(2, 4, dropout=0.1)
+    encoder = keras.Model(
+        x, keras.Sequential([keras.Model(inner, attention(inner, inner))])(layers.Activation("tanh")(x))
+    )
+    tokens = np.array([[1, 2, 3, 0, 0, 0], [0, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6]])
+    embedding = layers.Embedding(9, 8, mask_zero=True)
+    mask = embedding.compute_mask(tokens)
+
+    def behind_the_mask(model: keras.Model) -> np.ndarray:
+        embedded = embedding(tokens)
+        _keras.set_keras_mask(embedded, mask)
+        return np.asarray(model(embedded, training=False))
+
+    expected = behind_the_mask(encoder)
+    for policy in ("keep", "off"):
+        np.testing.assert_allclose(behind_the_mask(with_dropout(encoder, policy)), expected, rtol=1e-5, atol=1e-6)
+    with pytest.warns(UserWarning, match="Behind a mask .* may compute something else.*multi_head_attention"):
+        with_dropout(encoder, "remove")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -525,3 +551,224 @@ def test_a_copy_has_the_losses_that_layers_without_weights_add(kind: Any, policy
         assert len(copy.losses) == len(model.losses) == 1
     if policy != "always":
         np.testing.assert_array_equal(*(guarantees.array(m.losses[0]) for m in (copy, model)))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What made-up data and a trace of open sizes do not show
+# ---------------------------------------------------------------------------------------------------------
+
+
+class MarksPadding(layers.Layer):
+    """Puts a mask on what it gives in its `call`."""
+
+    def call(self, x: Any) -> Any:
+        y = x * 1
+        y._keras_mask = ops.any(ops.not_equal(x, 0), axis=-1)
+        return y
+
+
+def marks_on_the_instance() -> Any:
+    layer = layers.Identity()
+    layer.compute_mask = lambda x, mask=None: ops.any(ops.not_equal(x, 0), axis=-1)
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore:Layer '.*was passed an input with a mask:UserWarning")
+@pytest.mark.parametrize("marker", [MarksPadding, marks_on_the_instance])
+def test_attention_behind_a_mask_of_a_layers_own_making_computes_the_same(marker: Any) -> None:
+    data = zoo.vectors(4, 6, 8)
+    data[:2, 3:] = 0
+    data[0] = 0
+    x = keras.Input((6, 8))
+    marked = marker()(x)
+    model = keras.Model(x, layers.MultiHeadAttention(2, 4, dropout=0.1)(marked, marked))
+    np.testing.assert_allclose(with_dropout(model, "off")(data), model(data, training=False), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r'"remove" cannot be kept .*it gets a mask'):
+        with_dropout(model, "remove")
+
+
+class DropPath(layers.Layer):
+    """Stochastic depth as many write it: in half precision a number below 1 may be rounded to 1."""
+
+    def __init__(self, rate: float = 0.3, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.seed_generator = keras.random.SeedGenerator(1)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        if not training:
+            return x
+        drawn = keras.random.uniform((ops.shape(x)[0], 1), dtype="float32", seed=self.seed_generator)
+        return x / (1 - self.rate) * ops.floor(1 - self.rate + ops.cast(drawn, x.dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self.rate}
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16", "float32"])
+def test_stochastic_depth_is_silent_in_every_precision(dtype: str) -> None:
+    x = zoo.vectors(20_000, 3)
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, DropPath(dtype=dtype)(layers.Dense(2, dtype=dtype)(inputs)))
+    expected = np.asarray(model(x, training=False))
+    for made in (with_dropout(model, "off"), freeze_and_merge([model], head=None, dropout="off")):
+        np.testing.assert_array_equal(np.asarray(made(x, training=True)), expected)
+
+
+class NoisyIfLong(layers.Layer):
+    """Decides on a size that a model leaves open, and `fit` knows."""
+
+    def __init__(self, axis: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axis = axis
+        self.seed_generator = keras.random.SeedGenerator(1)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        size = x.shape[self.axis]
+        if training and size is not None and size > 4:
+            return x + keras.random.normal(ops.shape(x), seed=self.seed_generator)
+        return x
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "axis": self.axis}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_noise_that_hangs_on_a_size_which_a_trace_leaves_open_is_seen(axis: int) -> None:
+    x = zoo.vectors(8, 32, 3)
+    inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, NoisyIfLong(axis, name="long")(inputs))
+    np.testing.assert_array_equal(with_dropout(model, "off")(x, training=True), x)
+    assert [row.path for row in audit(model).live] == ["long"]
+
+
+class MovesIfLong(layers.Layer):
+    def build(self, input_shape: Any) -> None:
+        self.mean = self.add_weight(shape=(), initializer="zeros", trainable=False, name="mean")
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        if training and x.shape[1] is not None and x.shape[1] > 16:
+            self.mean.assign(0.9 * self.mean + 0.1 * ops.mean(x))
+        return x - self.mean
+
+
+def test_a_statistic_that_long_sequences_move_stands_still_in_a_frozen_branch() -> None:
+    x = zoo.vectors(8, 32, 3) + 5
+    inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, layers.GlobalMaxPooling1D()(MovesIfLong()(inputs)))
+    merged = freeze_and_merge([model], head=1, dropout="keep", loss="mse")
+    merged.fit(x, np.zeros((8, 1)), verbose=0)
+    assert float(merged.layers[1].variables[0]) == 0
+
+
+def jittered_outliers(values: np.ndarray) -> np.ndarray:
+    return (values + np.random.normal(size=values.shape) * (np.abs(values) > 5)).astype("float32")
+
+
+class JittersOutliers(layers.Layer):
+    def call(self, x: Any, training: bool = False) -> Any:
+        return tf.ensure_shape(tf.numpy_function(jittered_outliers, [x], tf.float32), x.shape) if training else x
+
+
+def test_noise_of_python_that_large_values_alone_show_is_silenced() -> None:
+    x = 100 * zoo.vectors(8, 3)
+    model = zoo.sequential(keras.Input((3,)), JittersOutliers())
+    np.testing.assert_array_equal(with_dropout(model, "off")(x, training=True), x)
+
+
+class UnfreezesItself(layers.Layer):
+    def build(self, input_shape: Any) -> None:
+        self.gain = self.add_weight(shape=(input_shape[-1],), initializer="ones", name="gain")
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        if training:
+            self.trainable = True
+        return x * self.gain
+
+
+@pytest.mark.parametrize("policy", ["keep", "off"])
+def test_a_layer_that_unfreezes_itself_stays_frozen(policy: Any) -> None:
+    model = zoo.sequential(keras.Input((3,)), UnfreezesItself())
+    merged = freeze_and_merge([model], head=1, dropout=policy, loss="mse")
+    before = np.asarray(merged.layers[1].variables[0])
+    merged.fit(zoo.vectors(8, 3), zoo.vectors(8, 1), verbose=0)
+    np.testing.assert_array_equal(merged.layers[1].variables[0], before)
+    assert len(merged.trainable_variables) == 2
+
+
+class TestTimeNormalization(layers.BatchNormalization):
+    """Normalizes with the statistics of the batch, whatever the mode: only while it is trainable."""
+
+    __test__ = False
+
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        return super().call(inputs, training=True, mask=mask)
+
+
+def test_a_layer_that_computes_otherwise_once_it_is_frozen_is_an_error() -> None:
+    model = zoo.sequential(keras.Input((3,)), TestTimeNormalization())
+    with pytest.raises(ValueError, match=r"otherwise where `trainable` is False"):
+        freeze_and_merge([model], head=1, loss="mse")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What `with_dropout` must not take away
+# ---------------------------------------------------------------------------------------------------------
+
+
+class NoisyStatistic(layers.Layer):
+    """Has nothing to train, but moves."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seed_generator = keras.random.SeedGenerator(1)
+
+    def build(self, input_shape: Any) -> None:
+        self.mean = self.add_weight(shape=(input_shape[-1],), initializer="zeros", trainable=False, name="mean")
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        if not training:
+            return x - self.mean
+        self.mean.assign(0.5 * self.mean + 0.5 * ops.mean(x, axis=0))
+        return x - ops.mean(x, axis=0) + keras.random.normal(ops.shape(x), seed=self.seed_generator)
+
+
+def test_a_statistic_is_not_stopped_without_a_word() -> None:
+    model = zoo.sequential(keras.Input((3,)), layers.Dense(3), NoisyStatistic(name="own"))
+    with pytest.raises(ValueError, match=r"has to be locked .*frozen, but it updates \['.*mean'\].*Use \"keep\""):
+        with_dropout(model, "off")
+
+
+@pytest.mark.parametrize("policy", ["keep", "off", "remove"])
+def test_the_loss_of_an_activity_regularizer_of_dropout_stays(policy: Any) -> None:
+    x = zoo.vectors(8, 3)
+    drop = layers.Dropout(0.5, activity_regularizer=keras.regularizers.L2(1.0))
+    model = zoo.sequential(keras.Input((3,)), layers.Dense(4), drop, layers.Dense(1))
+    copy = with_dropout(model, policy)
+    for made in (model, copy):
+        made(x, training=False)
+    assert model.losses
+    np.testing.assert_allclose(copy.losses, model.losses, rtol=1e-6)
+
+
+def test_methods_that_a_copy_has_not_are_said() -> None:
+    class Own(keras.Model):
+        def train_step(self, data: Any) -> Any:
+            return super().train_step(data)
+
+    x = keras.Input((3,))
+    with pytest.warns(UserWarning, match=r"plain keras.Model, without what Own does in \['train_step'\]"):
+        with_dropout(Own(x, layers.Dropout(0.5)(x)), "off")
+
+
+def test_a_model_that_doubles_what_its_graph_gives_is_not_copied_without_a_word() -> None:
+    class Doubled(keras.Model):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return super().__call__(*args, **kwargs) * 2
+
+    x = keras.Input((3,))
+    model = Doubled(x, layers.Dense(1)(x))
+    with pytest.raises(ValueError, match="__call__"):
+        with_dropout(model, "off")
+    with pytest.raises(ValueError, match="__call__"):
+        split(model)

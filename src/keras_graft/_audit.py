@@ -514,10 +514,10 @@ def _reason(place: _Place, known: Behaviour, fit: Run, predict: Run, active: boo
     if known.only_noise and known.rates and not noise_rates(layer):
         return "its rate is 0"
     shown = known.traced or (active and known.effect is Effect.NOTHING)  # by a trace, where a row says nothing of it
-    return _strange_reason(layer, known, fit) if shown else known.reason
+    return _strange_reason(layer, known, fit, active) if shown else known.reason
 
 
-def _strange_reason(layer: Any, known: Behaviour, run: Run) -> str:
+def _strange_reason(layer: Any, known: Behaviour, run: Run, active: bool) -> str:
     """What a trace told of a layer without a row."""
     calls = run.of(layer)
     if any(call.failed for call in calls):
@@ -529,6 +529,8 @@ def _strange_reason(layer: Any, known: Behaviour, run: Run) -> str:
         return "its own code draws random numbers"
     if any(call.own is not None and call.own.unknown for call in calls):
         return "its own code runs what cannot be looked into, or reads what changes outside of the graph"
+    if active:
+        return "its own code computes in another way there, which may give the same"
     return "does what its layers do" if _keras.sublayers(layer) else "computes the same in both modes"
 
 

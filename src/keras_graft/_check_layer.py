@@ -257,7 +257,7 @@ def _subject(layer: Any, inputs: Any, call_arguments: dict[str, Any]) -> _Subjec
     for make in makers:
         try:
             subject = make()
-            with keras.StatelessScope():
+            with keras.StatelessScope(), _keras.functions_traced_anew():
                 subject.model(subject.data, training=False)
         except Exception as error:  # whatever a stranger's `call` may raise
             causes.append(error)

@@ -157,12 +157,24 @@ def _seal(model: keras.Model, submodels: Mapping[str, keras.Model], originals: l
     theirs = {id(part) for original in originals for part in _keras.walk(original)}
     _check_head_is_new(model, submodels, theirs)
     _check_frozen(submodels)
+    _check_head_trains_its_own(model, [*originals, *submodels.values()])
 
 
 def _check_frozen(submodels: Mapping[str, keras.Model]) -> None:
     live = [v.path for submodel in submodels.values() for v in submodel.variables if v.trainable]
     if live:
         raise AssertionError(f"Variables of a branch would train: {live}. Please report this with the model.")
+
+
+def _check_head_trains_its_own(model: keras.Model, bases: list[keras.Model]) -> None:
+    theirs = {id(variable): base for base in bases for variable in base.variables}
+    for variable in model.trainable_variables:
+        if id(variable) in theirs:
+            raise ValueError(
+                f"The head trains the variable '{variable.path}' of model '{theirs[id(variable)].name}', which would not "
+                "stand still. Give the head a variable of its own that starts with the same value, or "
+                f"freeze the layer of the head that holds it. Received: variable={variable!r}"
+            )
 
 
 def _check_head_is_new(model: keras.Model, submodels: Mapping[str, keras.Model], theirs: set[int]) -> None:

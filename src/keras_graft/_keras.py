@@ -1102,6 +1102,14 @@ def unknown_to_optimizer(model: Any) -> list[str]:
     return [variable.path for variable in model.trainable_variables if id(variable) not in known]
 
 
+# The methods of a model that run in `fit`, those of validation among them, and in `predict`.
+METHODS_OF_FIT = (
+    *("fit", "make_train_function", "train_step", "compute_loss", "compute_metrics"),
+    *("evaluate", "make_test_function", "test_step"),
+)
+METHODS_OF_PREDICT = ("predict", "make_predict_function", "predict_step")
+
+
 def overridden(model: Any, names: Iterable[str]) -> list[str]:
     """Which of some methods of a model are not those of `keras.Model`."""
     return [name for name in names if getattr(getattr(model, name), "__func__", None) is not getattr(keras.Model, name)]
@@ -1135,6 +1143,38 @@ def beside_inputs_in_fit(rows: int, y: Any, sample_weight: Any, class_weight: An
     whole = convert_to_sliceable(adapter._inputs, target_backend="tensorflow")
     _, targets, weights = keras.utils.unpack_x_y_sample_weight(whole)
     return targets, weights
+
+
+@contextlib.contextmanager
+def functions_traced_anew() -> Iterator[None]:
+    """Within it each call of a function of TensorFlow, in this thread, is a trace of its own, or runs its code.
+
+    What a function was traced to is kept for all later calls. A trace in a stateless scope lacks what it assigns: later
+    calls of the user's would move no variable and draw the same numbers; and a trace of the user's shows nothing. Where
+    nothing is traced, the scope could not use what a trace assigned (TensorFlow 2.20 to 2.22).
+    """
+    if getattr(_in_this_thread, "traces_anew", False):
+        yield
+        return
+    kind = type(tf.function(lambda: None))
+    usual = kind.__call__
+
+    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(function) is not kind or not getattr(_in_this_thread, "traces_anew", False):
+            return usual(function, *args, **kwargs)
+        if tf.executing_eagerly():
+            return function.python_function(*args, **kwargs)
+        return usual(function._clone(None), *args, **kwargs)
+
+    with surgery:
+        _in_this_thread.traces_anew, kind.__call__ = True, call
+        try:
+            yield
+        finally:
+            _in_this_thread.traces_anew, kind.__call__ = False, usual
+
+
+_in_this_thread = threading.local()
 
 
 def at_call_time(graph: Any, value: Callable[[], Any], kind: tf.TensorSpec) -> Any:

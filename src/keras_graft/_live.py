@@ -128,7 +128,7 @@ class _Knowledge:
         value = tf.get_static_value(tensor)
         if value is not None:
             return (float(np.min(value)), float(np.max(value))) if np.size(value) else _ANYTHING
-        found = self._computed(tensor.op, dtype)
+        found = _as_held(self._computed(tensor.op, dtype), dtype)
         if any(map(math.isnan, found)):
             return _ANYTHING
         return _EITHER if dtype.is_bool and found == _ANYTHING else found
@@ -156,6 +156,15 @@ _SMALLEST_STEPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23
 # ---------------------------------------------------------------------------------------------------------
 # What is known of the outputs of an operation, by what is known of its inputs
 # ---------------------------------------------------------------------------------------------------------
+
+
+def _as_held(exact: Interval, dtype: tf.DType) -> Interval:
+    """An interval of numbers as tensors hold them: floats rounded, and integers that do not wrap round."""
+    if dtype.is_floating:
+        with np.errstate(over="ignore"):
+            low, high = (float(dtype.as_numpy_dtype(end)) for end in exact)
+        return low, high
+    return exact if dtype.is_bool or (exact[0] >= dtype.min and exact[1] <= dtype.max) else _ANYTHING
 
 
 def _cast(given: Interval, dtype: tf.DType) -> Interval:

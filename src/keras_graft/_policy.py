@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import numbers
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from ._behaviour import (
 )
 from ._mode_lock import ModeLock
 from ._modes import stored_modes
-from ._reach import is_own_code, reached_from
+from ._reach import is_own_code, names_in_code_of, reached_from
 from ._rebuild import Decision, Mode, RebuildError, rebuild
 
 __all__ = [
@@ -70,7 +71,8 @@ def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
             callable that gets each noise layer of `model` and returns one of them.
 
     Returns:
-        A new, uncompiled model of the same structure and name, with the same weights and trainable flags.
+        A new, uncompiled model of the same structure and name, with the same weights and trainable flags. It is a plain
+        `keras.Model`: a warning names what a class of your own does in `train_step` and the like.
 
     Raises:
         TypeError: If `model` is not a Keras model.
@@ -88,7 +90,22 @@ def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
     check_model(model, "model")
     decide = decider(policy, "keep", copy=True, frozen=False, model=model, argument="policy")
     with _keras.nothing_left_behind([model]):
-        return rebuild(model, decide)
+        new = rebuild(model, decide)
+    if decide.other_behind_masks:
+        warnings.warn(
+            f"Behind a mask the copy of model '{model.name}' may compute something else: without its dropout Keras "
+            f"computes {decide.other_behind_masks} by another kernel, which gives other numbers for queries that see "
+            'no key, such as those of padding. Use "off" where masks come with the inputs of the model.',
+            stacklevel=2,
+        )
+    lost = _keras.overridden(model, (*_keras.METHODS_OF_FIT, *_keras.METHODS_OF_PREDICT))
+    if lost:
+        warnings.warn(
+            f"The copy of model '{model.name}' is a plain keras.Model, without what {type(model).__name__} does in "
+            f"{lost}. Build a {type(model).__name__} around it where that is needed.",
+            stacklevel=2,
+        )
+    return new
 
 
 def decider(
@@ -128,8 +145,17 @@ def decider(
     if model is None:
         return Decider(policy, augmentation, copy, frozen)
     in_front = [part for part in reached_from(preprocess) if isinstance(part, keras.Layer)]
-    masked = any(map(_makes_masks, [*_keras.walk(model), *in_front]))
-    return Decider(policy, augmentation, copy, frozen, masked=masked, stored=stored_modes(model))
+    parts = [*_keras.walk(model), *in_front]
+    attends = any(behaviour(part).other_kernel for part in parts)
+    return Decider(
+        policy,
+        augmentation,
+        copy,
+        frozen,
+        masked=attends and any(map(_makes_masks, parts)),
+        lets_masks_in=attends and not frozen and _lets_masks_in(model),
+        stored=stored_modes(model),
+    )
 
 
 def _takes_one(function: Callable[..., Any]) -> bool:
@@ -156,15 +182,26 @@ def _policy_meant(policy: Any) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Decider:
-    """Decides about each layer of a model: see `decider`."""
+    """Decides about each layer of a model: see `decider`.
+
+    Attributes:
+        policy: See `decider`, as `augmentation`, `copy` and `frozen`.
+        masked: Whether masks are made in the model, or in front of it.
+        lets_masks_in: Whether masks that come with its inputs may reach its attention.
+        stored: The modes that are stored in it.
+        chosen: What the policy said of each layer, with the names of the layers that it was asked about.
+        other_behind_masks: The paths of layers of attention that may compute something else behind a mask.
+    """
 
     policy: DropoutPolicy
     augmentation: Augmentation
     copy: bool
     frozen: bool
     masked: bool = False
+    lets_masks_in: bool = False
     stored: Mapping[int, bool | None] = dataclasses.field(default_factory=dict)
     chosen: dict[int, tuple[Policy, list[str]]] = dataclasses.field(default_factory=dict)
+    other_behind_masks: list[str] = dataclasses.field(default_factory=list)
 
     def __call__(self, layer: Any, path: str) -> Decision:
         if not isinstance(layer, keras.Layer):
@@ -191,7 +228,7 @@ class Decider:
             verify=known.effect is Effect.UNKNOWN or known.registered,
         )
         if not self.frozen:
-            _refuse_to_freeze(layer, path, decision)
+            _refuse_to_freeze(layer, path, decision, seen)
             decision = _for_all(decision, trains=True)  # its losses count
         elif seen.updates and decision.mode in (Mode.OUTER, Mode.TRAINING):
             choice = "keep" if decision.mode is Mode.OUTER else "always"
@@ -247,12 +284,14 @@ class Decider:
     def noise(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         choice = self.choice(layer, path)
         live = bool(noise_rates(layer) or not known.rates)
-        if choice == "remove" and known.only_noise:
+        adds_loss = getattr(layer, "activity_regularizer", None) is not None and not self.frozen
+        if choice == "remove" and known.only_noise and not adds_loss:
             return Decision(bypass=True)
         if choice in ("keep", "always"):
             mode = Mode.OUTER if choice == "keep" else Mode.TRAINING
             return Decision(mode=mode if live else Mode.ANY)
-        if self.copy and known.other_kernel and choice == "off" and (self.frozen or self._is_masked(layer)):
+        same_kernel = self.frozen or self.lets_masks_in or self._is_masked(layer)
+        if self.copy and known.other_kernel and choice == "off" and same_kernel:
             return Decision(mode=Mode.INFERENCE, trains=not self.frozen)
         if self.copy and (known.rates or known.replacement):
             if known.other_kernel and self._is_masked(layer):
@@ -261,6 +300,8 @@ class Decider:
                     "numbers for queries that see no key, such as those of padding"
                 )
                 raise self._refused(layer, path, seen, choice, cause)
+            if known.other_kernel and self.lets_masks_in:
+                self.other_behind_masks.append(path)
             silent = Decision(changes=known.rates, replacement=known.replacement)
             if known.registered and self.frozen and not known.replacement:
                 # Some layers of others still draw random numbers at rate 0, to no effect: a lock makes sure of them.
@@ -356,7 +397,8 @@ class Decider:
 
     def _silent_when_locked(self, layer: Any, seen: _Seen) -> bool:
         """Whether a lock is possible, and enough."""
-        return seen.quiet_in_inference and (self.frozen or not layer.trainable_variables)
+        moves = layer.trainable_variables or seen.updates
+        return seen.quiet_in_inference and (self.frozen or not moves)
 
     def _way_out(self, layer: Any, path: str, seen: _Seen, *, comparable: bool = True) -> str:
         """What works for this very layer, where what was chosen for it cannot be done, as a sentence."""
@@ -368,7 +410,8 @@ class Decider:
         ways = {
             "freeze it first (`layer.trainable = False`)": lock_would_do
             and not self.frozen
-            and layer.trainable_variables,
+            and layer.trainable_variables
+            and not seen.updates,
             f"use {words} for it (pass a callable as policy, and return that where the layer is in {asked})": words,
             "end the base model before it (`Branch(output=...)`)": self.frozen
             and "/" not in path
@@ -521,9 +564,39 @@ def _makes_masks(layer: Any) -> bool:
     """Whether a layer may put masks on what it gives."""
     if getattr(layer, "mask_zero", False) or isinstance(layer, keras.layers.Masking):
         return True
-    if isinstance(layer, keras.layers.Lambda):
-        return layer.mask is not None
-    return is_own_code(next(base for base in type(layer).__mro__ if "compute_mask" in vars(base)))
+    if getattr(layer, "mask", None) is not None and isinstance(layer, keras.layers.Lambda):
+        return True
+    if "compute_mask" in vars(layer) or is_own_code(next(b for b in type(layer).__mro__ if "compute_mask" in vars(b))):
+        return True
+    return behaviour(layer).strange and bool(names_in_code_of(layer) & {"_keras_mask", "set_keras_mask"})
+
+
+def _lets_masks_in(model: keras.Model) -> bool:
+    """Whether masks that come with the inputs of a model may reach attention, as those of embeddings do."""
+    graph = _keras.call_graph(model)
+    if graph is None:
+        return False
+    sequences = {id(tensor) for tensor in graph.inputs if "float" in tensor.dtype and len(tensor.shape) > 2}  # noqa: PLR2004
+    return _reached_by_masks(graph, sequences)[0]
+
+
+def _reached_by_masks(graph: Any, masked: set[int]) -> tuple[bool, set[int]]:
+    """Whether masks of some tensors of a graph may reach attention, and the ids of all tensors that may have masks."""
+    masked = set(masked)
+    for node in _keras.nodes(graph):
+        if node.is_input or not any(id(tensor) in masked for tensor in node.input_tensors):
+            continue
+        inner = _keras.call_graph(node.operation)
+        if inner is not None:
+            found, within = _reached_by_masks(inner, set(map(id, inner.inputs)))
+            passes = any(id(tensor) in within for tensor in inner.outputs)
+        else:
+            found = any(behaviour(part).other_kernel for part in _keras.walk(node.operation))
+            passes = getattr(node.operation, "supports_masking", False)
+        if found:
+            return True, masked
+        masked.update(map(id, node.outputs) if passes else ())
+    return False, masked
 
 
 def _leaks_its_mode(layer: Any, known: Behaviour) -> bool:
@@ -586,11 +659,12 @@ def _refuse_to_share(layer: Any, path: str, *, live: bool) -> None:
             )
 
 
-def _refuse_to_freeze(layer: Any, path: str, decision: Decision) -> None:
-    if decision.holds_mode and not decision.trains and layer.trainable_variables:
+def _refuse_to_freeze(layer: Any, path: str, decision: Decision, seen: _Seen) -> None:
+    moves = "has trainable weights" if layer.trainable_variables else f"updates {list(seen.updates)}"
+    if decision.holds_mode and not decision.trains and (layer.trainable_variables or seen.updates):
         raise ValueError(
             f"Layer '{path}' (of type {type(layer).__name__}) has to be locked for this policy, and a locked layer is "
-            f"frozen, but it has trainable weights. {decision.way_out()}Received: layer={layer!r}"
+            f"frozen, but it {moves}. {decision.way_out()}Received: layer={layer!r}"
         )
 
 

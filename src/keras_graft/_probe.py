@@ -23,7 +23,7 @@ import tensorflow as tf
 from . import _keras
 from ._live import LiveOperation, live_operations
 from ._operations import Nature, assigned_by, function_named
-from ._reach import reached_from
+from ._reach import names_in_code_of, reached_from
 
 __all__ = [
     "LARGE",
@@ -67,13 +67,14 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     Code that loops over a sequence or asks for a value runs only where its sizes are known and AutoGraph has converted
     it, as it is in `fit`: that is the second try.
     """
-    try:
-        return _keras.compute_output_spec(function, *args, **kwargs)
-    except Exception as error:  # whatever a stranger's `call` may raise
+    with _keras.functions_traced_anew():
         try:
-            return _with_sizes(lambda size: _trace_in_function(function, args, kwargs, size))
-        except Exception:
-            raise error from None
+            return _keras.compute_output_spec(function, *args, **kwargs)
+        except Exception as error:  # whatever a stranger's `call` may raise
+            try:
+                return _with_sizes(lambda size: _trace_in_function(function, args, kwargs, size))
+            except Exception:
+                raise error from None
 
 
 def shapes_of(operation: Any, args: Any, kwargs: Any) -> Any:
@@ -114,8 +115,8 @@ class Observation:
     """What a call of a layer does besides computing its outputs.
 
     Attributes:
-        updates: Names of the variables that it assigns, also of variables that Keras does not track. Not those of
-            seed generators, which some layers move in inference mode too.
+        updates: Names of the variables that it assigns, also of variables that Keras does not track, and of flags
+            that decide what trains. Not those of seed generators, which some layers move in inference mode too.
         draws: Whether its outputs depend on random numbers, or on what may give anything.
         losses: Whether it adds losses of its own.
         leaks: Whether layers behind it would run in another mode than the one that it was called in.
@@ -178,9 +179,9 @@ def observe(layer: Any, training: bool, args: Any, kwargs: Any, *, twice: bool =
         with keras.StatelessScope(collect_losses=True) as scope:
             context = _keras.call_context(layer)
             outputs = layer(*args, training=training, **kwargs)
-        leaks = context.get_value("training") is not training
+        leaks = leaks or context.get_value("training") is not training
         updates = _updates(layer, scope.state_mapping, _assigned_in_graph(layer))
-        losses = bool(scope.losses)
+        losses = losses or bool(scope.losses)
         live = _live(outputs)
         natures = _natures(live)
         if twice and natures <= {Nature.PURE}:
@@ -191,10 +192,37 @@ def observe(layer: Any, training: bool, args: Any, kwargs: Any, *, twice: bool =
 
     with left_as_it_was(layer):
         trace(probe, *args, **kwargs)
+        if twice and natures <= {Nature.PURE} and not updates and _decides_on_more(layer):
+            parts = [part for part in _keras.walk(layer) if isinstance(part, keras.Layer)]
+            for part in parts:
+                _keras.set_own_trainable(part, False)
+            with contextlib.suppress(Exception):  # whatever a stranger's `call` may raise for other sizes
+                trace(probe, *_with_known_sizes(args), **_with_known_sizes(kwargs))
+            updates += tuple(f"{part.name}.trainable" for part in parts if _keras.own_trainable(part))
     draws = Nature.RANDOM in natures
     if Nature.UNKNOWN in natures and not draws:
         draws = not repeats(layer, training, args, kwargs)
     return Observation(updates, draws, losses, leaks)
+
+
+def _decides_on_more(layer: Any) -> bool:
+    """Whether code of anybody's may decide on sizes that a trace leaves open, or on what trains."""
+    return bool(names_in_code_of(layer) & {"shape", "get_shape", "trainable"})
+
+
+def _with_known_sizes(arguments: Any) -> Any:
+    """Symbolic tensors with a number for each size that they leave open, on which code may decide."""
+    return keras.tree.map_structure(
+        lambda leaf: (
+            keras.KerasTensor(_closed(leaf.shape, _KNOWN_SIZE, _EXAMPLES), leaf.dtype, sparse=leaf.sparse)
+            if isinstance(leaf, keras.KerasTensor)
+            else leaf
+        ),
+        arguments,
+    )
+
+
+_KNOWN_SIZE = 64
 
 
 def repeats(layer: Any, training: bool, args: Any, kwargs: Any) -> bool:
@@ -203,22 +231,22 @@ def repeats(layer: Any, training: bool, args: Any, kwargs: Any) -> bool:
     They run, but nothing of the layer changes.
     """
 
-    def same_each_time(size: int) -> bool:
-        for made in (USUAL, SIGNED):
-            made_up_args, made_up_kwargs = _made_up((args, kwargs), size, made, examples=_EXAMPLES)
-            with keras.StatelessScope():
-                first, *others = (
-                    _with_masks(layer(*made_up_args, training=training, **made_up_kwargs)) for _ in range(_REPEATS // 2)
-                )
-                if not all(all(map(_equal, first, other)) for other in others):
-                    return False
-        return True
+    def same_each_time(made: Made, size: int) -> bool:
+        made_up_args, made_up_kwargs = _made_up((args, kwargs), size, made, examples=_EXAMPLES)
+        with keras.StatelessScope():
+            first, *others = (
+                _with_masks(layer(*made_up_args, training=training, **made_up_kwargs)) for _ in range(_REPEATS // 2)
+            )
+        return all(all(map(_equal, first, other)) for other in others)
 
-    try:
-        with left_as_it_was(layer):
-            return _with_sizes(same_each_time)
-    except Exception:  # whatever a stranger's `call` may raise
-        return False
+    def same(made: Made) -> bool:
+        try:
+            with left_as_it_was(layer):
+                return _with_sizes(functools.partial(same_each_time, made))
+        except Exception:  # whatever a stranger's `call` may raise
+            return made != USUAL  # other data may be none of its own
+
+    return all(map(same, MADE_UP))
 
 
 def tried(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
@@ -266,7 +294,9 @@ def _assigned_in_graph(layer: Any, operations: list[Any] | None = None) -> list[
 
 
 def _equal(one: Any, other: Any) -> bool:
-    return np.array_equal(*map(keras.ops.convert_to_numpy, (one, other)))
+    one, other = map(keras.ops.convert_to_numpy, (one, other))
+    same_bits = one.dtype != object and one.dtype == other.dtype and one.tobytes() == other.tobytes()  # nan is nan
+    return one.shape == other.shape and (same_bits or np.array_equal(one, other))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -361,7 +391,7 @@ _CONTRACTED: dict[str, tuple[int | None, Callable[[Any], int]]] = {
 @contextlib.contextmanager
 def left_as_it_was(layer: Any) -> Iterator[None]:
     """Puts back what a call of `layer` may change beside the variables of Keras, which a stateless scope keeps."""
-    with _keras.surgery:
+    with _keras.surgery, _keras.functions_traced_anew():
         yield from _put_back(layer)
 
 
@@ -627,6 +657,14 @@ class _Tracer:
 
 def calls_within(layer: Any, training: bool, args: Any, kwargs: Any) -> tuple[list[Call], bool | None]:
     """Traces a call of `layer`: all calls of it and of what it holds, and the mode that it leaves to what is behind."""
+    calls, behind = _calls_within(layer, training, args, kwargs)
+    if _decides_on_more(layer):
+        with contextlib.suppress(Exception):  # whatever a stranger's `call` may raise for other sizes
+            calls += _calls_within(layer, training, _with_known_sizes(args), _with_known_sizes(kwargs))[0]
+    return calls, behind
+
+
+def _calls_within(layer: Any, training: bool, args: Any, kwargs: Any) -> tuple[list[Call], bool | None]:
     behind, found = training, list[list[Call]]()
 
     def probe(*args: Any, **kwargs: Any) -> Any:
@@ -759,7 +797,7 @@ def same(original: Any, new: Any, training: bool) -> bool:
 
     def outputs(layer: Any, mode: bool, data: Any) -> list[Any]:
         args, kwargs = data
-        with keras.StatelessScope():
+        with keras.StatelessScope(), _keras.functions_traced_anew():
             return _with_masks(layer(*args, training=mode, **kwargs))
 
     return all(
@@ -773,7 +811,8 @@ def same(original: Any, new: Any, training: bool) -> bool:
 def agree(original: Any, copy: Any, training: bool, kinds: Iterable[Made] = MADE_UP) -> bool:
     """Whether a copy computes in a mode what its original computes there, on made-up data of several kinds.
 
-    Nothing of either changes. Seed generators of both draw the same numbers, and both are as trainable as the original.
+    Nothing of either changes. Seed generators of both draw the same numbers, and in training mode, where normalization
+    hangs on that, both are as trainable as the original.
     """
     is_layer = isinstance(original, keras.Layer)
     arguments = call_of(original) if is_layer else _keras.call_arguments(original)
@@ -787,7 +826,7 @@ def agree(original: Any, copy: Any, training: bool, kinds: Iterable[Made] = MADE
             return _with_masks(operation(*args, **kwargs, **mode))
 
     ours, theirs = functools.partial(outputs, original), functools.partial(outputs, copy)
-    with _as_trainable_as(original, copy):
+    with _as_trainable_as(original, copy) if training else contextlib.nullcontext():
         return all(_same_outputs(ours, theirs, arguments, made, 1e-6) for made in kinds)
 
 
@@ -842,7 +881,7 @@ def does_nothing(layer: Any) -> bool:
 
     def outputs(data: Any) -> list[Any]:
         args, kwargs = data
-        with keras.StatelessScope():
+        with keras.StatelessScope(), _keras.functions_traced_anew():
             return list(keras.tree.flatten(layer(*args, training=False, **kwargs)))
 
     def argument(data: Any) -> list[Any]:

@@ -32,6 +32,7 @@ __all__ = [
     "is_own_code",
     "is_plain",
     "names_in",
+    "names_in_code_of",
     "own_attributes",
     "reached_from",
 ]
@@ -149,6 +150,12 @@ def names_in(function: Any) -> set[str]:
     return {name for code in _code_of(function) for name in code.co_names}
 
 
+def names_in_code_of(layer: Any) -> set[str]:
+    """All that code of anybody's names which a layer reaches."""
+    functions = filter(inspect.isfunction, reached_from(layer))
+    return {name for function in functions if is_own_code(function) for name in names_in(function)}
+
+
 def content_of(cell: types.CellType) -> list[Any]:
     """What a cell of a closure holds: nothing where its name has no value yet."""
     try:
@@ -220,13 +227,13 @@ def code_that_runs(layer: Any) -> list[Any]:
         key = waiting.pop()
         if key in own and key not in found:
             found[key] = own[key]
-            functions = [part for part in (own[key], *_next_of_wrapper(own[key])) if inspect.isfunction(part)]
+            functions = [part for part in (own[key], *_wrapped_in(own[key])) if inspect.isfunction(part)]
             waiting += [used for part in functions for used in names_in(part)]
     return list(found.values())
 
 
-def _next_of_wrapper(value: Any) -> Iterable[Any]:
-    return _next(value) if isinstance(value, _WRAPPERS) else ()
+def _wrapped_in(value: Any) -> Iterable[Any]:
+    return _next(value) if isinstance(value, (*_WRAPPERS, tf.types.experimental.PolymorphicFunction)) else ()
 
 
 _STEPS: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (

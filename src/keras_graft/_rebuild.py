@@ -279,7 +279,12 @@ class _Builder:
         if id(model) in self.cuts:
             index = [id(tensor) for tensor in model.outputs].index(id(self.cuts[id(model)]))
             outputs = keras.tree.flatten(outputs)[index]
-        return keras.Model(inputs, outputs, name=name)
+        made = keras.Model(inputs, outputs, name=name)
+        if (
+            id(model) not in self.cuts
+        ):  # a graph runs what `__call__` does twice: when it is made, and when it is called
+            self.doubts.extend(_proof.Doubt(model, made, "", name) for name in _keras.overridden(model, ["__call__"]))
+        return made
 
     def _is_cut_inside(self, model: Any) -> bool:
         """Whether a model shall end at a tensor that is not one of its outputs."""
@@ -499,7 +504,7 @@ class _Builder:
             if id(stand_in) in counterparts.of:
                 counterparts.add(part, counterparts.of[id(stand_in)][1])
         meant = self._is_changed_within(old_parts, new) or _keras.rests_on_stored_modes(original)
-        if _reach.is_own_code(type(original)) and not meant:
+        if any(_reach.is_own_code(type(part)) for part in old_parts.values()) and not meant:
             live = decision.mode in (Mode.OUTER, Mode.TRAINING)
             self.outside.append(_proof.Doubt(original, new, path, attribute="", live=live))
         copies = _Parts(original, new, path, decision, old_parts, new_parts)
@@ -681,8 +686,9 @@ def _check_outside(doubt: _proof.Doubt) -> None:
         raise RebuildError(
             f"Layer '{doubt.path or layer.name}' (of type {type(layer).__name__}) cannot be copied faithfully: its "
             "copy holds all that it holds, and computes something else on made-up data. It seems to compute with what "
-            "lies outside of it, such as a table of layers. Keep that in the layer, or pass `copy=False` to use the "
-            f"layer itself instead of a copy. Received: layer={layer!r}"
+            "lies outside of it, such as a table of layers, or otherwise where `trainable` is False. Keep what it "
+            "computes with in the layer, and let `training` alone decide; or pass `copy=False` to use the layer itself "
+            f"instead of a copy. Received: layer={layer!r}"
         )
 
 

@@ -128,6 +128,11 @@ def split(model: keras.Model) -> Split:
     True
     """
     check_model(model, "model")
+    if _keras.overridden(model, ["__call__"]):
+        raise ValueError(
+            f"Model '{model.name}' (of type {type(model).__name__}) overrides `__call__`, so two parts of its graph "
+            f"are not all of it. Cut `keras.Model(model.inputs, model.outputs)`. Received: model={model!r}"
+        )
     found = make_cut(model, ends_determinism(model))
     for made in (found.features, found.rest):
         graphs = [part for part in _keras.walk(made) if _keras.graph_of(part) is not None]

@@ -231,7 +231,7 @@ def _place(cache: Any) -> Any:
 def _why_not_ahead(model: keras.Model, found: Split) -> str:
     """Why a model is better trained as it is; empty where its frozen part should be computed once."""
     way = "; ".join(f"'{path}': {why}" for path, why in list(found.in_the_way.items())[:5])
-    own = _keras.overridden(model, _GET_INPUTS)
+    own = _keras.overridden(model, (*_keras.METHODS_OF_FIT, "__call__"))
     if own:
         return f"it overrides {own}, which would get features in place of its inputs."
     if found.empty:
@@ -287,12 +287,6 @@ def _warn_of_other_passes(x: Any, arguments: dict[str, Any], shuffle: Any) -> No
     if said:
         warnings.warn(f"`fit_head` trains every epoch on the first pass over `x`. {' '.join(said)}", stacklevel=3)
 
-
-# Methods of a model that get its inputs in `fit`, those of validation among them.
-_GET_INPUTS = (
-    *("fit", "make_train_function", "train_step", "compute_loss", "compute_metrics", "__call__"),
-    *("evaluate", "make_test_function", "test_step"),
-)
 
 # The share of the multiplications from which on features may be larger than the inputs.
 _WORTH_IT = 0.5

@@ -1,0 +1,93 @@
+"""What looks at a model leaves nothing behind, in functions of TensorFlow either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import zoo
+from keras import layers, ops
+
+from keras_graft import audit, check_layer, fit_head, freeze_and_merge, predict_samples, split, with_dropout
+
+X = np.ones((8, 16), "float32")
+
+
+class InAFunction(layers.Layer):
+    """Drops, and may move a statistic, in a function of TensorFlow, which keeps what it was traced to."""
+
+    def __init__(self, rate: float = 0.5, moves: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.moves = moves
+        self.drop = layers.Dropout(rate, seed=1)
+
+    def build(self, input_shape: Any) -> None:
+        self.mean = self.add_weight(shape=(), initializer="zeros", trainable=False, name="mean")
+
+    @tf.function
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if training and self.moves:
+            self.mean.assign(0.5 * self.mean + 0.5 * ops.mean(inputs))
+        return self.drop(inputs, training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self.rate, "moves": self.moves}
+
+
+def in_a_function() -> keras.Model:
+    return zoo.sequential(keras.Input((16,)), InAFunction(name="own"))
+
+
+def heads(model: keras.Model) -> None:
+    x = keras.Input((16,))
+    merged = keras.Model(x, layers.Dense(1)(model(x)))
+    merged.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match="trains model .* as `fit` does"):
+        fit_head(merged, X, X[:, :1], verbose=0)
+
+
+LOOKS: dict[str, Callable[[keras.Model], Any]] = {
+    "nothing": lambda model: None,
+    "audit": audit,
+    "audit with data": lambda model: audit(model, X),
+    "with_dropout": lambda model: with_dropout(model, "keep"),
+    "freeze_and_merge": lambda model: freeze_and_merge([model], head=None, dropout="off"),
+    "split": split,
+    "check_layer": lambda model: check_layer(model.get_layer("own"), X),
+    "fit_head": heads,
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_a_function_of_tensorflow_draws_and_assigns_as_before(look: Callable[[keras.Model], Any]) -> None:
+    model = in_a_function()
+    look(model)
+    step = tf.function(lambda x: model(x, training=True))
+    for call in (step, lambda x: model(x, training=True)):
+        moved = float(model.get_layer("own").mean)
+        assert len({np.asarray(call(X)).tobytes() for _ in range(4)}) == 4
+        assert float(model.get_layer("own").mean) > moved
+
+
+def test_a_function_that_was_traced_shows_what_it_does() -> None:
+    model = zoo.sequential(keras.Input((16,)), InAFunction(0.0, name="own"))
+    model(X, training=True)
+    for _ in range(2):
+        merged = freeze_and_merge([model], head=1, dropout="keep", loss="mse")
+        before = [np.asarray(variable) for variable in merged.non_trainable_variables]
+        merged.fit(X, X[:, :1], verbose=0)
+        np.testing.assert_equal([np.asarray(variable) for variable in merged.non_trainable_variables], before)
+
+
+def test_samples_of_a_function_are_other_ones_each_time() -> None:
+    own = InAFunction(moves=False, name="own")
+    model = zoo.sequential(keras.Input((16,)), own, layers.Dropout(0.5, name="later"))
+    always = with_dropout(model, "always")
+    audit(always)
+    predict_samples(always, X, 2, seed=0)
+    assert len({always.predict(X, verbose=0).tobytes() for _ in range(4)}) == 4
