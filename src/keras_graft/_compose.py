@@ -171,8 +171,8 @@ def _check_head_trains_its_own(model: keras.Model, bases: list[keras.Model]) -> 
     for variable in model.trainable_variables:
         if id(variable) in theirs:
             raise ValueError(
-                f"The head trains the variable '{variable.path}' of model '{theirs[id(variable)].name}', which would not "
-                "stand still. Give the head a variable of its own that starts with the same value, or "
+                f"The head trains the variable '{variable.path}' of model '{theirs[id(variable)].name}', which would "
+                "not stand still. Give the head a variable of its own that starts with the same value, or "
                 f"freeze the layer of the head that holds it. Received: variable={variable!r}"
             )
 
