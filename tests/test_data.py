@@ -16,7 +16,7 @@ from guarantees import array
 from keras import layers
 
 from keras_graft import fit_head, predict_samples
-from keras_graft._data import source_of
+from keras_graft._data import part_of, source_of
 
 COUNT, ROWS = 6, 4
 X = zoo.vectors(COUNT * ROWS, 16)
@@ -159,3 +159,27 @@ def test_a_structure_of_any_tensors_is_taken_over() -> None:
     np.testing.assert_array_equal(array(tf.sparse.to_dense(x["a"])), [[1.0, 0.0]])
     assert x["b"].to_list() == [[1, 2], [3]]
     assert x["c"].tolist() == ["a"] and x["c"] is not words
+
+
+class InEpochs(Sequence):
+    """Chooses its examples when an epoch begins, as many do."""
+
+    def on_epoch_begin(self) -> None:
+        self.factor = getattr(self, "factor", 0.0) + 1.0
+
+    def __getitem__(self, index: int) -> Any:
+        part = slice(index * ROWS, (index + 1) * ROWS)
+        return X[part] * self.factor, Y[part]
+
+
+def test_the_first_pass_over_a_sequence_begins_an_epoch() -> None:
+    source = source_of(InEpochs(), None, None, steps=None, batch_size=4, name="x")
+    np.testing.assert_array_equal(np.concatenate([batch for batch, _ in source.batches()]), X)
+
+
+@pytest.mark.parametrize("index", [np.arange(100.0), np.arange(100)[::-1], np.arange(100) / 10])
+def test_rows_of_frames_are_taken_by_position(index: np.ndarray) -> None:
+    pandas = pytest.importorskip("pandas")
+    values = zoo.vectors(100, 3)
+    part = part_of(pandas.DataFrame(values, index=index), 25, 75)
+    np.testing.assert_array_equal(part.to_numpy(), values[25:75])

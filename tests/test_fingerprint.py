@@ -9,7 +9,7 @@ import decimal
 import enum
 import fractions
 import functools
-import importlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -450,3 +450,37 @@ def test_what_a_function_reads_counts_though_a_decorator_gave_it_the_name_of_ano
     before = number_of(space["shifted"])
     space["OFFSET"] = 5.0
     assert number_of(space["shifted"]) != before
+
+
+def test_a_module_of_ones_own_that_is_held_cannot_be_compared() -> None:
+    settings = types.ModuleType("settings_of_mine")
+    with pytest.raises(Uncomparable, match="the module `settings_of_mine` as a value"):
+        number_of({"lib": settings})
+    assert number_of(np) == number_of(np)
+
+
+def test_a_package_of_ones_own_with_the_name_of_one_of_pythons_counts(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sunau.py").write_text("LIMIT = 100.0\ndef bounded(x): return min(x, LIMIT)")
+    spec = importlib.util.spec_from_file_location("sunau", tmp_path / "sunau.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "sunau", module)
+    spec.loader.exec_module(module)
+    before = number_of(module.bounded)
+    module.LIMIT = 5.0
+    assert number_of(module.bounded) != before
+
+
+class SaysItsName(layers.Layer):
+    def call(self, x: Any) -> Any:
+        return x * (2.0 if self.name == "twice" else 1.0)
+
+
+def test_the_name_of_a_layer_counts_where_its_code_reads_it() -> None:
+    numbers = set()
+    for name in ("once", "twice"):
+        x = keras.Input((4,))
+        numbers.add(fingerprint_of_model(keras.Model(x, SaysItsName(name=name)(x))))
+    assert len(numbers) == 2

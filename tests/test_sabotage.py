@@ -299,7 +299,7 @@ def without_checksums(patch: Patch) -> None:
 
 
 def without_a_look_at_frozen_weights(patch: Patch) -> None:
-    patch.setattr(_training._Frozen, "changed", lambda self: "")
+    patch.setattr(_training._Frozen, "changed_variables", lambda self: "")
 
 
 def without_a_look_at_layers(patch: Patch) -> None:

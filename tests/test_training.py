@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -1029,3 +1030,107 @@ def test_classes_are_weighted_in_a_folder_as_fit_weights_them(kind: str, tmp_pat
     expected = trained(plain_fit, make(), X, y, **options)
     actual = trained(fit_head, make(), X, y, cache=tmp_path, **options)
     np.testing.assert_allclose(actual["loss"], expected["loss"], rtol=1e-5)
+
+
+class ReadsWeakly(layers.Layer):
+    """Reads the kernel of a layer that it does not hold, so that Keras does not track it."""
+
+    def __init__(self, other: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.other = weakref.ref(other)
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.matmul(x, self.other().kernel)
+
+
+class ReadsByName(ReadsWeakly):
+    def call(self, x: Any) -> Any:
+        return getattr(self, "_read" + "_kernel")(x)
+
+    def _read_kernel(self, x: Any) -> Any:
+        return super().call(x)
+
+
+@pytest.mark.parametrize("kind", [ReadsWeakly, ReadsByName])
+@pytest.mark.filterwarnings("ignore:`fit_head` trains model:UserWarning")
+def test_a_layer_that_reads_what_trains_is_not_computed_ahead_however_it_reaches_it(kind: Any) -> None:
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        x = keras.Input((8,))
+        trains = layers.Dense(8, name="trains")
+        hidden = trains(x)
+        made = keras.Model(x, layers.Dense(1)(layers.Concatenate()([kind(trains, name="reads")(x), hidden])))
+        made.trains = trains
+        made.compile("sgd", "mse")
+        return made
+
+    assert split(make()).in_the_way["reads"] == "it reads 'trains/kernel', which trains"
+    assert_same_training(make, lambda: (X, X[:, :1]))
+
+
+@pytest.mark.parametrize("trained_before", [False, True])
+def test_what_a_callback_compiles_the_model_with_stays(trained_before: bool) -> None:
+    def compile_anew(model: keras.Model) -> None:
+        model.compile(keras.optimizers.SGD(0.0), "mae", metrics=["mse"], steps_per_execution=4)
+
+    losses = []
+    for train in (plain_fit, fit_head):
+        keras.utils.set_random_seed(3)
+        made = zoo.sequential(keras.Input((8,)), layers.Dense(6, trainable=False), layers.Dense(1))
+        made.compile("adam", "mse")
+        if trained_before:
+            made.fit(X, X[:, :1], verbose=0)
+        again = keras.callbacks.LambdaCallback(on_train_end=lambda logs, made=made: compile_anew(made))
+        train(made, X, X[:, :1], verbose=0, callbacks=[again])
+        before = [array(variable) for variable in made.variables]
+        losses.append(made.fit(X, X[:, :1], verbose=0).history)
+        np.testing.assert_equal([array(variable) for variable in made.variables], before)
+        assert made.steps_per_execution == 4
+    assert losses[0].keys() == losses[1].keys()
+    np.testing.assert_allclose(losses[1]["loss"], losses[0]["loss"], rtol=1e-5)
+
+
+def test_a_call_that_was_put_on_the_model_is_trained_live() -> None:
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        made = zoo.sequential(
+            keras.Input((8,)), layers.Dense(4, trainable=False), layers.Dropout(1e-9), layers.Dense(1)
+        )
+        usual = made.call
+        made.call = lambda *args, **kwargs: 3 * usual(*args, **kwargs)
+        made.compile("sgd", "mse")
+        return made
+
+    with pytest.warns(UserWarning, match=r"overrides \['call'\]"):
+        assert_same_training(make, lambda: (X, X[:, :1]))
+    for look in (split, lambda model: predict_samples(model, X, 2)):
+        with pytest.raises(ValueError, match=r"overrides \['call'\]"):
+            look(make())
+
+
+def test_frozen_weights_that_change_and_come_back_are_said() -> None:
+    made = model()
+    kernel = made.get_layer("a").weights[0]
+    before = array(kernel)
+    there_and_back = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: kernel.assign(before + epoch),
+        on_train_end=lambda logs: kernel.assign(before),
+    )
+    with pytest.warns(UserWarning, match=r"1 frozen weights .* changed while `fit_head` trained"):
+        fit_head(made, X, Y, verbose=0, epochs=3, callbacks=[there_and_back])
+
+
+def test_a_loss_that_a_frozen_layer_adds_in_inference_alone_counts() -> None:
+    class AddsInInference(layers.Layer):
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            if not training:
+                self.add_loss(keras.ops.mean(inputs**2))
+            return inputs
+
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        made = zoo.sequential(keras.Input((8,)), layers.Dense(4, trainable=False), AddsInInference(), layers.Dense(1))
+        made.compile("sgd", "mse")
+        return made
+
+    assert_same_training(make, lambda: (X, X[:, :1]), validation_data=(X[:30], X[:30, :1]))

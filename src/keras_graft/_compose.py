@@ -154,10 +154,12 @@ def _assemble(entries: Any, outputs: Any, name: str | None) -> keras.Model:
 def _seal(model: keras.Model, submodels: Mapping[str, keras.Model], originals: list[keras.Model]) -> None:
     """Removes stored modes from every graph, and makes sure that the head alone trains."""
     strip_modes(model, originals)
-    theirs = {id(part) for original in originals for part in _keras.walk(original)}
-    _check_head_is_new(model, submodels, theirs)
+    branches = {id(submodel) for submodel in submodels.values()}
+    inputs = keras.layers.InputLayer
+    head = [layer for layer in model.layers if id(layer) not in branches and not isinstance(layer, inputs)]
+    _check_head_is_new(model, head, originals)
+    _check_head_trains_its_own(head, [*originals, *submodels.values()])
     _check_frozen(submodels)
-    _check_head_trains_its_own(model, [*originals, *submodels.values()])
 
 
 def _check_frozen(submodels: Mapping[str, keras.Model]) -> None:
@@ -166,23 +168,10 @@ def _check_frozen(submodels: Mapping[str, keras.Model]) -> None:
         raise AssertionError(f"Variables of a branch would train: {live}. Please report this with the model.")
 
 
-def _check_head_trains_its_own(model: keras.Model, bases: list[keras.Model]) -> None:
-    theirs = {id(variable): base for base in bases for variable in base.variables}
-    for variable in model.trainable_variables:
-        if id(variable) in theirs:
-            raise ValueError(
-                f"The head trains the variable '{variable.path}' of model '{theirs[id(variable)].name}', which would "
-                "not stand still. Give the head a variable of its own that starts with the same value, or "
-                f"freeze the layer of the head that holds it. Received: variable={variable!r}"
-            )
-
-
-def _check_head_is_new(model: keras.Model, submodels: Mapping[str, keras.Model], theirs: set[int]) -> None:
-    branches = {id(submodel) for submodel in submodels.values()}
+def _check_head_is_new(model: keras.Model, head: list[Any], originals: list[keras.Model]) -> None:
+    theirs = {id(part) for original in originals for part in _keras.walk(original)}
     ours = {id(node) for node in _keras.nodes(model)}
-    for layer in model.layers:
-        if id(layer) in branches or isinstance(layer, keras.layers.InputLayer):
-            continue
+    for layer in head:
         elsewhere = any(id(node) not in ours for node in _keras.inbound_nodes(layer))
         culprits = [part for part in _keras.walk(layer) if id(part) in theirs] or [layer] * elsewhere
         for culprit in culprits[:1]:
@@ -190,6 +179,17 @@ def _check_head_is_new(model: keras.Model, submodels: Mapping[str, keras.Model],
                 f"The head uses the layer '{culprit.name}' (of type {type(culprit).__name__}), which is already in use "
                 "by another model. Both models would share and train its weights. Make a new layer inside the "
                 f"callable. Received: layer={culprit!r}"
+            )
+
+
+def _check_head_trains_its_own(head: list[Any], bases: list[keras.Model]) -> None:
+    theirs = {id(variable): base.name for base in bases for variable in base.variables}
+    for variable in [variable for layer in head for variable in layer.trainable_variables]:
+        if id(variable) in theirs:
+            raise ValueError(
+                f"The head trains the variable '{variable.path}' of model '{theirs[id(variable)]}', which would not "
+                "stand still. Give the head a variable of its own that starts with the same value, or freeze the "
+                f"layer of the head that holds it. Received: variable={variable!r}"
             )
 
 

@@ -174,7 +174,7 @@ def _rows(leaf: Any, start: int, stop: int) -> Any:
     if isinstance(leaf, tf.SparseTensor):
         rest = [0] * (len(leaf.shape) - 1)
         return tf.sparse.slice(leaf, [start, *rest], [stop - start, *leaf.shape[1:]])
-    leaf = leaf.tocsr() if is_scipy_sparse(leaf) else leaf
+    leaf = leaf.tocsr() if is_scipy_sparse(leaf) else getattr(leaf, "iloc", leaf)  # a frame may take numbers for labels
     return None if leaf is None else leaf[start:stop]
 
 
@@ -231,6 +231,7 @@ def _length(x: Any) -> float | None:
 def _iterate(x: Any) -> Iterator[Any]:
     if not isinstance(x, keras.utils.PyDataset):
         return iter(x)
+    x.on_epoch_begin()  # as `fit` does
     return (x[number] for number in (itertools.count() if x.num_batches is None else range(x.num_batches)))
 
 

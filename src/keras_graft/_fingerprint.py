@@ -30,7 +30,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
-from ._reach import attributes_of_modules, content_of, globals_of
+from ._reach import attributes_of_modules, code_that_runs, content_of, globals_of, is_of, names_in
 
 __all__ = ["Uncomparable", "checksum", "fingerprint_of_data", "fingerprint_of_model", "outputs_by_key"]
 
@@ -279,6 +279,8 @@ class _Digest:
         self.value("partial", type(value).__name__, value.func, value.args, value.keywords)
 
     def _module(self, value: types.ModuleType) -> None:
+        if not (is_of(_LIBRARIES, value.__name__) or value.__name__ == "builtins"):
+            raise Uncomparable(f"the module `{value.__name__}` as a value")
         self.value("module", value.__name__)
 
     def _method(self, value: Any) -> None:
@@ -390,6 +392,8 @@ class _Digest:
     def _part(self, part: Any) -> None:
         config = _config_of(part)
         self.value(type(part), config, part.dtype_policy, part.autocast)
+        if _reads_its_name(part):
+            self.value(part.name)
         held = _held_by(part)
         if config is not None and _is_of_a_library(part):  # it says the rest, but for what is made of weights
             held = {
@@ -411,6 +415,11 @@ class _Digest:
                 part.save_assets(folder)
                 files = sorted(path for path in pathlib.Path(folder).rglob("*") if path.is_file())
                 self.value(*((path.name, checksum(path)) for path in files))
+
+
+def _reads_its_name(layer: Any) -> bool:
+    methods = filter(inspect.isfunction, code_that_runs(layer))
+    return any("name" in names_in(method) for method in methods)
 
 
 def _is_not_in_a_config(name: str, held: Any) -> bool:
@@ -468,7 +477,7 @@ def _is_of_a_library(value: Any) -> bool:
         return not (kind.__flags__ & _HEAP_TYPE if isinstance(kind, type) else inspect.isfunction(kind))
     # Where a function was written its globals say alone: a decorator gives it the module of another one.
     written = value.__globals__.get("__name__") if inspect.isfunction(value) else module
-    return all(str(name).partition(".")[0] in _LIBRARIES for name in (module, written))
+    return is_of(_LIBRARIES, module) and is_of(_LIBRARIES, written)
 
 
 def _described(value: Any) -> str:

@@ -1071,7 +1071,8 @@ def default_mode(layer: Any) -> bool | None:
 def call_replaced(model: Any, call: Callable[..., Any], steps_at_once: int) -> Iterator[None]:
     """Puts `call` in the place of `model.call`, for inputs of any structure; and the functions that train it as new.
 
-    They are traced with the call that the model has then, and Keras keeps them (all).
+    They are traced with the call that the model has then, and Keras keeps them (all). A model that is compiled within
+    keeps what it is compiled with.
     """
     ours = {
         "call": call,
@@ -1084,13 +1085,21 @@ def call_replaced(model: Any, call: Callable[..., Any], steps_at_once: int) -> I
     }
     attributes = vars(model)
     before = {name: attributes[name] for name in ours if name in attributes}
+    compiled = attributes.get("_compile_config")
     attributes.update(ours)
     try:
         yield
     finally:
+        if attributes.get("_compile_config") is not compiled:
+            before |= {"steps_per_execution": model.steps_per_execution, "train_function": None, "test_function": None}
         for name in ours:
             del attributes[name]
         attributes.update(before)
+
+
+def beside_graph(model: Any) -> list[str]:
+    """The methods that let a call of a model do more than its graph: `__call__`, or a `call` put on the model (all)."""
+    return [*overridden(model, ["__call__"]), *(["call"] if "call" in vars(model) else [])]
 
 
 def unknown_to_optimizer(model: Any) -> list[str]:

@@ -38,6 +38,7 @@ __all__ = [
     "close",
     "computed",
     "does_nothing",
+    "handles_in_call",
     "hidden_values",
     "left_as_it_was",
     "looks_like_a_seed",
@@ -203,6 +204,22 @@ def observe(layer: Any, training: bool, args: Any, kwargs: Any, *, twice: bool =
     if Nature.UNKNOWN in natures and not draws:
         draws = not repeats(layer, training, args, kwargs)
     return Observation(updates, draws, losses, leaks)
+
+
+def handles_in_call(operation: Any, args: Any, kwargs: Any) -> list[Any]:
+    """What a call in inference mode takes from outside, handles of variables too, however its code reaches them."""
+    found: dict[int, Any] = {}
+    called = operation if isinstance(operation, keras.Layer) else Applied(operation)
+
+    def probe(*args: Any, **kwargs: Any) -> Any:
+        outputs = called(*args, training=False, **kwargs)
+        taken = _keras.captured_by(tf.compat.v1.get_default_graph()).values()
+        found.update((id(tensor), tensor) for tensor in taken)
+        return outputs
+
+    with contextlib.suppress(Exception), left_as_it_was(called):  # whatever a stranger's `call` may raise
+        trace(probe, *args, **{key: value for key, value in kwargs.items() if key != "training"})
+    return list(found.values())
 
 
 def _decides_on_more(layer: Any) -> bool:

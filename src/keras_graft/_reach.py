@@ -10,6 +10,7 @@ import collections
 import dis
 import functools
 import inspect
+import os
 import sys
 import threading
 import types
@@ -29,6 +30,7 @@ __all__ = [
     "code_that_runs",
     "content_of",
     "globals_of",
+    "is_of",
     "is_own_code",
     "is_plain",
     "names_in",
@@ -42,6 +44,21 @@ LIBRARIES = frozenset({"keras", "ml_dtypes", "numpy", "tensorflow", "keras_graft
     "__main__",
     "builtins",
 }
+
+_OF_PYTHON = os.path.dirname(os.__file__)
+
+
+def is_of(packages: frozenset[str], module: Any) -> bool:
+    """Whether the module of that name belongs to one of some packages.
+
+    A package of the user's may have the name of a module of Python (`code`): where it comes from tells.
+    """
+    top = str(module).partition(".")[0]
+    if top not in packages or top not in sys.stdlib_module_names:
+        return top in packages
+    file = getattr(sys.modules.get(top), "__file__", None) or _OF_PYTHON
+    return file.startswith(_OF_PYTHON) and "site-packages" not in file
+
 
 # They hold nothing that is looked for.
 _PLAIN = (
@@ -97,7 +114,7 @@ def is_own_code(value: Any) -> bool:
         module = value.__globals__.get("__name__")
     else:
         module = getattr(value if isinstance(value, type) else type(value), "__module__", None)
-    return str(module).partition(".")[0] not in LIBRARIES and str(module) != "builtins"
+    return not is_of(LIBRARIES, module) and str(module) != "builtins"
 
 
 def globals_of(function: Any) -> dict[str, Any]:
@@ -113,13 +130,13 @@ def attributes_of_modules(function: Any, known: frozenset[str]) -> dict[str, Any
         function: The function.
         known: The packages that are left out.
     """
-    names, left_out = names_in(function), known | {"builtins"}
+    names = names_in(function)
     waiting = [part for part in globals_of(function).values() if isinstance(part, types.ModuleType)]
     waiting += [sys.modules[name] for name in _imported_by(function) if name in sys.modules]
     seen, found = set[int](), dict[str, Any]()
     while waiting:
         module = waiting.pop()
-        if id(module) in seen or module.__name__.partition(".")[0] in left_out:
+        if id(module) in seen or module.__name__ == "builtins" or is_of(known, module.__name__):
             continue
         seen.add(id(module))
         for name in sorted(names & vars(module).keys()):

@@ -175,7 +175,7 @@ def predict_samples(
         raise ValueError(f"`samples` must be an integer of 1 or more. Received: samples={samples!r}")
     batch_size = integer("batch_size", batch_size, least=1, or_none=True)
     seed = integer("seed", seed, least=0, or_none=True)
-    own = _keras.overridden(model, (*_keras.METHODS_OF_PREDICT, "__call__"))
+    own = [*_keras.overridden(model, _keras.METHODS_OF_PREDICT), *_keras.beside_graph(model)]
     if own:
         raise ValueError(
             f"Model '{model.name}' overrides {own}, which would not run. Sample from its graph alone, "

@@ -128,9 +128,10 @@ def split(model: keras.Model) -> Split:
     True
     """
     check_model(model, "model")
-    if _keras.overridden(model, ["__call__"]):
+    own = _keras.beside_graph(model)
+    if own:
         raise ValueError(
-            f"Model '{model.name}' (of type {type(model).__name__}) overrides `__call__`, so two parts of its graph "
+            f"Model '{model.name}' (of type {type(model).__name__}) overrides {own}, so two parts of its graph "
             f"are not all of it. Cut `keras.Model(model.inputs, model.outputs)`. Received: model={model!r}"
         )
     found = make_cut(model, ends_determinism(model))
@@ -181,25 +182,28 @@ def _moving_variables(model: keras.Model, rows: Mapping[int, Row]) -> dict[int, 
     """The variables that training moves, by their ids: those that train, and those of layers that move their own."""
     changing = [part for part in _keras.walk(model) if id(part) in rows and rows[id(part)].changes]
     moving = [*model.trainable_variables, *(variable for part in changing for variable in _keras.own_variables(part))]
-    return {id(variable): variable for variable in moving}
+    return {id(key): variable for variable in moving for key in (variable, _keras.handle_of(variable))}
 
 
 def _reads_what_moves(node: Any, moving: Mapping[int, Any]) -> str:
     """Says which variable that training moves a call reads beside those of what is called: weights that are tied."""
-    for variable in variables_read_by(node):
-        if id(variable) in moving:
-            return f"it reads '{variable.path}', which trains"
+    read = variables_read_by(node)
+    if moving and _runs_strange_code(node.operation):
+        read += _probe.handles_in_call(node.operation, node.arguments.args, node.arguments.kwargs)
+    for key in map(id, read):
+        if key in moving:
+            return f"it reads '{moving[key].path}', which trains"
     return ""
 
 
 def variables_read_by(node: Any) -> list[Any]:
     """The variables that a call of a graph gets as arguments, or that the code which it runs reaches."""
-    arguments = (node.arguments.args, node.arguments.kwargs)
-    given = [leaf for leaf in keras.tree.flatten(arguments) if isinstance(leaf, VARIABLES)]
+    args, kwargs = node.arguments.args, node.arguments.kwargs
+    given = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, VARIABLES)]
     if not _runs_strange_code(node.operation):
         return given
-    reached = reached_from(node.operation, *arguments)
-    return [*given, *(value for value in reached if isinstance(value, VARIABLES))]
+    reached = [value for value in reached_from(node.operation, args, kwargs) if isinstance(value, VARIABLES)]
+    return [*given, *reached]
 
 
 def _runs_strange_code(operation: Any) -> bool:
@@ -214,7 +218,8 @@ def _adds_losses(layer: Any) -> bool:
     if not (isinstance(layer, keras.Layer) and _runs_strange_code(layer)):
         return False
     try:
-        return _probe.observe(layer, True, *_keras.call_arguments(layer)).losses
+        arguments = _keras.call_arguments(layer)
+        return any(_probe.observe(layer, training, *arguments).losses for training in (True, False))
     except Exception:  # whatever a stranger's `call` may raise; then the audit does not know it either
         return False
 

@@ -231,7 +231,7 @@ def _place(cache: Any) -> Any:
 def _why_not_ahead(model: keras.Model, found: Split) -> str:
     """Why a model is better trained as it is; empty where its frozen part should be computed once."""
     way = "; ".join(f"'{path}': {why}" for path, why in list(found.in_the_way.items())[:5])
-    own = _keras.overridden(model, (*_keras.METHODS_OF_FIT, "__call__"))
+    own = [*_keras.overridden(model, _keras.METHODS_OF_FIT), *_keras.beside_graph(model)]
     if own:
         return f"it overrides {own}, which would get features in place of its inputs."
     if found.empty:
@@ -419,11 +419,13 @@ class _Frozen:
         values: Its weights, and other variables that it reads, with tensors of what they were then. A tensor shares the
             memory of its variable until that is written to.
         code: A number for its code, and for what its layers hold beside variables; None where there is none.
+        seen_changed: What was changed at some epoch, in words.
     """
 
     features: keras.Model
     values: list[tuple[Any, Any]]
     code: str | None
+    seen_changed: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of(cls, features: keras.Model) -> _Frozen:
@@ -431,20 +433,24 @@ class _Frozen:
         nodes = [node for graph in graphs.values() for node in _keras.nodes(graph)]
         read = [variable for node in nodes for variable in variables_read_by(node)]
         seeds = {id(state) for state in _keras.seed_states(features)}
-        used = {id(variable): variable for variable in (*features.weights, *read) if id(variable) not in seeds}
+        known = [variable for variable in (*features.weights, *read) if id(variable) not in seeds]
+        used = {id(_content(variable)): variable for variable in reversed(known)}
         values = [(variable, tf.convert_to_tensor(_content(variable))) for variable in used.values()]
         return cls(features, values, _number_of_code(features))
 
     def changed(self) -> str:
         """What is not what it was, in words; empty where all is."""
+        code = _number_of_code(self.features)
+        return self.changed_variables() or ("" if code == self.code else "what frozen layers hold beside their weights")
+
+    def changed_variables(self) -> str:
+        """Likewise of the variables alone."""
         changed = [
             getattr(variable, "path", variable.name)
             for variable, old in self.values
             if not _alike(np.asarray(_content(variable)), np.asarray(old))
         ]
-        if changed:
-            return f"{len(changed)} frozen weights ({', '.join(changed[:5])})"
-        return "" if _number_of_code(self.features) == self.code else "what frozen layers hold beside their weights"
+        return f"{len(changed)} frozen weights ({', '.join(changed[:5])})" if changed else ""
 
     def watched(self, callbacks: Any) -> Any:
         """The callbacks, with one that raises where others changed the frozen part before the first step."""
@@ -457,12 +463,17 @@ class _Frozen:
                     "already. Load weights, restore backups and set attributes before `fit_head`, or use `fit`."
                 )
 
+        def note(epoch: int, logs: Any = None) -> None:
+            self.seen_changed.extend(filter(None, [self.changed_variables()]))
+
         if isinstance(callbacks, keras.callbacks.CallbackList):
             return callbacks
-        return [*callbacks_in(callbacks), keras.callbacks.LambdaCallback(on_train_begin=check)]
+        theirs = callbacks_in(callbacks)
+        by_epoch = {} if all(map(_is_quiet, theirs)) else {"on_epoch_begin": note, "on_epoch_end": note}
+        return [*theirs, keras.callbacks.LambdaCallback(on_train_begin=check, **by_epoch)]
 
     def warn_if_changed(self, model: keras.Model) -> None:
-        changed = self.changed()
+        changed = self.seen_changed[0] if self.seen_changed else self.changed()
         if changed:
             warnings.warn(
                 f"Model '{model.name}': {changed} changed while `fit_head` trained it on features that were computed "
