@@ -95,7 +95,8 @@ def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
         warnings.warn(
             f"Behind a mask the copy of model '{model.name}' may compute something else: without its dropout Keras "
             f"computes {decide.other_behind_masks} by another kernel, which gives other numbers for queries that see "
-            'no key, such as those of padding. Use "off" where masks come with the inputs of the model.',
+            "no key, such as those of padding. Where masks come with the inputs of the model, use "
+            '"off" for layers of Keras and "keep" for others.',
             stacklevel=2,
         )
     lost = _keras.overridden(model, (*_keras.METHODS_OF_FIT, *_keras.METHODS_OF_PREDICT))
@@ -360,6 +361,8 @@ class Decider:
             lockable = False
         if not rates:
             return locked
+        if self.lets_masks_in and any(behaviour(part).other_kernel for part in _keras.walk(layer)):
+            self.other_behind_masks.append(path)
         otherwise = locked if lockable else None
         if not self.frozen:
             return dataclasses.replace(self._as_stored(layer, path), changes=rates, otherwise=otherwise)
