@@ -25,6 +25,7 @@ __all__ = [
     "Effect",
     "behaviour",
     "can_be_registered",
+    "has_other_kernel",
     "layers_reached_by",
     "noise_rates",
     "register_layer",
@@ -322,6 +323,12 @@ def behaviour(layer: Any) -> Behaviour:
     if row.rates and not row.only_noise and not noise_rates(layer):
         row = dataclasses.replace(row, effect=Effect.NOTHING, reason="its dropout rates are 0")
     return row if row.registered else _looked_at_whole(layer, row)
+
+
+def has_other_kernel(layer: Any) -> bool:
+    """Whether Keras computes `layer` by another kernel where its rates are 0."""
+    row = _TABLE.get(type(layer))
+    return row is not None and row.other_kernel
 
 
 def noise_rates(layer: Any) -> dict[str, Any]:

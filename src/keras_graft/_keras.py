@@ -216,6 +216,12 @@ def _of_every_layer() -> frozenset[str]:
     return frozenset(vars(keras.layers.Layer(name="reference"))) - _DECIDING
 
 
+def _given(layer: Any) -> dict[str, Any]:
+    """The attributes of a layer that not every layer has as Keras made them (all)."""
+    attributes = vars(layer)
+    return {name: attributes[name] for name in attributes.keys() - _of_every_layer()}
+
+
 def put(operation: Any, name: str, value: Any) -> None:
     """Sets an attribute of a layer or an operation, also of one that is built (all)."""
     if not isinstance(operation, keras.Layer):
@@ -325,7 +331,7 @@ def copy_from_config(layer: Any, changes: dict[str, Any]) -> Any:
     _share_alike(layer, new)
     for part in walk(new):
         attributes = vars(part)
-        for attribute in [name for name, value in attributes.items() if _draws_values(value)]:
+        for attribute in [name for name, value in _given(part).items() if _draws_values(value)]:
             attributes[attribute] = keras.initializers.Zeros()
     return new
 
@@ -386,7 +392,7 @@ def config_of(layer: Any) -> dict[str, Any]:
 
 def _config(layer: Any) -> dict[str, Any]:
     """The config of a layer; where it holds what no config can name, such as a lambda, with others in its place."""
-    bare = _without_strangers(layer) if is_of_keras(layer) and any(map(_is_nameless, vars(layer).values())) else None
+    bare = _without_strangers(layer) if is_of_keras(layer) and any(map(_is_nameless, _given(layer).values())) else None
     if bare is not None:
         return bare.get_config()
     try:
@@ -439,7 +445,8 @@ def _strangers(layer: Any) -> dict[str, Any]:
     """The classes and functions in `layer` that Keras would not find by itself, under their saved names."""
     found: dict[str, Any] = {}
     for part in walk(layer):
-        values = [part, *(value for value in vars(part).values() if _may_be_a_stranger(value))]
+        held = [*_given(part).values(), getattr(part, "_dtype_policy", None)]
+        values = [part, *filter(_may_be_a_stranger, held)]
         for value in keras.tree.flatten(values):
             named = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
             if not str(named.__module__).startswith(("keras.", "builtins")):
@@ -528,7 +535,7 @@ def _draws_values(value: Any) -> bool:
 
 def restore_unserialized(original: Any, new: Any) -> None:
     """Gives `new` the initialisers and the dtype policy of `original`, which may be in no config."""
-    for attribute, value in vars(original).items():
+    for attribute, value in _given(original).items():
         if _draws_values(value):
             vars(new)[attribute] = value.clone()
     # SpatialDropout writes its variable dtype alone (all); a map of policies keeps quantized layers from saving (3.15).
@@ -1000,14 +1007,18 @@ def has_tensors(call_spec: Any) -> bool:
 
 def takes_training(layer: Any) -> bool:
     """Whether `layer.call` has a `training` argument."""
+    return _training_argument_of(layer) is not None
+
+
+def _training_argument_of(layer: Any) -> inspect.Parameter | None:
     if is_of_keras(layer) and "call" not in vars(layer):
-        return _takes_training(type(layer).call)  # looked up once
-    return "training" in inspect.signature(layer.call).parameters
+        return _training_argument(type(layer).call)  # looked up once
+    return inspect.signature(layer.call).parameters.get("training")
 
 
 @functools.cache
-def _takes_training(call: Callable[..., Any]) -> bool:
-    return "training" in inspect.signature(call).parameters
+def _training_argument(call: Callable[..., Any]) -> inspect.Parameter | None:
+    return inspect.signature(call).parameters.get("training")
 
 
 def name_of_call(layer: Any) -> str:
@@ -1063,7 +1074,7 @@ def default_mode(layer: Any) -> bool | None:
 
     Up to 3.15 Keras stores it in the calls of a graph as if the author had written it.
     """
-    parameter = inspect.signature(layer.call).parameters.get("training")
+    parameter = _training_argument_of(layer)
     return parameter.default if parameter is not None and isinstance(parameter.default, bool) else None
 
 

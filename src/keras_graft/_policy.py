@@ -23,6 +23,7 @@ from ._behaviour import (
     Effect,
     behaviour,
     can_be_registered,
+    has_other_kernel,
     layers_reached_by,
     noise_rates,
     shared_by_copies,
@@ -147,7 +148,7 @@ def decider(
         return Decider(policy, augmentation, copy, frozen)
     in_front = [part for part in reached_from(preprocess) if isinstance(part, keras.Layer)]
     parts = [*_keras.walk(model), *in_front]
-    attends = any(behaviour(part).other_kernel for part in parts)
+    attends = any(map(has_other_kernel, parts))
     return Decider(
         policy,
         augmentation,
@@ -361,7 +362,7 @@ class Decider:
             lockable = False
         if not rates:
             return locked
-        if self.lets_masks_in and any(behaviour(part).other_kernel for part in _keras.walk(layer)):
+        if self.lets_masks_in and any(map(has_other_kernel, _keras.walk(layer))):
             self.other_behind_masks.append(path)
         otherwise = locked if lockable else None
         if not self.frozen:
@@ -594,7 +595,7 @@ def _reached_by_masks(graph: Any, masked: set[int]) -> tuple[bool, set[int]]:
             found, within = _reached_by_masks(inner, set(map(id, inner.inputs)))
             passes = any(id(tensor) in within for tensor in inner.outputs)
         else:
-            found = any(behaviour(part).other_kernel for part in _keras.walk(node.operation))
+            found = any(map(has_other_kernel, _keras.walk(node.operation)))
             passes = getattr(node.operation, "supports_masking", False)
         if found:
             return True, masked
