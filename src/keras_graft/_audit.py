@@ -435,11 +435,13 @@ def _doing(layer: Any, known: Behaviour, run: Run, inference: Run) -> str:
     calls = run.of(layer)
     if known.traced:
         return _strange(calls, inference.of(layer))
-    said = ""
-    if any(_runs_in_training(layer, call) for call in calls):
-        still = known.effect is Effect.STATISTICS and not layer.trainable
-        said = "" if still else _WORDS[known.effect](layer, known)
+    said = _in_training(layer, known) if any(_runs_in_training(layer, call) for call in calls) else ""
     return said or (_changing(calls) if known.registered else "")
+
+
+def _in_training(layer: Any, known: Behaviour) -> str:
+    """What its row says that a layer does in training mode alone, in words."""
+    return "" if known.effect is Effect.STATISTICS and not layer.trainable else _WORDS[known.effect](layer, known)
 
 
 def _runs_in_training(layer: Any, call: Reached) -> bool:
@@ -492,7 +494,7 @@ def _would(layer: Any, known: Behaviour, run: Run) -> str:
     """What `layer` would do in training mode, if it is called in another one."""
     if known.traced or any(_runs_in_training(layer, call) for call in run.of(layer)):
         return ""
-    return "" if known.effect is Effect.STATISTICS and not layer.trainable else _WORDS[known.effect](layer, known)
+    return _in_training(layer, known)
 
 
 # ---------------------------------------------------------------------------------------------------------

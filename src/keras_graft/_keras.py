@@ -114,6 +114,11 @@ def sublayers(layer: Any) -> list[Any]:
     return list(getattr(layer, "_layers", ()))
 
 
+def begins_masks(layer: Any) -> bool:
+    """Whether `layer` is one of those that make masks in Keras itself (all)."""
+    return isinstance(layer, keras.layers.Masking) or bool(getattr(layer, "mask_zero", False))
+
+
 def was_called(layer: Any) -> bool:
     """Whether `layer` was called at all, on tensors or on symbolic ones (all)."""
     return bool(getattr(layer, "_called", False))

@@ -566,9 +566,7 @@ def _loses_flags(layer: Any, known: Behaviour, copy: bool) -> bool:
 
 def _makes_masks(layer: Any) -> bool:
     """Whether a layer may put masks on what it gives."""
-    if getattr(layer, "mask_zero", False) or isinstance(layer, keras.layers.Masking):
-        return True
-    if getattr(layer, "mask", None) is not None and isinstance(layer, keras.layers.Lambda):
+    if _keras.begins_masks(layer) or (isinstance(layer, keras.layers.Lambda) and layer.mask is not None):
         return True
     if "compute_mask" in vars(layer) or is_own_code(next(b for b in type(layer).__mro__ if "compute_mask" in vars(b))):
         return True

@@ -280,9 +280,8 @@ class _Builder:
             index = [id(tensor) for tensor in model.outputs].index(id(self.cuts[id(model)]))
             outputs = keras.tree.flatten(outputs)[index]
         made = keras.Model(inputs, outputs, name=name)
-        if (
-            id(model) not in self.cuts
-        ):  # a graph runs what `__call__` does twice: when it is made, and when it is called
+        # A graph runs what `__call__` does twice: when it is made, and when it is called.
+        if id(model) not in self.cuts:
             self.doubts.extend(_proof.Doubt(model, made, "", name) for name in _keras.overridden(model, ["__call__"]))
         return made
 

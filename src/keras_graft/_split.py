@@ -187,23 +187,27 @@ def _moving_variables(model: keras.Model, rows: Mapping[int, Row]) -> dict[int, 
 
 def _reads_what_moves(node: Any, moving: Mapping[int, Any]) -> str:
     """Says which variable that training moves a call reads beside those of what is called: weights that are tied."""
-    read = variables_read_by(node)
-    if moving and _runs_strange_code(node.operation):
-        read += _probe.handles_in_call(node.operation, node.arguments.args, node.arguments.kwargs)
-    for key in map(id, read):
-        if key in moving:
-            return f"it reads '{moving[key].path}', which trains"
+    for read in _all_read_by(node) if moving else ():
+        if id(read) in moving:
+            return f"it reads '{moving[id(read)].path}', which trains"
     return ""
+
+
+def _all_read_by(node: Any) -> Iterator[Any]:
+    """The variables that a call of a graph reads, and then, which takes a trace, handles of those reached otherwise."""
+    yield from variables_read_by(node)
+    if _runs_strange_code(node.operation):
+        yield from _probe.handles_in_call(node.operation, node.arguments.args, node.arguments.kwargs)
 
 
 def variables_read_by(node: Any) -> list[Any]:
     """The variables that a call of a graph gets as arguments, or that the code which it runs reaches."""
-    args, kwargs = node.arguments.args, node.arguments.kwargs
-    given = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, VARIABLES)]
+    arguments = (node.arguments.args, node.arguments.kwargs)
+    given = [leaf for leaf in keras.tree.flatten(arguments) if isinstance(leaf, VARIABLES)]
     if not _runs_strange_code(node.operation):
         return given
-    reached = [value for value in reached_from(node.operation, args, kwargs) if isinstance(value, VARIABLES)]
-    return [*given, *reached]
+    reached = reached_from(node.operation, *arguments)
+    return [*given, *(value for value in reached if isinstance(value, VARIABLES))]
 
 
 def _runs_strange_code(operation: Any) -> bool:
@@ -861,9 +865,7 @@ def _emitter(model: keras.Model, level: _Level, names: _Names) -> _Emit:
 
 def _says_too_little(operation: Any) -> bool:
     """Whether masks may begin at an operation, or its code may compute another dtype than was declared for it."""
-    return _runs_strange_code(operation) or any(
-        isinstance(part, keras.layers.Masking) or getattr(part, "mask_zero", False) for part in _keras.walk(operation)
-    )
+    return _runs_strange_code(operation) or any(map(_keras.begins_masks, _keras.walk(operation)))
 
 
 @keras.saving.register_keras_serializable(package="keras_graft")

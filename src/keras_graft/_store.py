@@ -137,9 +137,8 @@ def _is_file(path: pathlib.Path) -> bool:
 
 def _loaded(path: pathlib.Path, entry: dict[str, Any]) -> np.ndarray:
     """An array that is not yet in memory."""
-    with (
-        _PARSING
-    ):  # numpy parses what a file says of itself, which two threads of Python 3.11 at a time cannot (gh-106905)
+    # numpy parses what a file says of itself, which two threads of Python 3.11 at a time cannot (gh-106905).
+    with _PARSING:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.dtype.name == entry["dtype"]:
         return array

@@ -464,7 +464,9 @@ class _Frozen:
                 )
 
         def note(epoch: int, logs: Any = None) -> None:
-            self.seen_changed.extend(filter(None, [self.changed_variables()]))
+            changed = self.changed_variables()
+            if changed:
+                self.seen_changed.append(changed)
 
         if isinstance(callbacks, keras.callbacks.CallbackList):
             return callbacks
