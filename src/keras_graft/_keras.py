@@ -124,16 +124,15 @@ def was_called(layer: Any) -> bool:
     return bool(getattr(layer, "_called", False))
 
 
-def walk(layer: Any) -> Iterator[Any]:
+def walk(layer: Any) -> list[Any]:
     """`layer` and every layer below it, parents first, each once."""
-    seen: set[int] = set()
+    found: dict[int, Any] = {}
     waiting = [layer]
-    while waiting:
-        current = waiting.pop(0)
-        if id(current) not in seen:
-            seen.add(id(current))
-            yield current
-            waiting.extend(sublayers(current))
+    for current in waiting:  # which grows on the way
+        if id(current) not in found:
+            found[id(current)] = current
+            waiting += sublayers(current)
+    return list(found.values())
 
 
 def own_variables(layer: Any) -> list[Any]:
@@ -172,9 +171,16 @@ def held_by(layer: Any) -> Iterator[tuple[str, Any]]:
 
 def attributes(owner: Any) -> dict[str, Any]:
     """Every attribute of an object, also those in slots."""
-    slots = [_in_class(name, kind) for kind in type(owner).__mro__ for name in slots_of(kind)]
-    in_slots = {name: getattr(owner, name) for name in slots if name[:2] != "__" and hasattr(owner, name)}
+    kind: Any = type(owner)
+    in_slots = {name: getattr(owner, name) for name in _slots_of_instances(kind) if hasattr(owner, name)}
     return {**in_slots, **getattr(owner, "__dict__", {})}
+
+
+@functools.lru_cache(maxsize=1024)
+def _slots_of_instances(kind: Any) -> list[str]:
+    """The attributes of the instances of a class that lie in slots."""
+    slots = [_in_class(name, base) for base in kind.__mro__ for name in slots_of(base)]
+    return [name for name in slots if name[:2] != "__"]
 
 
 def slots_of(kind: type) -> tuple[str, ...]:
@@ -221,10 +227,14 @@ def _of_every_layer() -> frozenset[str]:
     return frozenset(vars(keras.layers.Layer(name="reference"))) - _DECIDING
 
 
-def _given(layer: Any) -> dict[str, Any]:
-    """The attributes of a layer that not every layer has as Keras made them (all)."""
-    attributes = vars(layer)
-    return {name: attributes[name] for name in attributes.keys() - _of_every_layer()}
+def _objects_given(layer: Any) -> dict[str, Any]:
+    """The attributes of a layer that not every layer has, and that hold more than plain values and weights (all)."""
+    of_every_layer = _of_every_layer()
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if type(value) not in _PLAIN and name not in of_every_layer and not isinstance(value, keras.Variable)
+    }
 
 
 def put(operation: Any, name: str, value: Any) -> None:
@@ -292,7 +302,8 @@ def set_own_trainable(layer: Any, trainable: bool) -> None:
     `layer.trainable = value` hands the value on to sublayers, and on TensorFlow does nothing at all
     where the flag already has that value.
     """
-    layer._trainable = trainable
+    if layer._trainable is not trainable:
+        layer._trainable = trainable
 
 
 def own_trainable(layer: Any) -> bool:
@@ -328,22 +339,37 @@ def copy_from_config(layer: Any, changes: dict[str, Any]) -> Any:
     The initialisers are put back by `restore_unserialized`: the values that they would draw are thrown
     away anyhow, and drawing them is most of the time that copying a large model takes.
     """
-    with _quiet_about_building(), keras.saving.custom_object_scope(_in_scope(layer)), SafeModeScope(safe_mode=False):
+    with (
+        _quiet_about_building(layer),
+        keras.saving.custom_object_scope(_in_scope(layer)),
+        SafeModeScope(safe_mode=False),
+    ):
         try:
-            new = type(layer).from_config({**with_own_containers(config_of(layer)), **changes})
+            new = type(layer).from_config({**_without_draws(layer, with_own_containers(config_of(layer))), **changes})
         except Exception as error:
             new = _from_config_without_strangers(layer, changes, error)
     _share_alike(layer, new)
     for part in walk(new):
         attributes = vars(part)
-        for attribute in [name for name, value in _given(part).items() if _draws_values(value)]:
+        for attribute in [name for name, value in _objects_given(part).items() if _draws_values(value)]:
             attributes[attribute] = keras.initializers.Zeros()
     return new
 
 
+def _without_draws(layer: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a layer of Keras with nothing in it that draws values: what is not made need not be replaced."""
+    if not is_of_keras(layer):
+        return config
+    drawing = [name for name, value in _objects_given(layer).items() if name in config and _draws_values(value)]
+    return {**config, **dict.fromkeys(drawing, keras.initializers.Zeros())} if drawing else config
+
+
 @contextlib.contextmanager
-def _quiet_about_building() -> Iterator[None]:
-    """Without what Keras says of layers that it builds without their parts (all): a call builds these later."""
+def _quiet_about_building(layer: Any) -> Iterator[None]:
+    """Without what Keras says where it builds `layer` without its parts (all): a call builds these later."""
+    if not sublayers(layer):
+        yield
+        return
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`build\(\)` was called on layer", UserWarning)
         yield
@@ -383,6 +409,8 @@ def config_of(layer: Any) -> dict[str, Any]:
     the global one (all); and which of them a layer has hangs on its path, which its copy has not.
     """
     maps = [part._dtype_policy for part in walk(layer) if isinstance(getattr(part, "_dtype_policy", None), _PolicyMap)]
+    if not maps:
+        return _config(layer)
     policies = [policy for policy_map in maps for policy in policy_map._policy_map.values()]
     before = [dict(vars(policy)) for policy in policies]
     try:
@@ -390,14 +418,15 @@ def config_of(layer: Any) -> dict[str, Any]:
     finally:
         for policy, attributes in zip(policies, before):
             vars(policy).update(attributes)
-    if maps and "dtype" in config and isinstance(layer._dtype_policy, _PolicyMap):
+    if "dtype" in config and isinstance(layer._dtype_policy, _PolicyMap):
         config["dtype"] = policy_of(layer)
-    return {key: _with_own_policies(value) for key, value in config.items()}
+    return config
 
 
 def _config(layer: Any) -> dict[str, Any]:
     """The config of a layer; where it holds what no config can name, such as a lambda, with others in its place."""
-    bare = _without_strangers(layer) if is_of_keras(layer) and any(map(_is_nameless, _given(layer).values())) else None
+    nameless = is_of_keras(layer) and any(map(_is_nameless, _objects_given(layer).values()))
+    bare = _without_strangers(layer) if nameless else None
     if bare is not None:
         return bare.get_config()
     try:
@@ -410,17 +439,9 @@ def _config(layer: Any) -> dict[str, Any]:
 
 
 def _is_nameless(value: Any) -> bool:
-    if isinstance(value, _PLAIN) or inspect.isclass(value) or not callable(value):
+    if inspect.isclass(value) or not callable(value):
         return False
     return not (hasattr(value, "get_config") or (inspect.isfunction(value) and value.__name__ != "<lambda>"))
-
-
-def _with_own_policies(value: Any) -> Any:
-    if type(value) is dict:
-        return {key: _with_own_policies(held) for key, held in value.items()}
-    if type(value) is list:
-        return [_with_own_policies(held) for held in value]
-    return copy_policy(value) if isinstance(value, keras.dtype_policies.DTypePolicy) else value
 
 
 def copy_policy(policy: Any) -> Any:
@@ -450,9 +471,8 @@ def _strangers(layer: Any) -> dict[str, Any]:
     """The classes and functions in `layer` that Keras would not find by itself, under their saved names."""
     found: dict[str, Any] = {}
     for part in walk(layer):
-        held = [*_given(part).values(), getattr(part, "_dtype_policy", None)]
-        values = [part, *filter(_may_be_a_stranger, held)]
-        for value in keras.tree.flatten(values):
+        held = [*_objects_given(part).values(), getattr(part, "_dtype_policy", None)]
+        for value in [part, *filter(_may_be_a_stranger, held)]:
             named = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
             if not str(named.__module__).startswith(("keras.", "builtins")):
                 found[keras.saving.get_registered_name(named)] = named
@@ -462,22 +482,26 @@ def _strangers(layer: Any) -> dict[str, Any]:
 
 
 def _may_be_a_stranger(value: Any) -> bool:
-    return not isinstance(value, (*_PLAIN, keras.Layer)) and (callable(value) or hasattr(value, "get_config"))
+    return not isinstance(value, keras.Layer) and (callable(value) or hasattr(value, "get_config"))
 
 
-_PLAIN = (type(None), bool, int, float, str, keras.Variable, keras.initializers.Zeros, keras.initializers.Ones)
+_PLAIN = frozenset((type(None), bool, int, float, str, keras.initializers.Zeros, keras.initializers.Ones))
 _PolicyMap = keras.dtype_policies.DTypePolicyMap
 
 
 def with_own_containers(config: Any) -> Any:
-    """A config in dicts, lists and tuples of its own: `from_config` may change them, and a layer may hold those itself.
+    """A config in containers and dtype policies of its own: `from_config` may change them, and a layer may hold them.
 
     What else is in it, objects of users too, is what it was.
     """
+    if type(config) in _PLAIN:
+        return config
     if type(config) is dict:
         return {key: with_own_containers(value) for key, value in config.items()}
     if type(config) in (list, tuple):
         return type(config)(map(with_own_containers, config))
+    if isinstance(config, keras.dtype_policies.DTypePolicy):
+        return copy_policy(config)
     return copy.copy(config) if isinstance(config, (dict, list, set)) else config
 
 
@@ -499,8 +523,8 @@ def _without_strangers(layer: Any) -> Any | None:
         if isinstance(value, keras.Layer):
             inner = _without_strangers(value)
             changed.update({} if inner is None else {name: inner})
-        elif name not in _of_every_layer() and _may_be_a_stranger(value) and not is_of_keras(value):
-            changed[name] = _stands_for(name)
+        elif name not in _of_every_layer() and not is_of_keras(value):
+            changed.update({name: _stands_for(name)} if _may_be_a_stranger(value) else {})
     if not changed:
         return None
     new = object.__new__(type(layer))
@@ -540,7 +564,7 @@ def _draws_values(value: Any) -> bool:
 
 def restore_unserialized(original: Any, new: Any) -> None:
     """Gives `new` the initialisers and the dtype policy of `original`, which may be in no config."""
-    for attribute, value in _given(original).items():
+    for attribute, value in _objects_given(original).items():
         if _draws_values(value):
             vars(new)[attribute] = value.clone()
     # SpatialDropout writes its variable dtype alone (all); a map of policies keeps quantized layers from saving (3.15).
@@ -626,7 +650,7 @@ def build_like(new: Any, original: Any, given: dict[int, Any]) -> bool:
     its namesake.
     """
     if not new.built and not is_built_by_calling(new):
-        with _quiet_about_building(), _weights_of(original, new, given):
+        with _quiet_about_building(original), _weights_of(original, new, given):
             new.build_from_config(with_own_containers(original.get_build_config()))
     return all(part.built for part in walk(new))
 

@@ -285,12 +285,12 @@ class Decider:
 
     def noise(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
         choice = self.choice(layer, path)
-        live = bool(noise_rates(layer) or not known.rates)
         adds_loss = getattr(layer, "activity_regularizer", None) is not None and not self.frozen
         if choice == "remove" and known.only_noise and not adds_loss:
             return Decision(bypass=True)
         if choice in ("keep", "always"):
             mode = Mode.OUTER if choice == "keep" else Mode.TRAINING
+            live = noise_rates(layer) or not known.rates
             return Decision(mode=mode if live else Mode.ANY)
         same_kernel = self.frozen or self.lets_masks_in or self._is_masked(layer)
         if self.copy and known.other_kernel and choice == "off" and same_kernel:

@@ -387,6 +387,8 @@ def differing_operations(old: Any, new: Any) -> list[str]:
 
 def _equal(old: Any, new: Any) -> bool:
     """Equality in which what is not a number equals itself."""
+    if isinstance(old, float) and isinstance(new, float):
+        return bool(old == new or (old != old and new != new))  # noqa: PLR0124
     not_numbers = (old != old) & (new != new)  # noqa: PLR0124
     return bool(np.all((old == new) | not_numbers))
 
@@ -402,6 +404,8 @@ def _pickled(value: Any) -> list[Any]:
 
 def _is_passing(value: Any) -> bool:
     """Whether a value belongs to a call that was traced once: it tells nothing."""
+    if isinstance(value, _ATOMS):
+        return False
     return isinstance(value, keras.KerasTensor) or (tf.is_tensor(value) and tf.is_symbolic_tensor(value))
 
 

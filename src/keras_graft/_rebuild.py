@@ -502,8 +502,8 @@ class _Builder:
         for part, stand_in in self.stand_ins.values():
             if id(stand_in) in counterparts.of:
                 counterparts.add(part, counterparts.of[id(stand_in)][1])
-        meant = self._is_changed_within(old_parts, new) or _keras.rests_on_stored_modes(original)
-        if any(_reach.is_own_code(type(part)) for part in old_parts.values()) and not meant:
+        of_others = any(_reach.is_own_code(type(part)) for part in old_parts.values())
+        if of_others and not (self._is_changed_within(old_parts, new) or _keras.rests_on_stored_modes(original)):
             live = decision.mode in (Mode.OUTER, Mode.TRAINING)
             self.outside.append(_proof.Doubt(original, new, path, attribute="", live=live))
         copies = _Parts(original, new, path, decision, old_parts, new_parts)
@@ -806,6 +806,8 @@ _TRAINING = {Mode.ANY: False, Mode.OUTER: None, Mode.INFERENCE: False, Mode.TRAI
 def _together(decisions: Iterable[Decision], path: str) -> Decision:
     """The decision for a wrapper, from its own and those of the layers in it."""
     decisions = list(decisions)
+    if len(decisions) == 1:
+        return decisions[0]
     modes = {decision.mode for decision in decisions} - {Mode.ANY}
     if len(modes) > 1:
         asked = " and ".join(sorted(f"'{mode.value}'" for mode in modes))
