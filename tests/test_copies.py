@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import KERAS_3_12
 from keras import layers
 
 import keras_graft as kg
@@ -983,3 +984,83 @@ def test_weights_that_an_operation_reads_stay_those_of_their_layer(first: bool) 
     mine = next(layer for layer in copy.layers if isinstance(layer, layers.Dense))
     mine.kernel.assign(0.0 * mine.kernel)
     assert not outputs(copy).any()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What Keras lets people set on variables, models and in scopes
+# ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_set_on_a_variable_is_copied() -> None:
+    base = model_of(layers.Dense(2, name="dense"))
+    bias = base.get_layer("dense").bias
+    bias.overwrite_with_gradient = True
+    bias.rate_factor = 0.1
+    copy = with_dropout(base, "keep")
+    assert copy.get_layer("dense").bias.rate_factor == 0.1
+    for model in (base, copy):
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        model.fit(X, X[:, :2], shuffle=False, verbose=0)
+    np.testing.assert_array_equal(copy.get_layer("dense").bias.numpy(), bias.numpy())
+
+
+@pytest.mark.parametrize("policy", ["keep", "off", "remove"])
+def test_layers_made_to_be_computed_twice_stay_so(policy: Any) -> None:
+    with keras.RematScope(mode="full"):
+        base = model_of(layers.Dense(6, name="made"), layers.Dropout(0.5), layers.LayerNormalization())
+    copy = with_dropout(base, policy)
+    assert copy.get_layer("made")._remat_mode.mode == "full"
+    plain = model_of(layers.Dense(6, name="made"))
+    with keras.RematScope(mode="full"):
+        plain = with_dropout(plain, policy)
+    assert plain.get_layer("made")._remat_mode is None
+
+
+@pytest.mark.parametrize("kind", ["sequential", "functional", "nested"])
+def test_data_set_on_a_graph_model_are_copied(kind: str) -> None:
+    base = model_of(layers.Dropout(0.5), layers.Dense(2))
+    if kind == "functional":
+        base = keras.Model(base.inputs, base.outputs)
+    base.temperature, base.class_names, base.bounds = tf.Variable(2.0), ["x", "y"], {"low": np.zeros(3)}
+    base.last = base.layers[-1]  # no data: a copy has a layer of its own
+    copy = with_dropout(model_of(base) if kind == "nested" else base, "off")
+    copied = copy.layers[-1] if kind == "nested" else copy
+    assert copied.temperature.numpy() == 2.0 and copied.temperature is not base.temperature
+    assert list(copied.class_names) == ["x", "y"]
+    assert copied.bounds["low"].tolist() == [0.0, 0.0, 0.0] and copied.bounds["low"] is not base.bounds["low"]
+    assert not hasattr(copied, "last")
+    assert len(copied.weights) == 2
+
+
+@pytest.mark.parametrize("make", [layers.StringLookup, layers.TextVectorization])
+def test_weights_of_words_are_copied(make: Any, tmp_path: pathlib.Path) -> None:
+    words = np.array([["a"], ["b"], ["b"], ["c"]])
+    layer = make(output_mode="tf_idf")
+    layer.adapt(words)
+    shape = (1,) if make is layers.StringLookup else ()
+    base = keras.Sequential([keras.Input(shape, dtype="string"), layer, layers.Dense(4)], name="base")
+    x = tf.constant([["a"], ["b"], ["unknown"]] if shape else ["a", "b", "unknown"])
+    if KERAS_3_12:  # plain Keras does not load its file there
+        with pytest.raises(RebuildError, match="copy=False"):
+            with_dropout(base, "keep")
+        return
+    np.testing.assert_array_equal(outputs(with_dropout(base, "keep"), x), outputs(base, x))
+
+
+class DropsInAnObject(layers.Layer):
+    """Its Dropout lies in an object that Keras does not look into."""
+
+    def build(self, input_shape: Any) -> None:
+        self.held = types.SimpleNamespace(drop=layers.Dropout(0.5))
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        return self.held.drop(inputs, training=training)
+
+
+@pytest.mark.parametrize("policy", ["keep", "always"])
+def test_noise_in_an_object_of_ones_own_is_live(policy: Any) -> None:
+    base = model_of(DropsInAnObject(), layers.Dense(4))
+    branch = branch_of(base, dropout=policy)
+    assert not np.array_equal(outputs(branch, training=True), outputs(branch, training=True))
+    if policy == "keep":
+        np.testing.assert_array_equal(outputs(branch), outputs(base))

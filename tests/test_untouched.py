@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,7 @@ import zoo
 from keras import layers, ops
 
 from keras_graft import audit, check_layer, fit_head, freeze_and_merge, predict_samples, split, with_dropout
+from keras_graft._rebuild import RebuildError
 
 X = np.ones((8, 16), "float32")
 
@@ -91,3 +94,62 @@ def test_samples_of_a_function_are_other_ones_each_time() -> None:
     audit(always)
     predict_samples(always, X, 2, seed=0)
     assert len({always.predict(X, verbose=0).tobytes() for _ in range(4)}) == 4
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Variables of loaded models, which their functions move behind the back of Keras
+# ---------------------------------------------------------------------------------------------------------
+
+
+def loaded_model(folder: pathlib.Path) -> keras.Model:
+    """A SavedModel as a layer, whose endpoint for training moves the statistics of a BatchNormalization."""
+    x = keras.Input((16,))
+    net = keras.Model(x, layers.BatchNormalization()(layers.Dropout(0.5)(layers.Dense(4)(x))))
+    archive = keras.export.ExportArchive()
+    archive.track(net)
+    for name, training in (("serve", False), ("train", True)):
+        spec = [tf.TensorSpec((None, 16))]
+        archive.add_endpoint(name, tf.function(functools.partial(net, training=training), input_signature=spec))
+    archive.write_out(folder, verbose=False)
+    layer = layers.TFSMLayer(folder, call_endpoint="serve", call_training_endpoint="train", name="own")
+    return zoo.sequential(keras.Input((16,)), layer)
+
+
+LOOKS_AT_ANY = {name: look for name, look in LOOKS.items() if name != "fit_head"}
+
+
+@pytest.mark.parametrize("look", LOOKS_AT_ANY.values(), ids=LOOKS_AT_ANY)
+def test_a_saved_model_keeps_its_statistics(look: Callable[[keras.Model], Any], tmp_path: pathlib.Path) -> None:
+    model = loaded_model(tmp_path)
+    before = [variable.numpy() for variable in model.variables]
+    look(model)
+    assert all(np.array_equal(value, variable.numpy()) for value, variable in zip(before, model.variables))
+
+
+class CountsWhenCalled(tf.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = tf.Variable(0.0)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 16))])
+    def count(self, x: Any) -> Any:
+        return x + self.calls.assign_add(1.0)
+
+
+class RunsAModule(layers.Layer):
+    def __init__(self, folder: pathlib.Path, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.module = tf.saved_model.load(folder)
+
+    def call(self, inputs: Any) -> Any:
+        return self.module.count(inputs)
+
+
+@pytest.mark.parametrize("policy", ["off", "keep", "always", "remove"])
+def test_a_refusal_leaves_a_loaded_module_as_it_was(policy: Any, tmp_path: pathlib.Path) -> None:
+    tf.saved_model.save(CountsWhenCalled(), tmp_path)
+    layer = RunsAModule(tmp_path)
+    base = zoo.sequential(keras.Input((16,)), layer)
+    with pytest.raises(RebuildError):
+        freeze_and_merge([base], head=1, loss="mse", dropout=policy)
+    assert layer.module.calls.numpy() == 0.0

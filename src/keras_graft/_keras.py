@@ -150,6 +150,21 @@ def handle_of(variable: Any) -> Any:
     return getattr(variable._value, "handle", None)
 
 
+def beneath(variable: Any) -> Any:
+    """The variable of TensorFlow in one of Keras; None where it has none yet (all)."""
+    return variable if isinstance(variable, tf.Variable) else variable._value
+
+
+def given_to_variable(variable: Any) -> list[str]:
+    """The attributes that somebody set on a variable of Keras (all)."""
+    return sorted(vars(variable).keys() - _of_every_variable())
+
+
+@functools.cache
+def _of_every_variable() -> frozenset[str]:
+    return frozenset(vars(keras.Variable(0.0))) | OF_TENSORFLOW
+
+
 def named_parts(layer: Any) -> dict[int, str]:
     """Maps the id of every object that `layer` holds to the attribute that holds it.
 
@@ -567,6 +582,7 @@ def restore_unserialized(original: Any, new: Any) -> None:
     for attribute, value in _objects_given(original).items():
         if _draws_values(value):
             vars(new)[attribute] = value.clone()
+    new._remat_mode = original._remat_mode  # that of the scope in which a layer was made
     # SpatialDropout writes its variable dtype alone (all); a map of policies keeps quantized layers from saving (3.15).
     policy = policy_of(original)
     if isinstance(new._dtype_policy, _PolicyMap) or not same_policy(new._dtype_policy, policy):

@@ -407,14 +407,21 @@ _CONTRACTED: dict[str, tuple[int | None, Callable[[Any], int]]] = {
 
 @contextlib.contextmanager
 def left_as_it_was(layer: Any) -> Iterator[None]:
-    """Puts back what a call of `layer` may change beside the variables of Keras, which a stateless scope keeps."""
+    """Puts back what a call of `layer` may change.
+
+    A stateless scope keeps the variables of Keras as they are, but not what code moves that holds those of TensorFlow
+    in them: a loaded SavedModel.
+    """
     with _keras.surgery, _keras.functions_traced_anew():
         yield from _put_back(layer)
 
 
 def _put_back(layer: Any) -> Iterator[None]:
     parts = list(_keras.walk(layer))
-    hidden = [(variable, variable.numpy()) for variable in _hidden_variables(layer)]
+    beneath = map(_keras.beneath, getattr(layer, "variables", ()))
+    variables = {id(held): held for held in [*_hidden_variables(layer), *beneath] if held is not None}
+    with tf.init_scope():
+        values = [(variable, variable.read_value()) for variable in variables.values()]  # no copies until one is moved
     attributes = [(vars(part), dict(vars(part))) for part in parts]
     contents = {id(held): (held, _entries(held)) for part in parts for held in _containers(part)}
     try:
@@ -427,8 +434,9 @@ def _put_back(layer: Any) -> Iterator[None]:
             held.update(before)
         for held, entries in contents.values():
             _refill(held, entries)
-        for variable, value in hidden:
-            variable.assign(value)
+        with tf.init_scope():
+            for variable, value in values:
+                variable.assign(value)
 
 
 @contextlib.contextmanager
@@ -834,7 +842,7 @@ def agree(original: Any, copy: Any, training: bool, kinds: Iterable[Made] = MADE
     is_layer = isinstance(original, keras.Layer)
     arguments = call_of(original) if is_layer else _keras.call_arguments(original)
     mode = {"training": training} if is_layer else {}
-    pairs = zip(_keras.seed_states(original), _keras.seed_states(copy))
+    pairs = zip(_seed_states(original), _seed_states(copy))
     seeds = [(theirs, ours.value) for ours, theirs in pairs]
 
     def outputs(operation: Any, data: Any) -> list[Any]:
@@ -845,6 +853,13 @@ def agree(original: Any, copy: Any, training: bool, kinds: Iterable[Made] = MADE
     ours, theirs = functools.partial(outputs, original), functools.partial(outputs, copy)
     with _as_trainable_as(original, copy) if training else contextlib.nullcontext():
         return all(_same_outputs(ours, theirs, arguments, made, 1e-6) for made in kinds)
+
+
+def _seed_states(layer: Any) -> list[Any]:
+    """The states of all seed generators that `layer` reaches, those that Keras knows first."""
+    known = _keras.seed_states(layer)
+    reached = [part.state for part in reached_from(layer) if isinstance(part, keras.random.SeedGenerator)]
+    return [*known, *(state for state in reached if id(state) not in set(map(id, known)))]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ difference. It must not know of policies or graphs.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import enum
@@ -23,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import _keras
-from ._reach import content_of, globals_of
+from ._reach import content_of, globals_of, reached_from
 
 __all__ = ["Counterparts", "Doubt", "Unprovable", "differing_operations"]
 
@@ -112,10 +113,10 @@ class Counterparts:
         return self.hand_over(old, new, self.differences(old, new))
 
     def hand_over_rules(self, old: Any, new: Any) -> None:
-        """Gives a variable the regulariser and the constraint of the original."""
-        for name in ("regularizer", "constraint"):
+        """Gives a variable the regulariser and the constraint of the original, and what else was set on that."""
+        for name in ("regularizer", "constraint", "overwrite_with_gradient", *_keras.given_to_variable(old)):
             rule = getattr(old, name)
-            if not self.alike(rule, getattr(new, name)):
+            if not self.alike(rule, getattr(new, name, None)):
                 setattr(new, name, self.duplicate(rule))
 
     # -- comparing --------------------------------------------------------------------------------------
@@ -364,6 +365,9 @@ _COMPARED_BY: dict[Any, Callable[[_Comparison, Any, Any], bool]] = {
 }
 
 
+_OF_KERAS = (keras.Operation, keras.Variable, keras.random.SeedGenerator, types.FunctionType, types.MethodType)
+
+
 def without_changed(old: Any, new: Any, names: list[str], changes: Mapping[str, Any]) -> list[str]:
     """The attributes without those that hold a changed argument itself, and without noise that is gone with it."""
     ours, theirs = _keras.held(old), _keras.held(new)
@@ -373,6 +377,18 @@ def without_changed(old: Any, new: Any, names: list[str], changes: Mapping[str, 
         if not (name.lstrip("_") in changes and name in theirs and theirs[name] == changes[name.lstrip("_")])
         and not (isinstance(ours.get(name), keras.random.SeedGenerator) and theirs.get(name) is None)
     ]
+
+
+def hand_over_data(model: Any, new: Any) -> None:
+    """Gives the copy of a graph model the data that were set on that, as far as they can be copied: no layers."""
+    held, both = _keras.held(new), Counterparts.of_one(model, new)
+    for name, value in _keras.held(model).items():
+        if name in held or any(isinstance(part, _OF_KERAS) for part in reached_from(value)):
+            continue
+        with contextlib.suppress(Exception):  # whatever a stranger's object may raise when it is copied
+            duplicate = both.duplicate(value)
+            if both.alike(value, duplicate):
+                _keras.put(new, name, duplicate)
 
 
 def differing_operations(old: Any, new: Any) -> list[str]:

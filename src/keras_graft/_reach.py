@@ -223,11 +223,24 @@ def _held_by_object(value: Any) -> list[Any]:
     if isinstance(value, keras.Operation):
         given = [] if isinstance(value, keras.Layer) else arguments_of(value)
         return [*own_attributes(value).values(), *_keras.sublayers(value), *code_that_runs(value), *given]
-    if kind.__module__.startswith("tensorflow."):  # of which only a `tf.function` is somebody else's
-        return [getattr(value, "python_function", None)]
+    if kind.__module__.startswith("tensorflow."):
+        return _held_by_tensorflow(value)
     slots = [getattr(value, name, None) for base in kind.__mro__ for name in _names(base)]
     held = [*vars(value).values()] if hasattr(value, "__dict__") else []
     return [*held, *slots, *([kind] if is_own_code(kind) else [])]
+
+
+def _held_by_tensorflow(value: Any) -> list[Any]:
+    """What somebody else put into an object of TensorFlow: functions, and all that a saved model was loaded with."""
+    if isinstance(value, tf.types.experimental.ConcreteFunction):
+        return list(value.variables)
+    if isinstance(value, tf.types.experimental.PolymorphicFunction):
+        return [value.python_function, *getattr(value, "concrete_functions", ())]  # the latter where it was loaded
+    loaded = isinstance(value, tf.__internal__.tracking.AutoTrackable) and not isinstance(value, _OF_TENSORFLOW_ALONE)
+    return [*vars(value).values()] if loaded else []
+
+
+_OF_TENSORFLOW_ALONE = (tf.random.Generator, tf.data.Dataset, tf.Module)
 
 
 def _names(base: type) -> list[str]:

@@ -236,6 +236,7 @@ class _Builder:
         self.containers.append(model)
         new = self._sequential(model, path, name) if plain else self._functional(model, path, name)
         self.doubts.extend(_proof.Doubt(model, new, path, method) for method in _keras.own_methods(model))
+        _proof.hand_over_data(model, new)
         _keras.set_own_trainable(new, model.trainable)
         return new
 
@@ -524,7 +525,7 @@ class _Builder:
         if not fewer:
             _named(original, path, functools.partial(_keras.adapt_like, old, copy))
             _keras.restore_unserialized(old, copy)
-            _copy_assets(old, copy)
+            _named(original, path, functools.partial(_copy_assets, old, copy))
         if not (_keras.own_variables(old) or _keras.own_variables(copy)):
             return
         for old_variable, new_variable in list(self._pairs(old, copy, path, fewer)):
@@ -931,6 +932,9 @@ def _variables_by_name(layer: Any) -> dict[str, Any]:
 def _copy_assets(old: Any, new: Any) -> None:
     """Hands over what a layer learned outside its variables (vocabularies), as a saved file would."""
     if _keras.with_state(old) and old.built:
+        store: dict[str, Any] = {}
+        old.save_own_variables(store)
+        new.load_own_variables(store)
         with tempfile.TemporaryDirectory() as folder:
             old.save_assets(folder)
             new.load_assets(folder)
