@@ -18,7 +18,7 @@ from helpers import KERAS_3_12, dense_base
 from keras import layers
 from zoo import if_quick
 
-from keras_graft import _keras, _training, fit_head, freeze_and_merge, predict_samples, split
+from keras_graft import _feed, _keras, _training, fit_head, freeze_and_merge, predict_samples, split
 
 X = zoo.vectors(100, 8)
 Y = (X.sum(axis=1) > 0).astype("int64")
@@ -1134,3 +1134,62 @@ def test_a_loss_that_a_frozen_layer_adds_in_inference_alone_counts() -> None:
         return made
 
     assert_same_training(make, lambda: (X, X[:, :1]), validation_data=(X[:30], X[:30, :1]))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Memory that TensorFlow is given
+# ---------------------------------------------------------------------------------------------------------
+
+
+def stands_still() -> keras.Model:
+    """A model that learns nothing: its loss is the same in every epoch."""
+    keras.utils.set_random_seed(3)
+    made = zoo.sequential(
+        keras.Input((8,)), layers.Dense(6, activation="tanh", trainable=False), layers.Dense(2, activation="softmax")
+    )
+    made.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    return made
+
+
+def in_unequal_batches() -> tf.data.Dataset:
+    ends = [(0, 7), (7, 20), (20, len(X))]
+    spec = (tf.TensorSpec((None, 8)), tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None,)))
+    batches = tf.data.Dataset.from_generator(
+        lambda: ((X[a:b], Y[a:b], WEIGHTS[a:b]) for a, b in ends), output_signature=spec
+    )
+    return batches.apply(tf.data.experimental.assert_cardinality(len(ends)))
+
+
+@pytest.mark.parametrize("source", ["arrays", "validation", "dataset", "unequal batches"])
+def test_weights_are_the_same_in_every_epoch(source: str, tmp_path: pathlib.Path) -> None:
+    """TensorFlow multiplies losses into the memory of the weights, where it has that for itself."""
+    data: dict[str, tuple[Any, ...]] = {
+        "arrays": (X, Y),
+        "validation": (X, Y),
+        "dataset": (tf.data.Dataset.from_tensor_slices((X, Y, WEIGHTS)).batch(16),),
+        "unequal batches": (in_unequal_batches(),),
+    }
+    options: dict[str, Any] = {"arrays": {"sample_weight": WEIGHTS}, "validation": {"validation_data": (X, Y, WEIGHTS)}}
+    where = "memory" if source == "unequal batches" else tmp_path
+    arguments = {"shuffle": False} if source != "unequal batches" else {}
+    history = fit_head(
+        stands_still(), *data[source], cache=where, epochs=40, verbose=0, **arguments, **options.get(source, {})
+    ).history
+    for series in history.values():
+        np.testing.assert_allclose(series, series[0], rtol=1e-6)
+
+
+def test_weights_on_a_disk_are_not_written_to(tmp_path: pathlib.Path) -> None:
+    np.save(tmp_path / "weights.npy", WEIGHTS)
+    on_disk = np.load(tmp_path / "weights.npy", mmap_mode="r+")
+    options: dict[str, Any] = {"epochs": 40, "verbose": 0, "shuffle": False}
+    fit_head(stands_still(), X, Y, sample_weight=on_disk, cache=tmp_path / "features", **options)
+    np.testing.assert_array_equal(np.load(tmp_path / "weights.npy"), WEIGHTS)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_what_tensorflow_gets_shares_no_memory_with_what_is_kept(shuffled: bool) -> None:
+    kept = [np.arange(6.0), np.arange(12.0).reshape(6, 2)]
+    random = np.random.default_rng(0) if shuffled else None
+    for portion in _feed._portions([lambda: kept], random):
+        assert not any(np.shares_memory(ours, theirs) for ours, theirs in zip(kept, portion))

@@ -120,7 +120,7 @@ def stored_batches(
     random = np.random.default_rng(np.random.randint(2**31)) if shuffled else None  # as `set_random_seed` says
 
     def batches_of(bounds: Any, *portion: Any) -> tf.data.Dataset:
-        # A slice is a copy, and its rows lie where TensorFlow wants them in memory.
+        # Slices share the memory of their portion. TensorFlow writes into it once it is done with the others of them.
         cut = tf.data.Dataset.from_tensor_slices(bounds)
         return cut.map(lambda ends: packed([array[ends[0] : ends[1]] for array in portion]))
 
@@ -203,10 +203,13 @@ def _shuffled_within_batches(
 
 
 def _joined(portion: list[list[np.ndarray]], random: np.random.Generator | None) -> list[np.ndarray]:
-    """The arrays of several shards, one behind the other or each example at a place drawn from `random`."""
+    """The arrays of several shards, one behind the other or each example at a place drawn from `random`.
+
+    They are always new ones: TensorFlow takes the memory of arrays without a copy, and computes in place there.
+    """
     columns = list(zip(*portion))
     if random is None:
-        return [column[0] if len(column) == 1 else np.concatenate(column) for column in columns]
+        return [np.concatenate(column) for column in columns]
     places = random.permutation(sum(map(len, columns[0])))
     return [_laid_out(column, places) for column in columns]
 
