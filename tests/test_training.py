@@ -983,6 +983,26 @@ def test_layers_that_were_unfrozen_and_not_compiled_are_an_error_that_says_so() 
     fit_head(model, *data, verbose=0)
 
 
+def test_layers_frozen_since_fit_are_told_of() -> None:
+    """Plain `fit` goes on training them: it keeps the step that it made."""
+
+    def make() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        made = zoo.sequential(keras.Input((8,)), layers.Dense(6, name="late"), layers.Dense(1))
+        made.compile("sgd", "mse")
+        made.fit(X, Y, verbose=0)
+        made.get_layer("late").trainable = False
+        return made
+
+    made, fitted = make(), make()
+    before = array(made.get_layer("late").kernel)
+    fitted.fit(X, Y, verbose=0)
+    assert not np.array_equal(array(fitted.get_layer("late").kernel), before)
+    with pytest.warns(UserWarning, match=r"late/kernel.* frozen after .* Compile the model again"):
+        fit_head(made, X, Y, verbose=0)
+    np.testing.assert_array_equal(array(made.get_layer("late").kernel), before)
+
+
 def close_to_one() -> np.ndarray:
     """Ten annotators of a tenth each: 0.9999999999999999 in float64 and 1 in float32."""
     votes = np.zeros((100, 1))

@@ -202,6 +202,13 @@ def _check(model: Any, dropout: Any, cache: Any, shuffle: Any) -> None:
             "again after layers are unfrozen, with an optimizer of its own."
         )
     integer("steps_per_execution", model.steps_per_execution, least=1)
+    still = _keras.still_trained(model)
+    if still:
+        warnings.warn(
+            f"The variables {still} were frozen after `model` was trained, and it was not compiled again: `fit` would "
+            "go on training them, `fit_head` does not. Compile the model again after layers are frozen.",
+            stacklevel=3,
+        )
 
 
 def _warn_of_ending(model: keras.Model) -> None:
