@@ -21,7 +21,7 @@ from zoo import Case
 
 import keras_graft as kg
 from keras_graft import _keras
-from keras_graft._behaviour import Effect, behaviour
+from keras_graft._behaviour.table import Effect, behaviour
 
 POLICIES = ("keep", "off", "remove", "always")
 HEAD_RATE = 0.5

@@ -19,7 +19,7 @@ import pytest
 from zoo import if_quick
 
 from keras_graft import _keras, freeze_and_merge, split
-from keras_graft._computer import Computer
+from keras_graft._features.computer import Computer
 
 CONSTRUCTORS = dict(inspect.getmembers(keras.applications, inspect.isfunction))
 QUICK = {"ConvNeXtTiny", "EfficientNetB0", "MobileNet", "MobileNetV3Small"}

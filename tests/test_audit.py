@@ -18,8 +18,9 @@ from keras import layers
 from zoo import ZOO
 
 import keras_graft as kg
-from keras_graft import Audit, Branch, ModeLock, _keras, _probe, audit, freeze_and_merge, register_layer, with_dropout
-from keras_graft._audit import Row
+from keras_graft import Audit, Branch, ModeLock, _keras, audit, freeze_and_merge, register_layer, with_dropout
+from keras_graft._audit.audit import Row
+from keras_graft._behaviour import probe as _probe
 
 OBEYS = _keras.obeys_stored_modes()  # from Keras 3.16 on
 

@@ -13,8 +13,9 @@ import pytest
 import zoo
 from keras import layers
 
-from keras_graft import ModeLock, _probe
-from keras_graft._behaviour import _TABLE, Effect, behaviour
+from keras_graft import ModeLock
+from keras_graft._behaviour import probe as _probe
+from keras_graft._behaviour.table import _TABLE, Effect, behaviour
 
 
 @pytest.mark.parametrize("layer", _TABLE, ids=lambda layer: layer.__name__)

@@ -17,8 +17,8 @@ from keras import layers
 from zoo import ZOO, if_quick
 
 from keras_graft import _keras, split
-from keras_graft._computer import Computer, alike
-from keras_graft._fingerprint import outputs_by_key
+from keras_graft._features.computer import Computer, alike
+from keras_graft._features.fingerprint import outputs_by_key
 
 X = zoo.vectors(100, 8)
 

@@ -16,7 +16,7 @@ from guarantees import array
 from keras import layers
 
 from keras_graft import fit_head, predict_samples
-from keras_graft._data import part_of, source_of
+from keras_graft._features.data import part_of, source_of
 
 COUNT, ROWS = 6, 4
 X = zoo.vectors(COUNT * ROWS, 16)

@@ -13,7 +13,7 @@ from keras import layers
 from specimens import ABSTRACT, FOREIGN, SPECIMENS
 
 from keras_graft import _keras
-from keras_graft._behaviour import _INERT, _TABLE, Effect, behaviour, noise_rates
+from keras_graft._behaviour.table import _INERT, _TABLE, Effect, behaviour, noise_rates
 
 EVERY_CLASS = {value for value in vars(layers).values() if inspect.isclass(value) and issubclass(value, keras.Layer)}
 MAKERS = {getattr(layers, name): make for name, make in SPECIMENS.items() if hasattr(layers, name)}

@@ -23,12 +23,15 @@ import zoo
 from guarantees import array
 from keras import layers
 
-from keras_graft import _computer, _features, _store, fit_head, freeze_and_merge
-from keras_graft._computer import Computer, alike
-from keras_graft._data import Source, source_of
-from keras_graft._features import features_in_folder, features_in_memory
-from keras_graft._fingerprint import fingerprint_of_model
-from keras_graft._store import FeatureStoreError
+from keras_graft import fit_head, freeze_and_merge
+from keras_graft._features import computer as _computer
+from keras_graft._features import features as _features
+from keras_graft._features import store as _store
+from keras_graft._features.computer import Computer, alike
+from keras_graft._features.data import Source, source_of
+from keras_graft._features.features import features_in_folder, features_in_memory
+from keras_graft._features.fingerprint import fingerprint_of_model
+from keras_graft._features.store import FeatureStoreError
 
 HERE = str(pathlib.Path(__file__).parent)
 X = zoo.vectors(100, 8)

@@ -31,7 +31,7 @@ from guarantees import array
 from keras import layers
 
 from keras_graft import fit_head, predict_samples
-from keras_graft._fingerprint import Uncomparable, _Digest, fingerprint_of_data, fingerprint_of_model
+from keras_graft._features.fingerprint import Uncomparable, _Digest, fingerprint_of_data, fingerprint_of_model
 
 HERE = str(pathlib.Path(__file__).parent)
 X = zoo.vectors(8, 4)

@@ -11,7 +11,8 @@ import pytest
 from guarantees import array
 from keras import layers, ops
 
-from keras_graft import ModeLock, _behaviour, freeze_and_merge, predict_samples, register_layer, with_dropout
+from keras_graft import ModeLock, freeze_and_merge, predict_samples, register_layer, with_dropout
+from keras_graft._behaviour import table as _behaviour
 
 POLICIES = ["keep", "off", "remove", "always"]
 LIVE = {"keep": (True, False), "off": (False, False), "remove": (False, False), "always": (True, True)}

@@ -14,8 +14,8 @@ from keras import layers
 from zoo import ZOO
 
 from keras_graft import _keras
-from keras_graft._policy import decider
-from keras_graft._rebuild import Decision, RebuildError, rebuild
+from keras_graft._engine.policy import decider
+from keras_graft._engine.rebuild import Decision, RebuildError, rebuild
 
 
 def faithful(model: keras.Model) -> keras.Model:

@@ -13,9 +13,10 @@ import zoo
 from helpers import array
 from keras import layers
 
-from keras_graft import _behaviour, fit_head, freeze_and_merge, register_layer, split, with_dropout
-from keras_graft._behaviour import Effect, behaviour
-from keras_graft._rebuild import RebuildError
+from keras_graft import fit_head, freeze_and_merge, register_layer, split, with_dropout
+from keras_graft._behaviour import table as _behaviour
+from keras_graft._behaviour.table import Effect, behaviour
+from keras_graft._engine.rebuild import RebuildError
 
 
 @pytest.fixture(autouse=True)

@@ -27,24 +27,20 @@ from keras import layers
 from zoo import ZOO
 
 import keras_graft as kg
-from keras_graft import (
-    _branch,
-    _compose,
-    _features,
-    _feed,
-    _keras,
-    _mode_lock,
-    _policy,
-    _probe,
-    _proof,
-    _rebuild,
-    _sampling,
-    _split,
-    _store,
-    _training,
-)
-from keras_graft._behaviour import Effect
-from keras_graft._rebuild import Decision, Mode
+from keras_graft import _keras, _mode_lock, _sampling
+from keras_graft._behaviour import probe as _probe
+from keras_graft._behaviour.table import Effect
+from keras_graft._compose import branch as _branch
+from keras_graft._compose import freeze_and_merge as _compose
+from keras_graft._engine import policy as _policy
+from keras_graft._engine import proof as _proof
+from keras_graft._engine import rebuild as _rebuild
+from keras_graft._engine.rebuild import Decision, Mode
+from keras_graft._features import features as _features
+from keras_graft._features import store as _store
+from keras_graft._fit import feed as _feed
+from keras_graft._fit import fit_head as _training
+from keras_graft._split import split as _split
 
 Patch = pytest.MonkeyPatch
 

@@ -18,7 +18,7 @@ from helpers import dense_base
 from keras import layers
 
 from keras_graft import Samples, _sampling, freeze_and_merge, predict_samples, with_dropout
-from keras_graft._computer import Computer
+from keras_graft._features.computer import Computer
 
 X = zoo.vectors(6, 3)
 

@@ -24,11 +24,13 @@ import zoo
 from keras import layers
 from test_features import X, Y, assert_right, filled, frozen_part, shards_in
 
-from keras_graft import _features, _store, fit_head
-from keras_graft._computer import Computer
-from keras_graft._data import source_of
-from keras_graft._features import features_in_folder, features_in_memory
-from keras_graft._store import FeatureStoreError
+from keras_graft import fit_head
+from keras_graft._features import features as _features
+from keras_graft._features import store as _store
+from keras_graft._features.computer import Computer
+from keras_graft._features.data import source_of
+from keras_graft._features.features import features_in_folder, features_in_memory
+from keras_graft._features.store import FeatureStoreError
 
 HERE = pathlib.Path(__file__).parent
 ONE = {"feature-0.npy": np.arange(6, dtype="float32").reshape(3, 2)}

@@ -18,7 +18,9 @@ from helpers import KERAS_3_12, dense_base
 from keras import layers
 from zoo import if_quick
 
-from keras_graft import _feed, _keras, _training, fit_head, freeze_and_merge, predict_samples, split
+from keras_graft import _keras, fit_head, freeze_and_merge, predict_samples, split
+from keras_graft._fit import feed as _feed
+from keras_graft._fit import fit_head as _training
 
 X = zoo.vectors(100, 8)
 Y = (X.sum(axis=1) > 0).astype("int64")

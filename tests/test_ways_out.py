@@ -16,8 +16,11 @@ import zoo
 from guarantees import array
 from keras import layers, ops
 
-from keras_graft import Branch, ModeLock, _behaviour, _keras, _policy, _rebuild, freeze_and_merge, register_layer
+from keras_graft import Branch, ModeLock, _keras, freeze_and_merge, register_layer
 from keras_graft import with_dropout as set_dropout
+from keras_graft._behaviour import table as _behaviour
+from keras_graft._engine import policy as _policy
+from keras_graft._engine import rebuild as _rebuild
 
 OFF, KEEP, CUT, FREEZE, REGISTER = '"off"', '"keep"', "Branch(output=", "reeze it first", "register_layer"
 WAYS = (OFF, KEEP, CUT, FREEZE, REGISTER)

@@ -4,16 +4,16 @@ Two things hold that plain Keras leaves to chance: frozen means frozen, and drop
 """
 
 from . import _backend  # noqa: F401, isort: skip (a check, and it comes first)
-from ._audit import Audit, audit
-from ._behaviour import register_layer
-from ._branch import Branch
+from ._audit.audit import Audit, audit
+from ._behaviour.table import register_layer
 from ._check_layer import LayerReport, check_layer
-from ._compose import freeze_and_merge
+from ._compose.branch import Branch
+from ._compose.freeze_and_merge import freeze_and_merge
+from ._engine.policy import with_dropout
+from ._fit.fit_head import fit_head
 from ._mode_lock import ModeLock
-from ._policy import with_dropout
 from ._sampling import Samples, predict_samples
-from ._split import Split, split
-from ._training import fit_head
+from ._split.split import Split, split
 
 __all__ = [
     "Audit",

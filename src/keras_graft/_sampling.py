@@ -13,16 +13,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import _keras, _probe
+from . import _keras
 from ._arguments import check_model, integer
-from ._checked import checked_inputs
-from ._computer import Computer
-from ._data import numbers, source_of
-from ._fingerprint import Uncomparable, fingerprint_of_model, outputs_by_key
+from ._behaviour import probe
+from ._engine.policy import decider
+from ._engine.rebuild import Decision, rebuild
+from ._features.checked import checked_inputs
+from ._features.computer import Computer
+from ._features.data import numbers, source_of
+from ._features.fingerprint import Uncomparable, fingerprint_of_model, outputs_by_key
 from ._mode_lock import ModeLock
-from ._policy import decider
-from ._rebuild import Decision, rebuild
-from ._split import ends_noiselessness, make_cut
+from ._split.split import ends_noiselessness, make_cut
 
 __all__ = ["Samples", "predict_samples"]
 
@@ -230,7 +231,7 @@ def _with_live_noise(rest: keras.Model) -> keras.Model:
         return Decision() if locked else live(layer, path)
 
     # New layers draw seeds, which `_set_seeds` replaces.
-    with _probe.random_states_kept(), _keras.nothing_left_behind([rest], always=True), _keras.unrecorded():
+    with probe.random_states_kept(), _keras.nothing_left_behind([rest], always=True), _keras.unrecorded():
         return rebuild(rest, decide, frozen=True)
 
 

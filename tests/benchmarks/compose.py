@@ -26,7 +26,7 @@ import numpy as np
 from keras import layers
 
 import keras_graft as kg
-from keras_graft import _proof
+from keras_graft._engine import proof as _proof
 
 MODELS = {"VGG16": 0.1, "EfficientNetB3": 0.5, "ResNet50": 0.8, "DenseNet121": 0.8}
 REPEATS = 5

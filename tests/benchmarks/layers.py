@@ -28,7 +28,8 @@ import tensorflow as tf
 from backbones import BATCH, Base, exported, first_line
 from guarantees import tensors
 
-from keras_graft import _keras, _probe, check_layer
+from keras_graft import _keras, check_layer
+from keras_graft._behaviour import probe as _probe
 
 
 def first_calls(base: Base) -> Iterator[tuple[Any, Any, Any]]:

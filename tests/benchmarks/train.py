@@ -29,7 +29,11 @@ import tensorflow as tf
 from keras import layers
 
 import keras_graft as kg
-from keras_graft import _computer, _data, _features, _feed, _training
+from keras_graft._features import computer as _computer
+from keras_graft._features import data as _data
+from keras_graft._features import features as _features
+from keras_graft._fit import feed as _feed
+from keras_graft._fit import fit_head as _training
 
 PIXELS = 96
 CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -1,0 +1,192 @@
+"""What an operation of TensorFlow does besides computing, by its own definition: draw, assign, or nobody knows what.
+
+It knows operations of a traced graph alone, and nothing of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any
+
+from .. import _keras
+
+__all__ = [
+    "Nature",
+    "assigned_by",
+    "constants_of",
+    "form_of",
+    "function_called_by",
+    "function_named",
+    "nature_of",
+    "reached_by",
+]
+
+
+class Nature(Enum):
+    """Whether an operation gives the same for the same inputs."""
+
+    PURE = "gives the same for the same inputs"
+    RANDOM = "draws, or gives what it moves"
+    UNKNOWN = "may give anything"
+
+
+# They are marked as stateful for reasons of their own, and give what they are given, or what a table holds.
+_STATEFUL_BUT_PURE = frozenset(
+    "CheckNumerics CheckNumericsV2 Print DebugIdentity DebugIdentityV2 DebugIdentityV3 VarIsInitializedOp "
+    "LookupTableFind LookupTableFindV2 LookupTableSize LookupTableSizeV2 LookupTableExport LookupTableExportV2".split()
+)
+
+_SEEDS = frozenset({"seed", "seed2"})
+
+
+def reached_by(tensors: Any, inputs_of: Callable[[Any], Any] = lambda operation: operation.inputs) -> list[Any]:
+    """The operations of a graph that some tensors depend on, by those of their inputs that count."""
+    reached: dict[int, Any] = {}
+    waiting = [tensor.op for tensor in tensors]
+    while waiting:
+        operation = waiting.pop()
+        if id(operation) not in reached:
+            reached[id(operation)] = operation
+            waiting.extend(source.op for source in inputs_of(operation))
+    return list(reached.values())
+
+
+def constants_of(operation: Any, branch: int | None = None) -> list[bytes]:
+    """The constants within the functions that an operation calls, by dtype and value."""
+    held = [node.attr["value"].tensor for node in _nodes_within(operation, branch) if node.op == "Const"]
+    return [value.SerializeToString() for value in held]
+
+
+def nature_of(operation: Any, branch: int | None = None) -> Nature:
+    """What an operation is, with all that the functions do which it calls (bodies of loops, branches).
+
+    Args:
+        operation: The operation.
+        branch: What an operation with branches chooses by, where it is known: the others never run.
+    """
+    natures = {_nature(node) for node in _nodes_within(operation, branch)}
+    own = _nature(operation.node_def)
+    if own is not Nature.RANDOM or not _has_fixed_seed(operation):
+        natures.add(own)
+    return next((nature for nature in (Nature.RANDOM, Nature.UNKNOWN) if nature in natures), Nature.PURE)
+
+
+def assigned_by(operation: Any) -> list[Any]:
+    """The handles of the variables, tables, … among the inputs of an operation that it assigns."""
+    nodes = [operation.node_def, *_nodes_within(operation)]
+    return _keras.resources_written_by(operation) if any(map(_assigns, nodes)) else []
+
+
+def form_of(operation: Any, branch: int | None = None) -> Any:
+    """What an operation computes, without names: those of functions, and of gradients, in private attributes."""
+    held = {name: value for name, value in operation.node_def.attr.items() if not name.startswith("_")}
+    values = {name: value for name, value in held.items() if not (value.HasField("func") or value.list.func)}
+    attributes = {name: value.SerializeToString() for name, value in values.items()}
+    inner = tuple(node.op for node in _nodes_within(operation, branch))
+    return operation.type, tuple(sorted(attributes.items())), inner
+
+
+def _nature(node: Any) -> Nature:
+    definition = _keras.definition_of(node.op)
+    if definition is None:
+        return Nature.UNKNOWN
+    if any(attribute.type == "int" and attribute.name in _SEEDS for attribute in definition.attr):
+        return Nature.PURE if _is_told_not_to_draw(node) else Nature.RANDOM
+    if not definition.is_stateful:
+        return Nature.RANDOM if _seed_argument(definition) is not None else Nature.PURE
+    gives_values = any(not _is_handle(output) for output in definition.output_arg)
+    pure = node.op in _STATEFUL_BUT_PURE or _keras.only_reads(node.op)
+    if pure or not gives_values or _calls_functions(node):
+        return Nature.PURE
+    return Nature.RANDOM if any(map(_is_handle, definition.input_arg)) else Nature.UNKNOWN
+
+
+def _is_told_not_to_draw(node: Any) -> bool:
+    """Whether an operation with a seed does not use it: pooling in fixed regions, a recurrent layer without dropout."""
+    attributes = node.attr
+    return ("deterministic" in attributes and attributes["deterministic"].b) or (
+        "dropout" in attributes and attributes["dropout"].f == 0
+    )
+
+
+def _seed_argument(definition: Any) -> int | None:
+    """Which input of a stateless random operation is its seed, or what was made of it."""
+    return next((n for n, argument in enumerate(definition.input_arg) if argument.name in ("seed", "key")), None)
+
+
+def _has_fixed_seed(operation: Any) -> bool:
+    """Whether a stateless operation gets its seed from constants alone: the same numbers in every call."""
+    number = None if operation.op_def.is_stateful else _seed_argument(operation.op_def)
+    if number is None:
+        return False
+    behind = reached_by([operation.inputs[number]])
+    return all(source.inputs or source.type == "Const" for source in behind)
+
+
+def _assigns(node: Any) -> bool:
+    definition = _keras.definition_of(node.op)
+    if definition is None or definition.output_arg or _keras.only_reads(node.op):
+        return False
+    return any(map(_is_handle, definition.input_arg))
+
+
+def _is_handle(argument: Any) -> bool:
+    return bool(argument.type == _keras.RESOURCE)
+
+
+def _calls_functions(node: Any) -> bool:
+    return any(value.func.name or value.list.func for value in node.attr.values())
+
+
+def _nodes_within(operation: Any, branch: int | None = None) -> Iterator[Any]:
+    """The nodes of all functions that an operation calls, also those within these; of its branches, all or one."""
+    functions = operation.graph._functions
+    called = _functions_of(operation.node_def)
+    if branch is not None:
+        called = [_branch(operation, branch)]
+    seen = set[str]()
+    while called:
+        name = called.pop()
+        if name in functions and name not in seen:
+            seen.add(name)
+            nodes = functions[name].cached_definition.node_def
+            called.extend(inner for node in nodes for inner in _functions_of(node))
+            yield from nodes
+
+
+def _functions_of(node: Any) -> list[str]:
+    """The names of the functions that a node calls, in an order that does not hang on how they are kept."""
+    held = [value for _, value in sorted(node.attr.items())]
+    return [name for value in held for name in (value.func.name, *(part.name for part in value.list.func)) if name]
+
+
+def function_called_by(operation: Any, branch: int | None = None) -> Any | None:
+    """The graph of the one function that an operation calls: always, or where it is known which branch it chooses."""
+    if operation.type in ("PartitionedCall", "StatefulPartitionedCall"):
+        name = operation.node_def.attr["f"].func.name
+    elif branch is not None:
+        name = _branch(operation, branch)
+    else:
+        return None
+    return function_named(operation, name)
+
+
+def function_named(operation: Any, name: str) -> Any | None:
+    """The graph of a function that an operation calls by name."""
+    function = operation.graph._get_function(name)
+    return None if function is None else function.graph
+
+
+def _branch(operation: Any, number: int) -> str:
+    """The name of the function that an operation with branches calls for a number; the last for one beyond."""
+    branches = _branches(operation)
+    return branches[number if 0 <= number < len(branches) else -1]
+
+
+def _branches(operation: Any) -> list[str]:
+    """The names of the functions that an operation chooses from, in the order of the numbers that choose them."""
+    held = operation.node_def.attr
+    if "branches" in held:
+        return [function.name for function in held["branches"].list.func]
+    return [held["else_branch"].func.name, held["then_branch"].func.name]

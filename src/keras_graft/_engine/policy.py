@@ -1,0 +1,677 @@
+"""From a dropout policy to a decision per layer, and `with_dropout`.
+
+It knows the table of behaviours and the words of the engine. It must not know of branches or merges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import numbers
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import keras
+
+from .. import _keras
+from .._arguments import check_model, check_option
+from .._behaviour import probe
+from .._behaviour.modes import stored_modes
+from .._behaviour.table import (
+    Behaviour,
+    Effect,
+    behaviour,
+    can_be_registered,
+    has_other_kernel,
+    layers_reached_by,
+    noise_rates,
+    shared_by_copies,
+)
+from .._mode_lock import ModeLock
+from .._reach import is_own_code, names_in_code_of, reached_from
+from .rebuild import Decision, Mode, RebuildError, rebuild
+
+__all__ = [
+    "AUGMENTATION",
+    "POLICIES",
+    "Augmentation",
+    "Decider",
+    "DropoutPolicy",
+    "Policy",
+    "decider",
+    "with_dropout",
+]
+
+Policy = Literal["keep", "off", "remove", "always"]
+DropoutPolicy = Policy | Callable[[keras.Layer], Policy]
+Augmentation = Literal["keep", "off"]
+
+POLICIES = ("keep", "off", "remove", "always")
+AUGMENTATION = ("keep", "off")
+
+# What the names have in common under which layers and models take their dropout rates: `attention_dropout`,
+# `hidden_dropout_rate`, `max_drop_path_rate`, `stochastic_depth`, `router_jitter_noise`, …
+_RATE_WORDS = ("dropout", "drop_path", "drop_rate", "drop_connect", "stochastic_depth", "jitter")
+
+
+def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
+    """A copy of a model in which dropout behaves as chosen.
+
+    `trainable=False` does not stop dropout, and up to Keras 3.15 a stored `training=False` does not stop it
+    in `fit` either. This sets it for good, for all regularising noise: Dropout and its relatives, Gaussian
+    noise, the dropout of recurrent and attention layers, in nested models and wrappers too. Nothing is
+    frozen or unfrozen, and `model` is not changed.
+
+    Args:
+        model: A built `keras.Model`.
+        policy: What becomes of dropout. One of `"keep"` (it drops in `fit`), `"off"` (it never drops; every
+            layer is still there, with rate 0), `"remove"` (the layers are gone) and `"always"` (it drops in
+            `predict` as well: Monte Carlo dropout, see Gal and Ghahramani, 2016, arXiv:1506.02142); or a
+            callable that gets each noise layer of `model` and returns one of them.
+
+    Returns:
+        A new, uncompiled model of the same structure and name, with the same weights and trainable flags. It is a plain
+        `keras.Model`: a warning names what a class of your own does in `train_step` and the like.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If `model` is not built, `policy` is none of the above or cannot be kept, or a layer that
+            has to be locked has trainable weights: a locked layer is frozen.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_graft import with_dropout
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5)])
+    >>> np.asarray(with_dropout(model, "off")(np.ones((1, 4)), training=True)).tolist()
+    [[1.0, 1.0, 1.0, 1.0]]
+    """
+    check_model(model, "model")
+    decide = decider(policy, "keep", copy=True, frozen=False, model=model, argument="policy")
+    with _keras.nothing_left_behind([model]):
+        new = rebuild(model, decide)
+    if decide.other_behind_masks:
+        warnings.warn(
+            f"Behind a mask the copy of model '{model.name}' may compute something else: without its dropout Keras "
+            f"computes {decide.other_behind_masks} by another kernel, which gives other numbers for queries that see "
+            "no key, such as those of padding. Where masks come with the inputs of the model, use "
+            '"off" for layers of Keras and "keep" for others.',
+            stacklevel=2,
+        )
+    lost = _keras.overridden(model, (*_keras.METHODS_OF_FIT, *_keras.METHODS_OF_PREDICT))
+    if lost:
+        warnings.warn(
+            f"The copy of model '{model.name}' is a plain keras.Model, without what {type(model).__name__} does in "
+            f"{lost}. Build a {type(model).__name__} around it where that is needed.",
+            stacklevel=2,
+        )
+    return new
+
+
+def decider(
+    policy: DropoutPolicy,
+    augmentation: Augmentation,
+    *,
+    copy: bool,
+    frozen: bool,
+    model: keras.Model | None = None,
+    preprocess: Any = None,
+    argument: str = "dropout",
+) -> Decider:
+    """The function that decides about each layer of a model.
+
+    Args:
+        policy: See `with_dropout`.
+        augmentation: Whether image augmentation follows the outer mode (`"keep"`) or is `"off"`.
+        copy: Whether the layers are copied, or used themselves.
+        frozen: Whether the model is frozen for good, also against what ignores `trainable=False`.
+        model: The model, for the modes that are stored in it, and the masks that are made in it.
+        preprocess: What stands in front of it, for the masks that are made there.
+        argument: What the user calls the policy, for errors.
+    """
+    if not callable(policy):
+        meant = _policy_meant(policy)
+        or_a = f", or a callable that returns one of them for a layer{f'. You mean {meant}' if meant else ''}"
+        if isinstance(policy, (list, tuple, Mapping)):
+            or_a = ", or a callable that returns one of them for a layer"
+            or_a += "; for a policy of each branch, `Branch(model, dropout=...)`" * (argument == "dropout")
+        check_option(argument, policy, POLICIES, or_a=or_a)
+    elif not _takes_one(policy):
+        raise TypeError(
+            f"The callable `{argument}` must take one argument, the layer that it is asked about, and return one of "
+            f'{", ".join(POLICIES)}, as in `{argument}=lambda layer: "off"`. Received: {argument}={policy!r}'
+        )
+    check_option("augmentation", augmentation, AUGMENTATION)
+    if model is None:
+        return Decider(policy, augmentation, copy, frozen)
+    in_front = [part for part in reached_from(preprocess) if isinstance(part, keras.Layer)]
+    parts = [*_keras.walk(model), *in_front]
+    attends = any(map(has_other_kernel, parts))
+    return Decider(
+        policy,
+        augmentation,
+        copy,
+        frozen,
+        masked=attends and any(map(_makes_masks, parts)),
+        lets_masks_in=attends and not frozen and _lets_masks_in(model),
+        stored=stored_modes(model),
+    )
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called with one argument, as far as its signature can be known."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True
+
+
+def _policy_meant(policy: Any) -> str | None:
+    """The policy for what people write to have no dropout, or to have it as it is."""
+    if policy is None or (isinstance(policy, str) and policy.lower() in ("none", "false", "no", "disable", "disabled")):
+        return '"off"'
+    if isinstance(policy, (bool, numbers.Real)):
+        return '"keep"' if policy is True else '"off"' if policy == 0 else '"keep": every layer keeps its own rate'
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Decider:
+    """Decides about each layer of a model: see `decider`.
+
+    Attributes:
+        policy: See `decider`, as `augmentation`, `copy` and `frozen`.
+        masked: Whether masks are made in the model, or in front of it.
+        lets_masks_in: Whether masks that come with its inputs may reach its attention.
+        stored: The modes that are stored in it.
+        chosen: What the policy said of each layer, with the names of the layers that it was asked about.
+        other_behind_masks: The paths of layers of attention that may compute something else behind a mask.
+    """
+
+    policy: DropoutPolicy
+    augmentation: Augmentation
+    copy: bool
+    frozen: bool
+    masked: bool = False
+    lets_masks_in: bool = False
+    stored: Mapping[int, bool | None] = dataclasses.field(default_factory=dict)
+    chosen: dict[int, tuple[Policy, list[str]]] = dataclasses.field(default_factory=dict)
+    other_behind_masks: list[str] = dataclasses.field(default_factory=list)
+
+    def __call__(self, layer: Any, path: str) -> Decision:
+        if not isinstance(layer, keras.Layer):
+            _refuse_hidden_noise(layer, path, self, _observe(layer))
+            return Decision(reuse=not self.copy)
+        known = behaviour(layer)
+        probe.note_holder(layer)
+        if type(layer) is ModeLock and self._speaks_of(layer.layer):
+            return Decision(unwrap=True, reuse=not self.copy)
+        seen = _observe(layer) if known.traced or known.registered else _Seen(draws=False)
+        if known.traced and known.effect is Effect.NOTHING and (seen.draws or seen.updates):
+            known = dataclasses.replace(known, effect=Effect.UNKNOWN)  # it hides from Keras what it does
+        decision = _RULES[known.effect](self, layer, path, known, seen)
+        if self.copy and known.traced:
+            _refuse_to_share(layer, path, live=seen.draws and decision.mode in (Mode.OUTER, Mode.TRAINING))
+        over_stored = not self.copy and _holds_noise(layer) and _keras.rests_on_stored_modes(layer)
+        way_out = functools.partial(self._way_out, layer, path, seen)
+        decision = _for_all(
+            decision,
+            way_out=way_out,
+            reuse=not self.copy,
+            over_stored=over_stored,
+            lock=over_stored or self._needs_lock(layer, known, seen),
+            verify=known.effect is Effect.UNKNOWN or known.registered,
+        )
+        if not self.frozen:
+            _refuse_to_freeze(layer, path, decision, seen)
+            decision = _for_all(decision, trains=True)  # its losses count
+        elif seen.updates and decision.mode in (Mode.OUTER, Mode.TRAINING):
+            choice = "keep" if decision.mode is Mode.OUTER else "always"
+            cause = f"it updates {list(seen.updates)} whenever it is in training mode, so it cannot be live and frozen"
+            raise self._refused(layer, path, seen, choice, cause)
+        return decision
+
+    def _speaks_of(self, layer: Any) -> bool:
+        """Whether a lock around `layer` holds what the policies decide about; else it was meant for something else."""
+        effects = {behaviour(part).effect for part in _keras.walk(layer)}
+        if self.augmentation == "off" and Effect.AUGMENTATION in effects:
+            return True
+        return self.policy != "keep" and (
+            Effect.NOISE in effects or (Effect.UNKNOWN in effects and _observe(layer).draws)
+        )
+
+    def _as_stored(self, layer: Any, path: str) -> Decision:
+        """For what no policy speaks of: the mode that is stored in its calls, where the installed Keras obeys that."""
+        if id(layer) not in self.stored:
+            return Decision(mode=Mode.OUTER)
+        stored = self.stored[id(layer)]
+        if stored is None:
+            raise RebuildError(
+                f"Layer '{path}' (of type {type(layer).__name__}) is called in two modes: a `training=` that is stored "
+                "in the model holds for one of its calls and not for the others, and its copy can run in one alone. "
+                f"Leave `training` out of those calls, or give each call a layer of its own. Received: layer={layer!r}"
+            )
+        return Decision(mode=Mode.TRAINING if stored else Mode.INFERENCE, trains=not self.frozen)
+
+    def choice(self, layer: Any, path: str) -> Policy:
+        """What the policy says about one noise layer."""
+        chosen = self.policy(layer) if callable(self.policy) else self.policy
+        if not (isinstance(chosen, str) and chosen in POLICIES):
+            words = ", ".join(f'"{word}"' for word in POLICIES)
+            raise ValueError(
+                f"The callable `dropout` must return one of {words} for every layer that it is asked about. For "
+                f"layer '{path}' (of type {type(layer).__name__}) it returned {chosen!r}."
+            )
+        self.chosen[id(layer)] = chosen, [layer.name]
+        return chosen
+
+    def _needs_lock(self, layer: Any, known: Behaviour, seen: _Seen) -> bool:
+        """Whether a lock must hold the layer whatever its mode, for what it would do to those around it."""
+        if not self.frozen:
+            return not layer.weights and _leaks_its_mode(layer, known)
+        return seen.losses or _loses_flags(layer, known, self.copy) or _leaks_its_mode(layer, known)
+
+    # -- one rule per effect ----------------------------------------------------------------------------
+
+    def nothing(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
+        return Decision()
+
+    def noise(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
+        choice = self.choice(layer, path)
+        adds_loss = getattr(layer, "activity_regularizer", None) is not None and not self.frozen
+        if choice == "remove" and known.only_noise and not adds_loss:
+            return Decision(bypass=True)
+        if choice in ("keep", "always"):
+            mode = Mode.OUTER if choice == "keep" else Mode.TRAINING
+            live = noise_rates(layer) or not known.rates
+            return Decision(mode=mode if live else Mode.ANY)
+        same_kernel = self.frozen or self.lets_masks_in or self._is_masked(layer)
+        if self.copy and known.other_kernel and choice == "off" and same_kernel:
+            return Decision(mode=Mode.INFERENCE, trains=not self.frozen)
+        if self.copy and (known.rates or known.replacement):
+            if known.other_kernel and self._is_masked(layer):
+                cause = (
+                    "it gets a mask, and where its rate is 0, Keras computes it by another kernel, which gives other "
+                    "numbers for queries that see no key, such as those of padding"
+                )
+                raise self._refused(layer, path, seen, choice, cause)
+            if known.other_kernel and self.lets_masks_in:
+                self.other_behind_masks.append(path)
+            silent = Decision(changes=known.rates, replacement=known.replacement)
+            if known.registered and self.frozen and not known.replacement:
+                # Some layers of others still draw random numbers at rate 0, to no effect: a lock makes sure of them.
+                return dataclasses.replace(silent, otherwise=dataclasses.replace(silent, mode=Mode.INFERENCE))
+            return silent
+        if choice == "remove" and self.copy:
+            raise self._refused(
+                layer, path, seen, choice, "its class is registered with neither `rates` nor a `replacement`"
+            )
+        return Decision(mode=Mode.INFERENCE)
+
+    def augmenting(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
+        if self.augmentation == "off":
+            return Decision(mode=Mode.INFERENCE)
+        return Decision(mode=Mode.OUTER) if self.frozen else self._as_stored(layer, path)
+
+    def statistics(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
+        return Decision(mode=Mode.ANY) if self.frozen else self._as_stored(layer, path)
+
+    def state(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
+        if not self.frozen:
+            return self._as_stored(layer, path)
+        if self.copy and known.replacement:
+            return Decision(replacement=known.replacement)
+        unwrap = self.copy and known.parts and layer.layer.compute_dtype == layer.compute_dtype  # else it casts
+        return Decision(unwrap=True) if unwrap else Decision(mode=Mode.INFERENCE)
+
+    def unknown(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
+        choice = self._choice_within(layer, path)
+        silent = seen.complete and not seen.draws
+        if choice in ("off", "remove"):
+            if silent:
+                return Decision(mode=Mode.INFERENCE) if self.frozen else self._as_stored(layer, path)
+            return self._silenced(layer, path, choice, known, seen)
+        if choice == "always" and _silent_locks(layer):
+            raise self._refused(
+                layer, path, seen, choice, f"it holds {_silent_locks(layer)}, locked to inference mode by ModeLock"
+            )
+        if silent:
+            stands = seen.updates and self.frozen
+            return Decision(mode=Mode.INFERENCE) if stands else self._as_stored(layer, path)
+        if choice == "always" and not seen.complete:
+            raise self._refused(layer, path, seen, choice, "what it does in training mode could not be found out")
+        return Decision(mode=Mode.OUTER if choice == "keep" else Mode.TRAINING)
+
+    def _silenced(self, layer: Any, path: str, choice: Policy, known: Behaviour, seen: _Seen) -> Decision:
+        """A copy with its rates at 0 where it has any, and a lock only where that does not do."""
+        rates = _rates_of(layer) if self.copy else {}
+        lockable = self._silent_when_locked(layer, seen)
+        locked = Decision(mode=Mode.INFERENCE)
+        if choice == "remove" and self.copy:
+            if not rates:
+                raise self._refused(
+                    layer, path, seen, choice, f"its noise ({_noise_of(layer)}) hangs on no argument of its config"
+                )
+            lockable = False
+        if not rates:
+            return locked
+        if self.lets_masks_in and any(map(has_other_kernel, _keras.walk(layer))):
+            self.other_behind_masks.append(path)
+        otherwise = locked if lockable else None
+        if not self.frozen:
+            return dataclasses.replace(self._as_stored(layer, path), changes=rates, otherwise=otherwise)
+        at_zero = Decision(changes=rates, mode=Mode.INFERENCE, otherwise=otherwise)
+        if seen.updates or self._needs_lock(layer, known, seen):
+            return at_zero
+        return dataclasses.replace(at_zero, mode=Mode.ANY, otherwise=at_zero)
+
+    def _choice_within(self, layer: Any, path: str) -> Policy:
+        """The one choice for a layer whose noise cannot be reached part by part."""
+        noisy = [part for part in _keras.walk(layer) if behaviour(part).effect is Effect.NOISE]
+        choices = {part.name: self.choice(part, f"{path}/{part.name}") for part in noisy}
+        if not noisy:
+            return self.choice(layer, path)
+        if len(set(choices.values())) > 1:
+            raise RebuildError(
+                f"The noise layers inside '{path}' (of type {type(layer).__name__}) must have one policy, because "
+                "the library cannot rebuild the layer around them. Return the same word for all of them. "
+                f"Received: {choices}"
+            )
+        choice = next(iter(choices.values()))
+        self.chosen[id(layer)] = choice, list(choices)
+        return choice
+
+    def _is_masked(self, layer: Any) -> bool:
+        """Whether a mask may reach a call of an attention layer that takes another kernel without its dropout."""
+        nodes = _keras.inbound_nodes(layer)
+        calls = [node.arguments for node in nodes if not node.arguments.kwargs.get("return_attention_scores")]
+        named = [mask for call in calls for name, mask in call.kwargs.items() if name.endswith("_mask")]
+        handed = [*named, *(mask for call in calls for mask in call.args[3:])]  # behind query, value and key
+        given = any(not (mask is None or isinstance(mask, bool)) for mask in handed)
+        return given or (self.masked and bool(calls or not nodes))
+
+    # -- what else can be done -------------------------------------------------------------------------
+
+    def _silent_when_locked(self, layer: Any, seen: _Seen) -> bool:
+        """Whether a lock is possible, and enough."""
+        moves = layer.trainable_variables or seen.updates
+        return seen.quiet_in_inference and (self.frozen or not moves)
+
+    def _way_out(self, layer: Any, path: str, seen: _Seen, *, comparable: bool = True) -> str:
+        """What works for this very layer, where what was chosen for it cannot be done, as a sentence."""
+        chosen, asked = self.chosen.get(id(layer), ("", [layer.name]))
+        off, keep = self._silent_when_locked(layer, seen), not (self.frozen and seen.updates)
+        words = " or ".join(f'"{word}"' for word, works in (("off", off), ("keep", keep)) if works and word != chosen)
+        lock_would_do = chosen == "always" or (chosen == "off" and seen.quiet_in_inference)
+        helped = chosen in ("off", "remove") or not seen.complete  # to be live and frozen is no matter of knowing more
+        ways = {
+            "freeze it first (`layer.trainable = False`)": lock_would_do
+            and not self.frozen
+            and layer.trainable_variables
+            and not seen.updates,
+            f"use {words} for it (pass a callable as policy, and return that where the layer is in {asked})": words,
+            "end the base model before it (`Branch(output=...)`)": self.frozen
+            and "/" not in path
+            and _is_behind(layer),
+            "tell the library how to silence its class (`register_layer`)": can_be_registered(type(layer))
+            and comparable
+            and helped,
+        }
+        sentence = "; or ".join(way for way, works in ways.items() if works)
+        return f"{sentence[:1].upper()}{sentence[1:]}. " if sentence else ""
+
+    def _refused(self, layer: Any, path: str, seen: _Seen, choice: str, cause: str) -> RebuildError:
+        last_way = 'Let its code draw random numbers and update variables in training mode only, and use "off" for it. '
+        return RebuildError(
+            f"Policy \"{choice}\" cannot be kept for layer '{path}' (of type {type(layer).__name__}): {cause}. "
+            f"{self._way_out(layer, path, seen) or last_way}Received: layer={layer!r}"
+        )
+
+
+_RULES = {
+    Effect.NOTHING: Decider.nothing,
+    Effect.NOISE: Decider.noise,
+    Effect.AUGMENTATION: Decider.augmenting,
+    Effect.STATISTICS: Decider.statistics,
+    Effect.STATE: Decider.state,
+    Effect.UNKNOWN: Decider.unknown,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """What a stranger was seen to do when it was traced in training mode, as it would be once frozen.
+
+    Attributes:
+        draws: Whether it draws random numbers.
+        draws_always: Whether it does so in inference mode too, or may without the modes stored in it.
+        updates: Names of the variables that it moves.
+        updates_always: Whether it does so in inference mode too.
+        losses: Whether it adds losses.
+        complete: Whether it could be traced; otherwise two calls on made-up data, or nothing, tell of it.
+    """
+
+    draws: bool
+    draws_always: bool = False
+    updates: tuple[str, ...] = ()
+    updates_always: bool = False
+    losses: bool = False
+    complete: bool = True
+
+    @property
+    def quiet_in_inference(self) -> bool:
+        """Whether it is known to do nothing beside computing its outputs in inference mode."""
+        return self.complete and not (self.draws_always or self.updates_always)
+
+
+def _observe(layer: Any) -> _Seen:
+    """Traces a call of `layer` in training mode. Nothing runs, and nothing of it changes."""
+    harmless = {  # moved by layers that stand still once they are frozen
+        variable.path
+        for part in _keras.walk(layer)
+        if behaviour(part).effect is Effect.STATISTICS
+        for variable in _keras.own_variables(part)
+    }
+    try:
+        arguments, keywords = probe.call_of(layer)
+        layer = layer if isinstance(layer, keras.Layer) else probe.Applied(layer)
+        with _keras.stored_modes_passed_over(layer) if _holds_noise(layer) else contextlib.nullcontext():
+            try:
+                seen, complete = probe.observe(layer, True, arguments, keywords, twice=True), True
+                doubtful = seen.draws or seen.updates
+                still = probe.observe(layer, False, arguments, keywords, twice=True) if doubtful else seen
+            except Exception:  # whatever a stranger's `call` may raise
+                seen, complete = probe.tried(layer, True, arguments, keywords), False
+                still = dataclasses.replace(seen, draws=False, updates=())
+    except Exception:  # nothing is known of it then
+        return _Seen(draws=True, complete=False)
+    updates = tuple(name for name in seen.updates if name not in harmless)
+    always = any(name not in harmless for name in still.updates)
+    return _Seen(seen.draws, still.draws, updates, always, seen.losses, complete)
+
+
+def _holds_noise(layer: Any) -> bool:
+    return any(behaviour(part).effect is Effect.NOISE for part in _keras.walk(layer))
+
+
+def _for_all(decision: Decision, **of_layer: Any) -> Decision:
+    """A decision, and those that would take its place, with what holds for the layer whatever is decided."""
+    otherwise = None if decision.otherwise is None else _for_all(decision.otherwise, **of_layer)
+    return dataclasses.replace(decision, otherwise=otherwise, **of_layer)
+
+
+def _noise_of(layer: Any) -> str:
+    """The names of the noise layers in a layer, for a message."""
+    names = [f"'{part.name}'" for part in _keras.walk(layer) if behaviour(part).effect is Effect.NOISE]
+    return ", ".join(names) or "its own"
+
+
+def _silent_locks(layer: Any) -> list[str]:
+    """Names of the noise layers below `layer` that a lock keeps silent."""
+    locks = [part for part in _keras.walk(layer) if type(part) is ModeLock and part.training is False]
+    within = [part for lock in locks for part in _keras.walk(lock.layer)]
+    return [part.name for part in within if behaviour(part).effect is Effect.NOISE]
+
+
+def _rates_of(layer: Any) -> dict[str, Any]:
+    """The arguments of a stranger that look like dropout rates, or hold a config with such, with 0 in their place."""
+    rows = {keras.saving.get_registered_name(type(part)): behaviour(part).rates for part in _keras.walk(layer)}
+    config = _config_of(layer)
+    silenced = {name: _silenced(name, value, rows) for name, value in config.items()}
+    return {name: value for name, value in silenced.items() if value is not config[name]}
+
+
+def _silenced(name: str, value: Any, rows: Mapping[str, Mapping[str, Any]]) -> Any:
+    """The value of a config with 0 for each rate in it: the very value where it has none.
+
+    Args:
+        name: The name of the argument.
+        value: Its value.
+        rows: For classes, by the names under which they are saved: the arguments that are known to silence them.
+    """
+    if isinstance(value, dict):
+        new = {key: _silenced(str(key), held, rows) for key, held in value.items()}
+        known = rows.get(value.get("registered_name") or value.get("class_name") or "", {})
+        held = value.get("config")
+        if known and isinstance(held, dict):
+            live = {key: silent for key, silent in known.items() if held.get(key) not in (silent, None)}
+            new["config"] = {**new["config"], **live} if live else new["config"]
+        return value if all(new[key] is value[key] for key in value) else new
+    if isinstance(value, (list, tuple)):
+        items = [_silenced(name, item, rows) for item in value]
+        return value if all(new is item for new, item in zip(items, value)) else items
+    is_rate = name == "rate" or any(word in name for word in _RATE_WORDS)
+    return 0.0 if is_rate and isinstance(value, float) and 0 < value < 1 else value
+
+
+def _config_of(layer: Any) -> dict[str, Any]:
+    try:
+        return layer.get_config()
+    except NotImplementedError:
+        return {}
+
+
+def _loses_flags(layer: Any, known: Behaviour, copy: bool) -> bool:
+    weights = any(_keras.own_variables(part) for part in _keras.walk(layer))
+    regularised = any(getattr(part, "activity_regularizer", None) is not None for part in _keras.walk(layer))
+    return (weights and not known.keeps_flags) or (regularised and not copy)
+
+
+def _makes_masks(layer: Any) -> bool:
+    """Whether a layer may put masks on what it gives."""
+    if _keras.begins_masks(layer) or (isinstance(layer, keras.layers.Lambda) and layer.mask is not None):
+        return True
+    if "compute_mask" in vars(layer) or is_own_code(next(b for b in type(layer).__mro__ if "compute_mask" in vars(b))):
+        return True
+    return behaviour(layer).strange and bool(names_in_code_of(layer) & {"_keras_mask", "set_keras_mask"})
+
+
+def _lets_masks_in(model: keras.Model) -> bool:
+    """Whether masks that come with the inputs of a model may reach attention, as those of embeddings do."""
+    graph = _keras.call_graph(model)
+    if graph is None:
+        return False
+    sequences = {id(tensor) for tensor in graph.inputs if "float" in tensor.dtype and len(tensor.shape) > 2}  # noqa: PLR2004
+    return _reached_by_masks(graph, sequences)[0]
+
+
+def _reached_by_masks(graph: Any, masked: set[int]) -> tuple[bool, set[int]]:
+    """Whether masks of some tensors of a graph may reach attention, and the ids of all tensors that may have masks."""
+    masked = set(masked)
+    for node in _keras.nodes(graph):
+        if node.is_input or not any(id(tensor) in masked for tensor in node.input_tensors):
+            continue
+        inner = _keras.call_graph(node.operation)
+        if inner is not None:
+            found, within = _reached_by_masks(inner, set(map(id, inner.inputs)))
+            passes = any(id(tensor) in within for tensor in inner.outputs)
+        else:
+            found = any(map(has_other_kernel, _keras.walk(node.operation)))
+            passes = getattr(node.operation, "supports_masking", False)
+        if found:
+            return True, masked
+        masked.update(map(id, node.outputs) if passes else ())
+    return False, masked
+
+
+def _leaks_its_mode(layer: Any, known: Behaviour) -> bool:
+    """Whether layers behind `layer` may get another mode than the one that it was called in.
+
+    Image layers take training mode for granted where they are called without a mode, and up to 3.15 Keras hands that
+    on to every layer behind them. So does, in all versions, a layer that calls another one in a mode of its own.
+    """
+    if _keras.default_mode(layer):
+        return True
+    if not known.traced:
+        return False
+    try:
+        return any(probe.observe(layer, mode, *probe.call_of(layer)).leaks for mode in (True, False))
+    except Exception:  # see `_observe`
+        return True
+
+
+def _refuse_hidden_noise(operation: Any, path: str, decide: Decider, seen: _Seen) -> None:
+    """Raises where an operation that is no layer, which nothing can lock, does what was not chosen."""
+    reached = layers_reached_by(operation)
+    noisy = [held for held in reached if behaviour(held).effect is Effect.NOISE]
+    choices = {decide.choice(part, path) for part in noisy or [operation]} if seen.draws else set[Policy]()
+    cause = ""
+    if seen.updates and decide.frozen:
+        cause = f"it updates {list(seen.updates)}"
+    elif choices & {"off", "remove"}:
+        cause = "it draws random numbers, and what is no layer cannot be silenced"
+    elif "always" in choices and not seen.draws_always:
+        cause = "it draws random numbers in training mode alone, and what is no layer has no mode of its own"
+    elif decide.copy and any(map(_has_weights, reached)):
+        cause = "a copy would share weights with the original (`copy=False` says so)"
+    elif decide.copy and seen.draws and any(map(_keras.seed_states, reached)):
+        cause = "a copy would share seeds with the original (`copy=False` says so)"
+    if cause:
+        held = [f"{type(part).__name__} '{part.name}'" for part in reached]
+        reaches = f"reaches {', '.join(held)}, unseen by Keras" if held else "is not Keras's own"
+        raise RebuildError(
+            f"Operation '{path}' (of type {type(operation).__name__}) runs code that {reaches}: {cause}. Put it into a "
+            "layer of your own, which makes what it needs in its constructor, holds it as attributes, and runs the "
+            f"operation in its `call`. Received: operation={operation!r}"
+        )
+
+
+def _has_weights(layer: Any) -> bool:
+    return any(_keras.own_variables(part) for part in _keras.walk(layer))
+
+
+def _refuse_to_share(layer: Any, path: str, *, live: bool) -> None:
+    """Raises where a copy would run layers of the original that Keras does not see, and that have a state."""
+    for held in shared_by_copies(layer):
+        weights = _has_weights(held)
+        if weights or (live and _keras.seed_states(held)):
+            raise RebuildError(
+                f"Layer '{path}' (of type {type(layer).__name__}) runs code that reaches {type(held).__name__} "
+                f"'{held.name}', unseen by Keras, and a copy would share its {'weights' if weights else 'seeds'} with "
+                "the original. Put the code into a layer of your own that holds "
+                f"'{held.name}' as an attribute and makes it in its constructor, or pass `copy=False` to use the layer "
+                f"itself instead of a copy. Received: layer={layer!r}"
+            )
+
+
+def _refuse_to_freeze(layer: Any, path: str, decision: Decision, seen: _Seen) -> None:
+    moves = "has trainable weights" if layer.trainable_variables else f"updates {list(seen.updates)}"
+    if decision.holds_mode and not decision.trains and (layer.trainable_variables or seen.updates):
+        raise ValueError(
+            f"Layer '{path}' (of type {type(layer).__name__}) has to be locked for this policy, and a locked layer is "
+            f"frozen, but it {moves}. {decision.way_out()}Received: layer={layer!r}"
+        )
+
+
+def _is_behind(layer: Any) -> bool:
+    """Whether there are layers in front of `layer`, so that a model can end before it."""
+    tensors = [tensor for node in _keras.inbound_nodes(layer)[-1:] for tensor in node.input_tensors]
+    return any(not isinstance(_keras.tensor_history(tensor)[0], keras.layers.InputLayer) for tensor in tensors)
