@@ -19,8 +19,8 @@ from zoo import ZOO
 
 import keras_graft as kg
 from keras_graft import Audit, Branch, ModeLock, _keras, audit, freeze_and_merge, register_layer, with_dropout
-from keras_graft._audit.audit import Row
 from keras_graft._behaviour import probe as _probe
+from keras_graft._behaviour.findings import Row
 
 OBEYS = _keras.obeys_stored_modes()  # from Keras 3.16 on
 

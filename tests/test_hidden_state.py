@@ -15,7 +15,7 @@ from keras import layers, ops
 from test_hostile import silent_features
 
 from keras_graft import _keras, audit, freeze_and_merge, split, with_dropout
-from keras_graft._audit.audit import Row
+from keras_graft._behaviour.findings import Row
 from keras_graft._engine.rebuild import RebuildError
 
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_graft._behaviour.live import _Knowledge, live_operations
-from keras_graft._behaviour.operations import Nature
+from keras_graft._keras.tensorflow import Nature
 
 SHAPE = (64, 8)
 DATA = np.linspace(-3, 3, 64 * 8, dtype="float32").reshape(SHAPE)

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_graft._behaviour.operations import form_of
+from keras_graft._keras.tensorflow import form_of
 
 
 def branching(condition: Any, x: Any) -> Any:

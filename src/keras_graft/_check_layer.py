@@ -23,8 +23,9 @@ import tensorflow as tf
 
 from . import _keras
 from ._arguments import described
-from ._audit.audit import Row, audit
+from ._audit.audit import audit
 from ._behaviour import probe
+from ._behaviour.findings import Row
 from ._behaviour.table import Effect
 from ._engine.policy import Augmentation, Policy, decider
 from ._engine.rebuild import RebuildError, rebuild

@@ -1,6 +1,6 @@
 """ModeLock: a layer that keeps another layer frozen, and in a mode of its own.
 
-It knows Keras only through `_keras.py`, and nothing of policies or branches.
+It knows Keras only through `_keras/`, and nothing of policies or branches.
 """
 
 from __future__ import annotations

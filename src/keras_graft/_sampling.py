@@ -1,6 +1,6 @@
 """`predict_samples`: Monte Carlo dropout, with all that is not random computed once.
 
-It must not know how a model is cut, nor how noise is made live: that is `_split.py` and `_policy.py`.
+It must not know how a model is cut, nor how noise is made live: that is `_split/` and `_engine/`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From an audit to text, JSON and HTML.
 
-It reads rows and totals, and must not know how they were found: that is `_audit.py`.
+It reads rows and totals, and must not know how they were found.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from .audit import Audit, Row
+from .._behaviour.findings import Row
+from .report import Report
 
 __all__ = ["as_dict", "notebook", "page", "text"]
 
@@ -29,7 +29,7 @@ _WIDTH = 100
 _OPEN = 30
 
 
-def as_dict(audit: Audit) -> dict[str, Any]:
+def as_dict(audit: Report) -> dict[str, Any]:
     """The audit as dicts, lists, strings and numbers."""
     return json.loads(json.dumps(dataclasses.asdict(audit)))
 
@@ -78,7 +78,7 @@ def _share(row: Row) -> str:
     return f" ({seen.dropped:.1%} measured)" if seen is not None and seen.dropped else ""
 
 
-def _summary(audit: Audit) -> str:
+def _summary(audit: Report) -> str:
     live = sum(row.live for row in audit.rows)
     return (
         f"{audit.name}: {audit.parameters:,} parameters, {audit.trainable:,} train, "
@@ -90,7 +90,7 @@ def _layers(count: int) -> str:
     return "1 layer" if count == 1 else f"{count} layers"
 
 
-def _total_lines(audit: Audit) -> Iterator[str]:
+def _total_lines(audit: Report) -> Iterator[str]:
     for total in audit.totals:
         name = f"'{total.name}'" if total.name else "all else"
         yield f"{name}: {total.parameters:,} parameters, {total.trainable:,} train, {_layers(total.live)} live in fit"
@@ -104,7 +104,7 @@ def _total_lines(audit: Audit) -> Iterator[str]:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def text(audit: Audit, *, colour: bool | None = None, totals: bool = True) -> str:
+def text(audit: Report, *, colour: bool | None = None, totals: bool = True) -> str:
     """A table of at most 100 columns.
 
     Args:
@@ -157,7 +157,7 @@ def _has_colour() -> bool:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def notebook(audit: Audit) -> str:
+def notebook(audit: Report) -> str:
     """A table for a notebook."""
     cells = []
     for row in audit.rows:
@@ -172,7 +172,7 @@ def notebook(audit: Audit) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(cells)}</tbody></table><p>{lines}</p>"
 
 
-def page(audit: Audit) -> str:
+def page(audit: Report) -> str:
     """A page that shows the model as a picture, in one file that needs no network."""
     numbers = {row.path: number for number, row in enumerate(audit.rows)}
     details = [_details(row, numbers) for row in audit.rows]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from .operations import Nature, constants_of, form_of, function_called_by, nature_of, reached_by
+from .._keras.tensorflow import Nature, constants_of, form_of, function_called_by, nature_of, reached_by
 
 __all__ = ["LiveOperation", "live_operations"]
 

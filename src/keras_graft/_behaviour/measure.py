@@ -1,6 +1,6 @@
 """What each layer of a model is seen to do, in training and in inference mode, on data.
 
-It runs the model and leaves it as it was. It must not know what a layer is supposed to do: that is `_behaviour.py`.
+It runs the model and leaves it as it was. It must not know what a layer is supposed to do: that is `table.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which mode each layer of a model runs in, in `fit` and in `predict`, and why.
 
 It follows the mode of a call through graphs, wrappers and locks as the installed Keras hands it on, and lets a trace
-tell where code of the user's own decides. It must not know what a layer does in a mode: that is `_behaviour.py`.
+tell where code of the user's own decides. It must not know what a layer does in a mode: that is `table.py`.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ import numpy as np
 import tensorflow as tf
 
 from .. import _keras
+from .._keras.tensorflow import Nature, assigned_by, function_named
 from .._reach import names_in_code_of, reached_from
 from .live import LiveOperation, live_operations
-from .operations import Nature, assigned_by, function_named
 
 __all__ = [
     "LARGE",

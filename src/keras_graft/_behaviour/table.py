@@ -1,7 +1,7 @@
 """The table: what each layer class does differently in training mode, with the reason.
 
 One row per class, and one rule for classes without a row. `register_layer` adds rows. It says what layers
-do, not what to do about it: that is `_policy.py`. It must not know of policies, branches or graphs.
+do, not what to do about it: that is `_engine/policy.py`. It must not know of policies, branches or graphs.
 """
 
 from __future__ import annotations

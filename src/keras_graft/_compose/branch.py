@@ -18,11 +18,11 @@ from .. import _keras
 from .._arguments import check_model, described, did_you_mean, hint_about
 from .._engine.policy import Augmentation, DropoutPolicy, decider
 from .._engine.rebuild import Decide, rebuild
-from .._losses.ending import Ending, ending_of, steps_back
+from .._losses.ending import Ending, Stage, ending_of, is_units, steps_back
 from .._losses.loss import compares_probabilities
 from .._mode_lock import freeze
 from .layout import data_format_of, data_formats_in
-from .merge import Stage, apply_stage, called, checked_result, dtype_for, free_name, is_units
+from .merge import apply_stage, called, checked_result, dtype_for, free_name
 
 __all__ = ["Branch", "Inputs", "Models", "graft", "make_inputs", "name_branches", "warn_of_old_heads"]
 

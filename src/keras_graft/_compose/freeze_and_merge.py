@@ -11,9 +11,10 @@ from typing_extensions import Unpack
 from .. import _keras
 from .._engine.policy import Augmentation, DropoutPolicy, decider
 from .._engine.rebuild import strip_modes
+from .._losses.ending import Head
 from .._losses.loss import CompileArgs, check_compile_args, check_endings, check_loss_of_one, per_output
 from .branch import Branch, Inputs, Models, graft, make_inputs, name_branches, warn_of_old_heads
-from .merge import Head, Merge, apply_stage, attach_head, free_name, merge_features
+from .merge import Merge, apply_stage, attach_head, free_name, merge_features
 
 __all__ = ["freeze_and_merge"]
 

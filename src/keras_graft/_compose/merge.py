@@ -7,32 +7,27 @@ how a branch came about.
 from __future__ import annotations
 
 import itertools
-import numbers
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypeAlias
 
 import keras
 
 from .. import _keras
 from .._arguments import check_option, hint_about
+from .._losses.ending import Head, Stage, is_units
 
 __all__ = [
     "MERGES",
-    "Head",
     "Merge",
-    "Stage",
     "apply_stage",
     "attach_head",
     "called",
     "checked_result",
     "dtype_for",
     "free_name",
-    "is_units",
     "merge_features",
 ]
 
-Stage: TypeAlias = int | keras.Layer | Sequence[keras.Layer] | Callable[[Any], Any]
-Head: TypeAlias = Stage | Mapping[str, Stage] | None
 Merge: TypeAlias = (
     Literal["concat", "add", "average", "multiply", "maximum", "stack", "weighted", "attention"]
     | keras.Layer
@@ -41,11 +36,6 @@ Merge: TypeAlias = (
 
 _RANK = 2  # of features: (batch, features)
 MERGES = ("concat", "add", "average", "multiply", "maximum", "stack", "weighted", "attention")
-
-
-def is_units(stage: Any) -> bool:
-    """Whether a stage is a number of units: an int, also of numpy, and no bool."""
-    return isinstance(stage, numbers.Integral) and not isinstance(stage, bool)
 
 
 def apply_stage(stage: Stage, tensor: Any, argument: str, *, name: str | None = None, units: bool = True) -> Any:

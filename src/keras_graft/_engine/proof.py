@@ -331,7 +331,7 @@ class _Comparison:
         if type(old) is not type(new) or (old.key_dtype, old.value_dtype) != (new.key_dtype, new.value_dtype):
             return False
         ours, theirs = (dict(zip(*(part.numpy().tolist() for part in table.export()))) for table in (old, new))
-        return ours == theirs and self.alike(old._default_value, new._default_value)
+        return ours == theirs and self.alike(*map(_keras.default_of_table, (old, new)))
 
     def random_sources(self, old: Any, new: Any) -> bool:
         return type(old) is type(new)  # each draws numbers of its own

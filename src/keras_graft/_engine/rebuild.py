@@ -3,7 +3,7 @@
 `rebuild(model, decide)` walks the graph of a model in its own order, asks `decide` about every layer, and
 puts the result together again: shared layers stay shared, nested models nested, names, masks, dtypes,
 structures and call arguments as they are, except `training`. It must not know why a decision was taken:
-that is `_policy.py`.
+that is `policy.py`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ import numpy as np
 import tensorflow as tf
 
 from .. import _keras
-from .._split.split import bytes_of
 from . import store
 from .computer import Computer, alike
 from .data import Source
@@ -278,7 +277,7 @@ def _number(fingerprint: Callable[..., str], *arguments: Any) -> str:
 def _chunks(batches: Iterable[Any], computer: Computer) -> Iterator[list[Any]]:
     """Batches in portions of about the size of a shard: themselves, or their features."""
     chunk, size = list[Any](), 0
-    bytes_per_example = bytes_of(computer.model.outputs)
+    bytes_per_example = _keras.bytes_of(computer.model.outputs)
     for batch in batches:
         if bytes_per_example is None:  # it depends on the data, and is the same for all: their features have one shape
             bytes_per_example = _bytes_of(computer.once(batch[0])) // _rows_of(batch[0])

@@ -28,8 +28,8 @@ from .._arguments import (
     described,
     integer,
 )
-from .._audit.audit import rows_by_layer
 from .._behaviour import probe
+from .._behaviour.findings import rows_by_layer
 from .._features.checked import checked
 from .._features.computer import Computer
 from .._features.data import Source, is_cast_by_fit, is_stream, part_of, rows_of_arrays, source_of
@@ -37,7 +37,7 @@ from .._features.features import Features, FeatureStoreError, features_in_folder
 from .._features.fingerprint import Uncomparable, fingerprint_of_model
 from .._features.store import absolute
 from .._losses.loss import check_endings
-from .._split.split import Split, bytes_of, ends_determinism, make_cut, variables_read_by
+from .._split.split import Split, ends_determinism, make_cut, variables_read_by
 from .feed import even, fed_with_features, in_place_of_inputs, store_errors_kept, stored_batches
 
 __all__ = ["fit_head"]
@@ -244,7 +244,7 @@ def _why_not_ahead(model: keras.Model, found: Split) -> str:
         return f"it overrides {own}, which would get features in place of its inputs."
     if found.empty:
         return f"nothing in it can be computed ahead. In the way: {way}."
-    size, raw = found.bytes_per_example, bytes_of(model.inputs)
+    size, raw = found.bytes_per_example, _keras.bytes_of(model.inputs)
     if size is None or raw is None or size <= max(raw, _SMALL) or (found.share or 0.0) >= _WORTH_IT:
         return ""
     return (

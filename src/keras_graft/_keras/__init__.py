@@ -1,8 +1,8 @@
 """Everything private of Keras that this library needs, and every difference between versions.
 
-This is the only module that imports `keras.src` or touches names that begin with an underscore on
-Keras objects. Each function says what it gives, and on which versions the name behind it was seen
-("all": 3.12.0, 3.15.1 and 3.16.0-dev). It knows nothing of policies, branches or merges.
+Nobody else imports `keras.src` or touches names that begin with an underscore on objects of Keras. Each function says
+what it gives, and on which versions the name behind it was seen ("all": 3.12.0, 3.15.1 and 3.16.0-dev). It must not
+know of policies, branches or merges.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import math
 import re
 import sys
 import threading
@@ -163,6 +164,11 @@ def given_to_variable(variable: Any) -> list[str]:
 @functools.cache
 def _of_every_variable() -> frozenset[str]:
     return frozenset(vars(keras.Variable(0.0))) | OF_TENSORFLOW
+
+
+def default_of_table(table: Any) -> Any:
+    """What a lookup table of TensorFlow gives for keys that are not in it (2.20 to 2.22)."""
+    return table._default_value
 
 
 def named_parts(layer: Any) -> dict[int, str]:
@@ -730,6 +736,15 @@ def call_graph(model: Any) -> Any:
     if graph is None and isinstance(model, Functional) and type(model).call is Functional.call:
         return model
     return graph
+
+
+def bytes_of(tensors: Any) -> int | None:
+    """The size of one example of some symbolic tensors; None where it is not fixed."""
+    shapes = [tensor.shape[1:] for tensor in tensors]
+    if any(size is None for shape in shapes for size in shape) or any(tensor.dtype == "string" for tensor in tensors):
+        return None
+    sizes = [keras.ops.convert_to_numpy(keras.ops.zeros((1,), tensor.dtype)).itemsize for tensor in tensors]
+    return sum(math.prod(shape) * size for shape, size in zip(shapes, sizes))
 
 
 def nodes(graph: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""How a model or a head ends: the kind of numbers that its last activation gives.
+"""What a head may be, and how a model or a head ends: the kind of numbers that its last activation gives.
 
 Only what Keras itself defines is judged, by what it is and not by its name: layers, operations and functions of the
 user's own may compute anything, so nothing is said of them.
@@ -7,15 +7,18 @@ user's own may compute anything, so nothing is said of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+import numbers
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import keras
 
 from .. import _keras
-from .._compose.merge import is_units
 
-__all__ = ["Ending", "ending_of", "steps_back"]
+__all__ = ["Ending", "Head", "Stage", "ending_of", "is_units", "steps_back"]
+
+Stage: TypeAlias = int | keras.Layer | Sequence[keras.Layer] | Callable[[Any], Any]
+Head: TypeAlias = Stage | Mapping[str, Stage] | None
 
 Kind = Literal["real", "relu", "positive", "symmetric", "softmax", "sigmoid"]
 
@@ -34,6 +37,11 @@ class Ending:
     kind: Kind
     operation: Any
     units: int | None
+
+
+def is_units(stage: Any) -> bool:
+    """Whether a stage is a number of units: an int, also of numpy, and no bool."""
+    return isinstance(stage, numbers.Integral) and not isinstance(stage, bool)
 
 
 def ending_of(stage: Any) -> Ending | None:

@@ -13,8 +13,7 @@ import keras
 from typing_extensions import TypedDict
 
 from .._arguments import did_you_mean, hint_about
-from .._compose.merge import Head, is_units
-from .ending import Ending, ending_of
+from .ending import Ending, Head, ending_of, is_units
 
 __all__ = [
     "CompileArgs",

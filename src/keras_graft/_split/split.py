@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,8 +15,8 @@ import keras
 
 from .. import _keras
 from .._arguments import check_model
-from .._audit.audit import Row, rows_by_layer
 from .._behaviour import probe
+from .._behaviour.findings import Row, rows_by_layer
 from .._behaviour.modes import Run, follow
 from .._behaviour.table import Effect, behaviour
 from .._reach import VARIABLES, reached_from
@@ -26,7 +25,6 @@ __all__ = [
     "MaskOf",
     "Split",
     "WithMask",
-    "bytes_of",
     "ends_determinism",
     "ends_noiselessness",
     "make_cut",
@@ -73,7 +71,7 @@ class Split:
     @functools.cached_property
     def bytes_per_example(self) -> int | None:
         """The size of the features of one example, in bytes; None where an axis is open."""
-        return bytes_of(self.features.outputs)
+        return _keras.bytes_of(self.features.outputs)
 
     @functools.cached_property
     def share(self) -> float | None:
@@ -723,15 +721,6 @@ class _Behind:
         part = _like(node.operation, keras.Model(inputs, outputs, name=name))
         results = _keras.connect(part, (given,), {}, [theirs for theirs, _ in behind])
         self.tensors.update(zip((id(theirs) for theirs, _ in behind), results))
-
-
-def bytes_of(tensors: Any) -> int | None:
-    """The size of one example of some symbolic tensors; None where it is not fixed."""
-    shapes = [tensor.shape[1:] for tensor in tensors]
-    if any(size is None for shape in shapes for size in shape) or any(tensor.dtype == "string" for tensor in tensors):
-        return None
-    sizes = [keras.ops.convert_to_numpy(keras.ops.zeros((1,), tensor.dtype)).itemsize for tensor in tensors]
-    return sum(math.prod(shape) * size for shape, size in zip(shapes, sizes))
 
 
 # -- names and small parts --------------------------------------------------------------------------------

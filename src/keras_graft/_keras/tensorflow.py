@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
-from .. import _keras
+from . import RESOURCE, definition_of, only_reads, resources_written_by
 
 __all__ = [
     "Nature",
@@ -75,7 +75,7 @@ def nature_of(operation: Any, branch: int | None = None) -> Nature:
 def assigned_by(operation: Any) -> list[Any]:
     """The handles of the variables, tables, … among the inputs of an operation that it assigns."""
     nodes = [operation.node_def, *_nodes_within(operation)]
-    return _keras.resources_written_by(operation) if any(map(_assigns, nodes)) else []
+    return resources_written_by(operation) if any(map(_assigns, nodes)) else []
 
 
 def form_of(operation: Any, branch: int | None = None) -> Any:
@@ -88,7 +88,7 @@ def form_of(operation: Any, branch: int | None = None) -> Any:
 
 
 def _nature(node: Any) -> Nature:
-    definition = _keras.definition_of(node.op)
+    definition = definition_of(node.op)
     if definition is None:
         return Nature.UNKNOWN
     if any(attribute.type == "int" and attribute.name in _SEEDS for attribute in definition.attr):
@@ -96,7 +96,7 @@ def _nature(node: Any) -> Nature:
     if not definition.is_stateful:
         return Nature.RANDOM if _seed_argument(definition) is not None else Nature.PURE
     gives_values = any(not _is_handle(output) for output in definition.output_arg)
-    pure = node.op in _STATEFUL_BUT_PURE or _keras.only_reads(node.op)
+    pure = node.op in _STATEFUL_BUT_PURE or only_reads(node.op)
     if pure or not gives_values or _calls_functions(node):
         return Nature.PURE
     return Nature.RANDOM if any(map(_is_handle, definition.input_arg)) else Nature.UNKNOWN
@@ -125,14 +125,14 @@ def _has_fixed_seed(operation: Any) -> bool:
 
 
 def _assigns(node: Any) -> bool:
-    definition = _keras.definition_of(node.op)
-    if definition is None or definition.output_arg or _keras.only_reads(node.op):
+    definition = definition_of(node.op)
+    if definition is None or definition.output_arg or only_reads(node.op):
         return False
     return any(map(_is_handle, definition.input_arg))
 
 
 def _is_handle(argument: Any) -> bool:
-    return bool(argument.type == _keras.RESOURCE)
+    return bool(argument.type == RESOURCE)
 
 
 def _calls_functions(node: Any) -> bool:
