@@ -51,19 +51,14 @@ def test_every_file_and_folder_is_on_the_list_once() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=NAMES)
 def test_imports_run_down_the_list(path: pathlib.Path) -> None:
-    order = ["__init__.py", *(room for room in rooms() if room != "__init__.py")]
+    order = rooms()
     mine = order.index(room_of(path))
     wrong = [
         f"line {line}: {target.relative_to(ROOT)}"
         for target, line in imports_of(path)
-        if path.name != "__main__.py" and room_of(target) != room_of(path) and order.index(room_of(target)) <= mine
+        if room_of(target) != room_of(path) and order.index(room_of(target)) < mine
     ]
     assert not wrong
-
-
-def test_the_command_line_imports_public_names_and_the_door_alone() -> None:
-    targets = {room_of(target) for target, _ in imports_of(ROOT / "__main__.py")}
-    assert targets <= {"__init__.py", "_keras/"}
 
 
 def test_there_are_no_circles() -> None:
@@ -127,4 +122,4 @@ def modules_in(node: ast.AST) -> list[str]:
 def test_every_folder_says_what_it_is_for_and_what_it_must_not_know(folder: pathlib.Path) -> None:
     said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
     assert said
-    assert folder == ROOT or "must not know" in said
+    assert folder == ROOT or "must not know" in " ".join(said.split())

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from . import Audit, _keras, audit
+from ._behaviour.table import Effect
 
 # Examples of the data that the model runs on.
 _EXAMPLES = 32
@@ -80,7 +81,7 @@ def _data(path: str) -> Any:
 def _offending(found: Audit) -> list[Any]:
     if any(row.frozen for row in found.rows):
         return [row for row in found.rows if row.frozen and (row.live or row.trainable)]
-    return [row for row in found.rows if row.live and not row.behaviour.startswith("uses batch statistics")]
+    return [row for row in found.rows if row.live and row.effect is not Effect.STATISTICS]
 
 
 if __name__ == "__main__":

@@ -374,7 +374,7 @@ def _unknown(reason: str, way_out: str = "") -> Finding:
 
 def _config(subject: _Subject) -> Finding:
     layer = subject.layer
-    if type(layer).__module__.startswith("keras."):
+    if _keras.is_of_keras(layer):
         return _holds("Keras defines it.")
     config = layer.get_config()
     forgotten = sorted(_arguments_of(type(layer)) - config.keys())
@@ -467,7 +467,7 @@ def _training(subject: _Subject) -> Finding:
     if wrong:
         return _fault(f"{wrong[0].type}: {wrong[0].contradiction}.", _WAYS_OUT["training"])
     live = [row for row in rows if row.live]
-    if any(row.behaviour == Effect.UNKNOWN.value for row in live):
+    if any(row.effect is Effect.UNKNOWN for row in live):
         return _unknown(_doing(live), _WAYS_OUT["training"])
     return _holds(_doing(live) if live else "It computes the same in both modes.")
 

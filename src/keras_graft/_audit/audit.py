@@ -232,7 +232,7 @@ def _removed_row(path: str, kind: str, frozen: bool, depth: int) -> Row:
         parameters=0,
         trainable=0,
         frozen=frozen,
-        behaviour=Effect.NOISE.value,
+        effect=Effect.NOISE,
         fit="",
         predict="",
         reason="removed from the graph",

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .._behaviour.findings import Row
+from .._behaviour.table import Effect
 from .report import Report
 
 __all__ = ["as_dict", "notebook", "page", "text"]
@@ -31,7 +32,11 @@ _OPEN = 30
 
 def as_dict(audit: Report) -> dict[str, Any]:
     """The audit as dicts, lists, strings and numbers."""
-    return json.loads(json.dumps(dataclasses.asdict(audit)))
+    found = dataclasses.asdict(audit)
+    found["rows"] = [
+        {("behaviour" if key == "effect" else key): value for key, value in row.items()} for row in found["rows"]
+    ]
+    return json.loads(json.dumps(found, default=lambda effect: effect.value))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -68,7 +73,7 @@ def _said(row: Row) -> str:
     doing = f"{row.fit} also in predict" if both else row.fit or (f"{row.predict} in predict" if row.predict else "")
     if doing:
         return f"{doing}{_share(row)}: {row.reason}"
-    if row.removed or row.silenced or row.behaviour.startswith("uses batch"):
+    if row.removed or row.silenced or row.effect is Effect.STATISTICS:
         return row.reason
     return ""
 

@@ -31,7 +31,7 @@ class Row:
         parameters: How many numbers its weights hold, with all below it.
         trainable: How many of them the model trains.
         frozen: Whether the layer, or one that holds it, is marked as not trainable.
-        behaviour: What its class does in training mode, such as `"drops or adds noise"`.
+        effect: What its class does in training mode.
         fit: What it does in `fit` that it does not do in inference mode, such as `"drops 50%"`; empty where nothing.
         predict: Likewise in `predict` and `evaluate`.
         reason: Why.
@@ -50,7 +50,7 @@ class Row:
     parameters: int
     trainable: int
     frozen: bool
-    behaviour: str
+    effect: Effect
     fit: str
     predict: str
     reason: str
@@ -67,6 +67,11 @@ class Row:
     def name(self) -> str:
         """Name of the layer."""
         return self.path.rpartition("/")[2]
+
+    @property
+    def behaviour(self) -> str:
+        """What its class does in training mode, in words, such as `"drops or adds noise"`."""
+        return self.effect.value
 
     @property
     def live(self) -> bool:
@@ -158,7 +163,7 @@ def _row(place: Place, fit: Run, predict: Run, trained: set[int], seen: Measurem
         parameters=size(weights),
         trainable=size(weight for weight in weights if id(weight) in trained),
         frozen=place.frozen,
-        behaviour=(Effect.UNKNOWN if known.traced and in_fit and not changes else known.effect).value,
+        effect=Effect.UNKNOWN if known.traced and in_fit and not changes else known.effect,
         fit=in_fit,
         predict=in_predict,
         reason=_reason(place, known, fit, predict, bool(in_fit or in_predict)),

@@ -228,7 +228,7 @@ def _adds_losses(layer: Any) -> bool:
 
 
 def _is_live(row: Row, noise_off: bool) -> bool:
-    stays = noise_off and row.frozen and row.behaviour != Effect.AUGMENTATION.value
+    stays = noise_off and row.frozen and row.effect is not Effect.AUGMENTATION
     return bool(row.predict or (row.fit and not stays))
 
 
@@ -239,7 +239,7 @@ def ends_noiselessness(model: keras.Model) -> Obstacle:
     def why(node: Any) -> str:
         for part in _keras.walk(node.operation):
             row = rows.get(id(part))
-            if row is not None and (row.predict or (row.fit and row.behaviour in _NOISY)):
+            if row is not None and (row.predict or (row.fit and row.effect in _NOISY)):
                 return f"{row.fit or row.predict}: {row.reason}"
             if getattr(part, "stateful", False):
                 return _KEEPS_STATE
@@ -248,7 +248,7 @@ def ends_noiselessness(model: keras.Model) -> Obstacle:
     return why
 
 
-_NOISY = (Effect.NOISE.value, Effect.UNKNOWN.value)
+_NOISY = (Effect.NOISE, Effect.UNKNOWN)
 
 
 # ---------------------------------------------------------------------------------------------------------
