@@ -359,8 +359,7 @@ def _without_row(layer: Any) -> Behaviour:
     if not isinstance(layer, keras.Layer):
         return _of_operation(layer)
     keeps_flags = _keeps_flags(layer)
-    theirs = type(layer).__module__.startswith("keras.src")
-    if theirs and not (_keras.takes_training(layer) or _keras.sublayers(layer)):
+    if _keras.is_of_keras(layer) and not (_keras.takes_training(layer) or _keras.sublayers(layer)):
         return _looked_at_whole(layer, _INERT)  # one of the many layers of Keras that only compute
     if _keras.graph_of(layer) is not None:
         return dataclasses.replace(_INERT, reason="does what its layers do")
@@ -490,7 +489,6 @@ def _may_hold_code(value: Any) -> bool:
         return bool(value.__closure__) or not value.__module__.startswith("keras.src.activations.")
     if isinstance(value, (functools.partial, types.MethodType)):
         return True
-    of_keras = type(value).__module__.startswith("keras.")
     if isinstance(value, keras.Operation):
         return any(map(_is_strange, own_attributes(value).values()))
-    return callable(value) and not (of_keras or inspect.isbuiltin(value) or isinstance(value, type))
+    return callable(value) and not (_keras.is_of_keras(value) or inspect.isbuiltin(value) or isinstance(value, type))

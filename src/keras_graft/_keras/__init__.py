@@ -578,7 +578,7 @@ def copy_of_operation(operation: Any, *, from_config: bool) -> Any:
 def _draws_values(value: Any) -> bool:
     return (
         isinstance(value, keras.initializers.Initializer)
-        and type(value).__module__.startswith("keras.")
+        and is_of_keras(value)
         and not isinstance(value, (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant))
     )
 
