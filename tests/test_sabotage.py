@@ -40,6 +40,7 @@ from keras_graft._features import features as _features
 from keras_graft._features import store as _store
 from keras_graft._fit import feed as _feed
 from keras_graft._fit import fit_head as _training
+from keras_graft._split import obstacles as _obstacles
 from keras_graft._split import split as _split
 
 Patch = pytest.MonkeyPatch
@@ -261,15 +262,15 @@ def test_an_error_leaves_calls_behind_without_undoing_them() -> None:
 
 
 def without_a_look_at_noise(patch: Patch) -> None:
-    patch.setattr(_split, "_is_live", lambda row, noise_off: False)
+    patch.setattr(_obstacles, "_is_live", lambda row, noise_off: False)
 
 
 def without_a_look_at_losses(patch: Patch) -> None:
-    patch.setattr(_split, "_adds_losses", lambda layer: False)
+    patch.setattr(_obstacles, "_adds_losses", lambda layer: False)
 
 
 def without_masks(patch: Patch) -> None:
-    patch.setattr(_split, "_emitter", lambda model, level, names: lambda place, tensor: [tensor])
+    patch.setattr(_split, "emitter", lambda model, level, names: lambda place, tensor: [tensor])
 
 
 def without_forgetting(patch: Patch) -> None:

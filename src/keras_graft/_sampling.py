@@ -23,7 +23,8 @@ from ._features.computer import Computer
 from ._features.data import numbers, source_of
 from ._features.fingerprint import Uncomparable, fingerprint_of_model, outputs_by_key
 from ._mode_lock import ModeLock
-from ._split.split import ends_noiselessness, make_cut
+from ._split.obstacles import ends_noiselessness
+from ._split.split import make_cut
 
 __all__ = ["Samples", "predict_samples"]
 

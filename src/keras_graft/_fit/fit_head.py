@@ -37,7 +37,8 @@ from .._features.features import Features, FeatureStoreError, features_in_folder
 from .._features.fingerprint import Uncomparable, fingerprint_of_model
 from .._features.store import absolute
 from .._losses.loss import check_endings
-from .._split.split import Split, ends_determinism, make_cut, variables_read_by
+from .._split.obstacles import ends_determinism, variables_read_by
+from .._split.split import Split, make_cut
 from .feed import even, fed_with_features, in_place_of_inputs, store_errors_kept, stored_batches
 
 __all__ = ["fit_head"]
