@@ -19,7 +19,7 @@ from zoo import ZOO
 
 import keras_graft as kg
 from keras_graft import Audit, Branch, ModeLock, _keras, audit, freeze_and_merge, register_layer, with_dropout
-from keras_graft._behaviour import probe as _probe
+from keras_graft._behaviour import untouched as _untouched
 from keras_graft._behaviour.findings import Row
 
 OBEYS = _keras.obeys_stored_modes()  # from Keras 3.16 on
@@ -51,7 +51,7 @@ def disagreements(found: Audit) -> Iterator[str]:
         if seen is None:
             continue
         moved = set(seen.changed) - set(seen.changed_in_predict)
-        moves_always = set(seen.changed_in_predict) - {_probe.UNTRACKED}  # the states of stateful RNN
+        moves_always = set(seen.changed_in_predict) - {_untouched.UNTRACKED}  # the states of stateful RNN
         if bool(row.fit) != bool(seen.live_in_fit or moved or moves_always):
             yield f"{row.path} ({row.type}) in fit: said '{row.fit}', seen {seen}"
         if bool(row.predict) != bool(seen.live_in_predict or moves_always):
@@ -451,7 +451,7 @@ def shared_seed() -> np.ndarray | None:
 def test_state_that_keras_does_not_see_is_seen_to_change() -> None:
     found = audit(zoo.sequential(keras.Input((6,)), RawCounter(name="raw")), zoo.vectors(8))
     assert found.rows[-1].measured is not None
-    assert found.rows[-1].measured.changed == (_probe.UNTRACKED,)
+    assert found.rows[-1].measured.changed == (_untouched.UNTRACKED,)
 
 
 def test_data_that_the_model_does_not_take_is_refused() -> None:

@@ -14,7 +14,7 @@ import zoo
 from keras import layers
 
 from keras_graft import ModeLock
-from keras_graft._behaviour import probe as _probe
+from keras_graft._behaviour import trace as _trace
 from keras_graft._behaviour.table import _TABLE, Effect, behaviour
 
 
@@ -88,7 +88,7 @@ def test_a_lock_says_what_it_does() -> None:
 def observed(layer: keras.Layer, *, training: bool) -> tuple[bool, bool]:
     x = keras.Input((6,))
     layer(x)
-    seen = _probe.observe(layer, training, (x,), {})
+    seen = _trace.observe(layer, training, (x,), {})
     return bool(seen.updates), seen.draws
 
 
@@ -104,6 +104,6 @@ def test_tracing_changes_nothing() -> None:
     layer = zoo.Block()
     layer(keras.Input((6,)))
     before = [guarantees.array(v) for v in layer.variables]
-    _probe.observe(layer, True, (keras.Input((6,)),), {})
+    _trace.observe(layer, True, (keras.Input((6,)),), {})
     for variable, value in zip(layer.variables, before):
         np.testing.assert_array_equal(guarantees.array(variable), value)

@@ -28,7 +28,7 @@ from zoo import ZOO
 
 import keras_graft as kg
 from keras_graft import _keras, _mode_lock, _sampling
-from keras_graft._behaviour import probe as _probe
+from keras_graft._behaviour import trial as _trial
 from keras_graft._behaviour.table import Effect
 from keras_graft._compose import branch as _branch
 from keras_graft._compose import freeze_and_merge as _compose
@@ -384,7 +384,7 @@ def without_copying_what_is_handed_over(patch: Patch) -> None:
 
 
 def without_a_call_in_doubt(patch: Patch) -> None:
-    patch.setattr(_probe, "agree", lambda original, copy, training: True)
+    patch.setattr(_trial, "agree", lambda original, copy, training: True)
 
 
 PROOFS: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [

@@ -24,7 +24,7 @@ import tensorflow as tf
 from . import _keras
 from ._arguments import described
 from ._audit.audit import audit
-from ._behaviour import probe
+from ._behaviour import made_up, untouched
 from ._behaviour.findings import Row
 from ._behaviour.table import Effect
 from ._engine.policy import Augmentation, Policy, decider
@@ -228,7 +228,7 @@ class _Subject:
 
     def same_as(self, ours: list[np.ndarray]) -> bool:
         """Whether these are the features, but for what another kernel may round otherwise."""
-        return len(ours) == len(self.features) and all(map(probe.close, self.features, ours))
+        return len(ours) == len(self.features) and all(map(made_up.close, self.features, ours))
 
 
 # How often a layer runs before it counts as giving the same each time.
@@ -337,7 +337,7 @@ def _as_they_were(variables: list[Any]) -> Iterator[None]:
 def _unchanged(layer: Any) -> Iterator[None]:
     """Undoes what calls do to a layer that is built."""
     variables = [*_without_seeds(layer), *_keras.seed_states(layer)]
-    with _as_they_were(variables), probe.left_as_it_was(layer), _keras.nothing_left_behind([layer], always=True):
+    with _as_they_were(variables), untouched.left_as_it_was(layer), _keras.nothing_left_behind([layer], always=True):
         yield
 
 
@@ -453,8 +453,8 @@ def _inference(subject: _Subject) -> Finding:
 def _state(layer: Any) -> dict[str, bytes]:
     """The values of all variables of a layer, also of those that Keras does not know; not those of seed generators."""
     values = {f"'{v.path}'": keras.ops.convert_to_numpy(v).tobytes() for v in _without_seeds(layer)}
-    hidden = probe.hidden_values(layer)
-    return {**values, **{f"{probe.UNTRACKED} ({number})": value.tobytes() for number, value in enumerate(hidden)}}
+    hidden = untouched.hidden_values(layer)
+    return {**values, **{f"{untouched.UNTRACKED} ({number})": value.tobytes() for number, value in enumerate(hidden)}}
 
 
 def _moved(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from . import _keras
 from ._arguments import check_model, integer
-from ._behaviour import probe
+from ._behaviour import untouched
 from ._engine.policy import decider
 from ._engine.rebuild import Decision, rebuild
 from ._features.checked import checked_inputs
@@ -232,7 +232,7 @@ def _with_live_noise(rest: keras.Model) -> keras.Model:
         return Decision() if locked else live(layer, path)
 
     # New layers draw seeds, which `_set_seeds` replaces.
-    with probe.random_states_kept(), _keras.nothing_left_behind([rest], always=True), _keras.unrecorded():
+    with untouched.random_states_kept(), _keras.nothing_left_behind([rest], always=True), _keras.unrecorded():
         return rebuild(rest, decide, frozen=True)
 
 

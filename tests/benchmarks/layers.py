@@ -29,7 +29,7 @@ from backbones import BATCH, Base, exported, first_line
 from guarantees import tensors
 
 from keras_graft import _keras, check_layer
-from keras_graft._behaviour import probe as _probe
+from keras_graft._behaviour import untouched as _untouched
 
 
 def first_calls(base: Base) -> Iterator[tuple[Any, Any, Any]]:
@@ -41,7 +41,7 @@ def first_calls(base: Base) -> Iterator[tuple[Any, Any, Any]]:
         calls.setdefault(id(layer), (layer, args, {key: v for key, v in kwargs.items() if key != "training"}))
         return call(*args, **kwargs)
 
-    with _probe.recording(layers, note):
+    with _untouched.recording(layers, note):
         base.model(tensors(base.data), training=False)
     yield from calls.values()
 

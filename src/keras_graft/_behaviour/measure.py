@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from .. import _keras
-from . import probe
+from . import untouched
 
 __all__ = ["Measured", "Measurement", "measure"]
 
@@ -64,13 +64,13 @@ def measure(model: keras.Model, x: Any, layers: Iterable[Any]) -> Measurement:
     layers = list(layers)
     variables = {id(variable): variable for variable in model.variables}
     runs = {}
-    with probe.left_as_it_was(model):
+    with untouched.left_as_it_was(model):
         for training in (True, False):
             inputs = _Arguments.of((x,), {})
             with keras.StatelessScope():
                 outputs = [_arrays(model(*inputs.as_given()[0], training=training)) for _ in range(2)]
             watch = _Watch(variables)
-            with keras.StatelessScope() as watch.scope, probe.recording(layers, watch.around):
+            with keras.StatelessScope() as watch.scope, untouched.recording(layers, watch.around):
                 model(*inputs.as_given()[0], training=training)
             runs[training] = watch.seen, _same(*outputs)
     (fit, repeats), (predict, repeats_in_predict) = runs[True], runs[False]
@@ -147,7 +147,7 @@ class _Watch:
         outputs, below = self._first(layer, call, args, kwargs)
         left = _Arguments.of(args, kwargs)
         mode_behind, state_behind = context.get_value("training"), dict(self.scope.state_mapping)
-        state |= {key: value for key, value in state_behind.items() if probe.looks_like_a_seed(value)}
+        state |= {key: value for key, value in state_behind.items() if untouched.looks_like_a_seed(value)}
 
         def repeat(mode: bool | None, silent: bool) -> list[np.ndarray]:
             args, kwargs = arguments.as_given(silent=layer if silent else None)
@@ -159,10 +159,10 @@ class _Watch:
             return outputs
 
         try:
-            hidden = probe.hidden_values(layer)
+            hidden = untouched.hidden_values(layer)
             again = repeat(mode, silent=False)
             changed = self._changed(state)
-            changed |= set() if _same(hidden, probe.hidden_values(layer)) else {probe.UNTRACKED}
+            changed |= set() if _same(hidden, untouched.hidden_values(layer)) else {untouched.UNTRACKED}
             calm = repeat(False, silent=True)
             if self.astray:  # it calls other layers in inference mode: what differs is theirs
                 calm = again
@@ -204,9 +204,9 @@ class _Watch:
         now = dict(self.scope.state_mapping)
         self._set(state)
         return {
-            self.variables[key].path if key in self.variables else probe.UNTRACKED
+            self.variables[key].path if key in self.variables else untouched.UNTRACKED
             for key, value in now.items()
-            if value is not state.get(key) and not probe.looks_like_a_seed(value)
+            if value is not state.get(key) and not untouched.looks_like_a_seed(value)
             if key not in self.variables or not _same(_arrays(self.variables[key].value), _arrays(value))
         }
 

@@ -14,7 +14,7 @@ import keras
 
 from .. import _keras
 from .._mode_lock import ModeLock
-from . import probe
+from . import trace
 from .table import behaviour
 
 __all__ = ["Reached", "Run", "follow", "parts_of", "stored_modes"]
@@ -33,7 +33,7 @@ class Reached:
 
     training: bool | None
     cause: str = ""
-    own: probe.Call | None = None
+    own: trace.Call | None = None
     failed: bool = False
 
 
@@ -181,8 +181,8 @@ class _Follower:
         try:
             args, kwargs = arguments or _keras.call_arguments(layer)
             kwargs = {key: value for key, value in kwargs.items() if key != "training"}
-            called = layer if isinstance(layer, keras.Layer) else probe.Applied(layer)
-            calls, behind = probe.calls_within(called, training, args, kwargs)
+            called = layer if isinstance(layer, keras.Layer) else trace.Applied(layer)
+            calls, behind = trace.calls_within(called, training, args, kwargs)
         except Exception:  # whatever a stranger's `call` may raise: what it holds is taken to get what it gets
             for part in _keras.walk(layer):
                 self._note(part, dataclasses.replace(call, failed=behaviour(part).strange))

@@ -18,7 +18,7 @@ import keras
 
 from .. import _keras
 from .._arguments import check_model, check_option
-from .._behaviour import probe
+from .._behaviour import trace
 from .._behaviour.modes import stored_modes
 from .._behaviour.table import (
     Behaviour,
@@ -211,7 +211,7 @@ class Decider:
             _refuse_hidden_noise(layer, path, self, _observe(layer))
             return Decision(reuse=not self.copy)
         known = behaviour(layer)
-        probe.note_holder(layer)
+        trace.note_holder(layer)
         if type(layer) is ModeLock and self._speaks_of(layer.layer):
             return Decision(unwrap=True, reuse=not self.copy)
         seen = _observe(layer) if known.traced or known.registered else _Seen(draws=False)
@@ -481,15 +481,15 @@ def _observe(layer: Any) -> _Seen:
         for variable in _keras.own_variables(part)
     }
     try:
-        arguments, keywords = probe.call_of(layer)
-        layer = layer if isinstance(layer, keras.Layer) else probe.Applied(layer)
+        arguments, keywords = trace.call_of(layer)
+        layer = layer if isinstance(layer, keras.Layer) else trace.Applied(layer)
         with _keras.stored_modes_passed_over(layer) if _holds_noise(layer) else contextlib.nullcontext():
             try:
-                seen, complete = probe.observe(layer, True, arguments, keywords, twice=True), True
+                seen, complete = trace.observe(layer, True, arguments, keywords, twice=True), True
                 doubtful = seen.draws or seen.updates
-                still = probe.observe(layer, False, arguments, keywords, twice=True) if doubtful else seen
+                still = trace.observe(layer, False, arguments, keywords, twice=True) if doubtful else seen
             except Exception:  # whatever a stranger's `call` may raise
-                seen, complete = probe.tried(layer, True, arguments, keywords), False
+                seen, complete = trace.tried(layer, True, arguments, keywords), False
                 still = dataclasses.replace(seen, draws=False, updates=())
     except Exception:  # nothing is known of it then
         return _Seen(draws=True, complete=False)
@@ -613,7 +613,7 @@ def _leaks_its_mode(layer: Any, known: Behaviour) -> bool:
     if not known.traced:
         return False
     try:
-        return any(probe.observe(layer, mode, *probe.call_of(layer)).leaks for mode in (True, False))
+        return any(trace.observe(layer, mode, *trace.call_of(layer)).leaks for mode in (True, False))
     except Exception:  # see `_observe`
         return True
 

@@ -21,7 +21,7 @@ from typing import Any
 import keras
 
 from .. import _keras, _reach
-from .._behaviour import probe
+from .._behaviour import made_up, trace, trial
 from .._behaviour.table import Effect, behaviour
 from .._mode_lock import ModeLock, freeze
 from . import proof
@@ -632,7 +632,7 @@ class _Builder:
             inner = layer.layer if isinstance(layer, ModeLock) else layer
             with self._working_on(original):
                 if decision.changes or decision.replacement:
-                    _check_silenced(original, inner, probe.call_of(layer), path, decision)
+                    _check_silenced(original, inner, trace.call_of(layer), path, decision)
                 if decision.mode in (Mode.INFERENCE, Mode.ANY):
                     _check_still(layer, inner, path, decision)
         for doubt in self.outside:  # last: only what stands still by itself can be compared
@@ -663,7 +663,7 @@ def _check_faithful(doubt: proof.Doubt) -> None:
     """Raises unless a copy that could not be proved by value computes what the original computes."""
     modes = (False, True) if doubt.live else (False,)
     try:
-        same = all(probe.agree(doubt.original, doubt.copy, training) for training in modes)
+        same = all(trial.agree(doubt.original, doubt.copy, training) for training in modes)
         cause = "and on made-up data the copy computes something else"
     except Exception as error:  # whatever a stranger's `call` may raise
         same = False
@@ -675,10 +675,10 @@ def _check_faithful(doubt: proof.Doubt) -> None:
 def _check_outside(doubt: proof.Doubt) -> None:
     """Raises where a copy that holds all that its original holds computes something else: with what lies outside."""
     layer = doubt.original
-    kinds = {False: [probe.SIGNED, probe.LARGE], True: [probe.LARGE] if doubt.live else []}
+    kinds = {False: [made_up.SIGNED, made_up.LARGE], True: [made_up.LARGE] if doubt.live else []}
 
     def agrees(other: Any) -> bool:
-        return all(probe.agree(layer, other, training, kinds[training]) for training in kinds)
+        return all(trial.agree(layer, other, training, kinds[training]) for training in kinds)
 
     try:
         differs = not agrees(doubt.copy) and agrees(layer)
@@ -696,7 +696,7 @@ def _check_outside(doubt: proof.Doubt) -> None:
 
 def _check_left_out(layer: Any, path: str) -> None:
     """Raises where a layer that was left out does more than make noise."""
-    if not _on_made_up_data(layer, path, lambda: probe.does_nothing(layer)):
+    if not _on_made_up_data(layer, path, lambda: trial.does_nothing(layer)):
         raise RebuildError(
             f"Layer '{path}' (of type {type(layer).__name__}) cannot be left out: its class is registered with "
             "`only_noise=True`, but in inference mode it does not return its input as it is. Register it with `rates` "
@@ -709,7 +709,7 @@ def _check_silenced(original: Any, new: Any, call: tuple[Any, Any], path: str, d
     locked = decision.mode is Mode.INFERENCE
 
     def same(training: bool) -> bool:
-        return _on_made_up_data(original, path, lambda: probe.same(original, new, training), decision.way_out)
+        return _on_made_up_data(original, path, lambda: trial.same(original, new, training), decision.way_out)
 
     fault = ""
     if _observed(new, path, decision, *call).draws and not (locked and same(training=True)):
@@ -737,10 +737,10 @@ def _computes_with_rates(original: Any, new: Any, call: tuple[Any, Any]) -> bool
     where noise is drawn in inference mode as well, the rates are those of that noise.
     """
     try:
-        if probe.observe(original, False, *call).draws:
+        if trace.observe(original, False, *call).draws:
             return False
-        expected = probe.computed(original, *call)
-        if expected == probe.computed(new, *call):
+        expected = trace.computed(original, *call)
+        if expected == trace.computed(new, *call):
             return False
         moved = _computed_by_copy(original, _with_moved_rates(*map(_keras.config_of, (original, new))), call)
         return moved != expected and moved != _computed_by_copy(original, {}, call)
@@ -751,7 +751,7 @@ def _computes_with_rates(original: Any, new: Any, call: tuple[Any, Any]) -> bool
 def _computed_by_copy(layer: Any, changes: dict[str, Any], call: tuple[Any, Any]) -> Counter[Any]:
     copy = _keras.copy_from_config(layer, changes)
     _keras.build_like(copy, layer, {})
-    return probe.computed(copy, *call)
+    return trace.computed(copy, *call)
 
 
 def _with_moved_rates(config: Any, silent: Any) -> Any:
@@ -769,7 +769,7 @@ def _check_still(layer: Any, inner: Any, path: str, decision: Decision) -> None:
     args, kwargs = _keras.call_arguments(layer)
     seen = _observed(layer, path, decision, args, kwargs)
     locked = decision.mode is Mode.INFERENCE
-    if seen.draws and not locked and probe.observe(layer, False, args, kwargs).draws:
+    if seen.draws and not locked and trace.observe(layer, False, args, kwargs).draws:
         seen = dataclasses.replace(seen, draws=False)  # it draws in both modes: that is what it computes
     if not (seen.updates or seen.draws):
         return
@@ -952,9 +952,9 @@ def _named(layer: Any, path: str, make: Callable[[], Any]) -> Any:
         raise _cannot_rebuild(layer, path, f"{type(error).__name__}: {_keras.first_line(error)}") from error
 
 
-def _observed(layer: Any, path: str, decision: Decision, args: Any, kwargs: Any) -> probe.Observation:
+def _observed(layer: Any, path: str, decision: Decision, args: Any, kwargs: Any) -> trace.Observation:
     try:
-        return probe.observe(layer, True, args, kwargs, twice=True)
+        return trace.observe(layer, True, args, kwargs, twice=True)
     except Exception as error:  # whatever a stranger's `call` may raise
         inner = layer.layer if isinstance(layer, ModeLock) else layer
         raise RebuildError(

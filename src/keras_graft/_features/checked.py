@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import _keras
 from .._arguments import described
-from .._behaviour import probe
+from .._behaviour import trace
 from .data import Source
 
 __all__ = ["checked", "checked_inputs"]
@@ -185,7 +185,7 @@ def _check_targets(model: keras.Model, targets: Any, weights: Any, name: str) ->
 def _has_loss(model: Any) -> bool:
     if _keras.losses_of(model) is not None or model.losses:
         return True
-    return probe.observe(model, True, (_keras.symbolic_inputs(model),), {}).losses
+    return trace.observe(model, True, (_keras.symbolic_inputs(model),), {}).losses
 
 
 def _known(loss: Any) -> Any:

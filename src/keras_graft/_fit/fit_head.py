@@ -28,7 +28,7 @@ from .._arguments import (
     described,
     integer,
 )
-from .._behaviour import probe
+from .._behaviour import trace
 from .._behaviour.findings import rows_by_layer
 from .._features.checked import checked
 from .._features.computer import Computer
@@ -317,7 +317,7 @@ def _steps_at_once(model: keras.Model, rest: keras.Model, arguments: dict[str, A
     decided = model.steps_per_execution != 1 or model.run_eagerly or arguments["steps_per_epoch"]
     if several or decided or not quiet or arguments["validation_steps"] is not None:
         return model.steps_per_execution
-    steps, quick = _steps_in(arguments), _QUICK // max(1, probe.multiplications(rest) or _QUICK)
+    steps, quick = _steps_in(arguments), _QUICK // max(1, trace.multiplications(rest) or _QUICK)
     most = min(steps, _MOST_AT_ONCE, max(1, quick))
     whole = max(count for count in range(1, most + 1) if steps % count == 0)
     bar = arguments["verbose"] not in (0, 2)  # which counts whole calls

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from .. import _keras
-from .._behaviour import probe
+from .._behaviour import trace
 from .obstacles import Obstacle
 
 __all__ = ["Frontier", "Level", "Place", "flat_inputs", "inner_graph", "obstacles_in", "operations_of"]
@@ -232,7 +232,7 @@ class _Rows:
         }
         args, kwargs = node.arguments.fill_in(specs)
         try:
-            outputs = keras.tree.flatten(probe.shapes_of(node.operation, args, kwargs))
+            outputs = keras.tree.flatten(trace.shapes_of(node.operation, args, kwargs))
         except Exception:  # whatever code of others may raise
             outputs = [None] * len(node.outputs)
         return [tensor.shape[0] if tensor is not None and tensor.shape else None for tensor in outputs]

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from .. import _keras
-from .._behaviour import probe
+from .._behaviour import trace
 from .._behaviour.findings import Row, rows_by_layer
 from .._behaviour.table import Effect, behaviour
 from .._reach import VARIABLES, reached_from
@@ -78,7 +78,7 @@ def _all_read_by(node: Any) -> Iterator[Any]:
     """The variables that a call of a graph reads, and then, which takes a trace, handles of those reached otherwise."""
     yield from variables_read_by(node)
     if runs_strange_code(node.operation):
-        yield from probe.handles_in_call(node.operation, node.arguments.args, node.arguments.kwargs)
+        yield from trace.handles_in_call(node.operation, node.arguments.args, node.arguments.kwargs)
 
 
 def variables_read_by(node: Any) -> list[Any]:
@@ -104,7 +104,7 @@ def _adds_losses(layer: Any) -> bool:
         return False
     try:
         arguments = _keras.call_arguments(layer)
-        return any(probe.observe(layer, training, *arguments).losses for training in (True, False))
+        return any(trace.observe(layer, training, *arguments).losses for training in (True, False))
     except Exception:  # whatever a stranger's `call` may raise; then the audit does not know it either
         return False
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from .. import _keras
-from .._behaviour import probe
+from .._behaviour import trace
 from .frontier import Level, Place, flat_inputs, operations_of
 from .masks import MaskOf, WithMask, Witness
 from .obstacles import runs_strange_code
@@ -299,7 +299,7 @@ def emitter(model: keras.Model, level: Level, names: Names) -> _Emit:
 
     if any(map(_says_too_little, operations_of(model))):
         features, _ = cut_features(model, level, names, witness)
-        probe.trace(lambda inputs: features(inputs, training=False), _keras.input_structure(features))
+        trace.trace(lambda inputs: features(inputs, training=False), _keras.input_structure(features))
     return emit
 
 

@@ -14,7 +14,7 @@ import keras
 
 from .. import _keras
 from .._arguments import check_model
-from .._behaviour import probe
+from .._behaviour import trace
 from .._behaviour.modes import Run, follow
 from .frontier import Frontier, obstacles_in
 from .obstacles import Obstacle, ends_determinism
@@ -64,7 +64,7 @@ class Split:
 
         Those of matrix products and convolutions, counted for one example.
         """
-        ahead, behind = probe.multiplications(self.features), probe.multiplications(self.rest)
+        ahead, behind = trace.multiplications(self.features), trace.multiplications(self.rest)
         if ahead is None or behind is None:
             return None
         return ahead / (ahead + behind) if ahead + behind else 0.0

@@ -1,6 +1,6 @@
-"""Trying a layer out without changing it: a trace of a call, or a call on made-up data.
+"""What a call of a layer does, as a trace of it shows, or calls on made-up data where it cannot be traced.
 
-It tells what a call does, for layers that nothing else is known of. It must not know what follows from that.
+It must not know what follows from that.
 """
 
 from __future__ import annotations
@@ -8,12 +8,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import functools
-import math
-import random
-import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -21,45 +17,35 @@ import numpy as np
 import tensorflow as tf
 
 from .. import _keras
-from .._keras.tensorflow import Nature, assigned_by, function_named
-from .._reach import names_in_code_of, reached_from
+from .._keras.products import products_in
+from .._keras.tensorflow import Nature, assigned_by
+from .._reach import names_in_code_of
 from .live import LiveOperation, live_operations
+from .made_up import EXAMPLES, closed, equal, made_up, repeats, with_masks, with_sizes
+from .untouched import (
+    UNTRACKED,
+    hidden_values,
+    hidden_variables,
+    left_as_it_was,
+    looks_like_a_seed,
+    recording,
+)
 
 __all__ = [
-    "LARGE",
-    "SIGNED",
-    "UNTRACKED",
     "Applied",
     "Call",
     "Observation",
-    "agree",
     "call_of",
     "calls_within",
-    "close",
     "computed",
-    "does_nothing",
     "handles_in_call",
-    "hidden_values",
-    "left_as_it_was",
-    "looks_like_a_seed",
     "multiplications",
     "note_holder",
     "observe",
-    "random_states_kept",
-    "recording",
-    "same",
     "shapes_of",
+    "trace",
     "tried",
 ]
-
-# What stands for the sizes that a symbolic tensor leaves open, where a call needs numbers: the first that it runs with.
-_SIZES = (8, 4, 64, 2048, 1)
-
-UNTRACKED = "a variable that Keras does not track"
-
-# How many times, and with how many examples, a call is repeated to see whether it gives the same: noise that drops one
-# example of a hundred shows.
-_REPEATS, _EXAMPLES = 16, 32
 
 
 def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -73,7 +59,7 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             return _keras.compute_output_spec(function, *args, **kwargs)
         except Exception as error:  # whatever a stranger's `call` may raise
             try:
-                return _with_sizes(lambda size: _trace_in_function(function, args, kwargs, size))
+                return with_sizes(lambda size: _trace_in_function(function, args, kwargs, size))
             except Exception:
                 raise error from None
 
@@ -86,22 +72,11 @@ def shapes_of(operation: Any, args: Any, kwargs: Any) -> Any:
         return trace(operation, *args, **kwargs)
 
 
-def _with_sizes(action: Callable[[int], Any]) -> Any:
-    """What `action` returns for the first of the sizes that it runs with."""
-    errors = []
-    for size in _SIZES:
-        try:
-            return action(size)
-        except Exception as error:
-            errors.append(error)
-    raise errors[0]
-
-
 def _trace_in_function(function: Callable[..., Any], args: Any, kwargs: Any, size: int) -> Any:
     """The same in a `tf.function`, with `size` for every size of the tensors that is open."""
     leaves = keras.tree.flatten((args, kwargs))
     symbolic = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
-    specs = [tf.TensorSpec(_closed(tensor.shape, size), tensor.dtype) for tensor in symbolic]
+    specs = [tf.TensorSpec(closed(tensor.shape, size), tensor.dtype) for tensor in symbolic]
 
     def call(*tensors: Any) -> Any:
         given = {id(leaf): tensor for leaf, tensor in zip(symbolic, tensors)}
@@ -231,7 +206,7 @@ def _with_known_sizes(arguments: Any) -> Any:
     """Symbolic tensors with a number for each size that they leave open, on which code may decide."""
     return keras.tree.map_structure(
         lambda leaf: (
-            keras.KerasTensor(_closed(leaf.shape, _KNOWN_SIZE, _EXAMPLES), leaf.dtype, sparse=leaf.sparse)
+            keras.KerasTensor(closed(leaf.shape, _KNOWN_SIZE, EXAMPLES), leaf.dtype, sparse=leaf.sparse)
             if isinstance(leaf, keras.KerasTensor)
             else leaf
         ),
@@ -240,30 +215,6 @@ def _with_known_sizes(arguments: Any) -> Any:
 
 
 _KNOWN_SIZE = 64
-
-
-def repeats(layer: Any, training: bool, args: Any, kwargs: Any) -> bool:
-    """Whether calls on made-up data give the same bits every time; no where none can be made.
-
-    They run, but nothing of the layer changes.
-    """
-
-    def same_each_time(made: Made, size: int) -> bool:
-        made_up_args, made_up_kwargs = _made_up((args, kwargs), size, made, examples=_EXAMPLES)
-        with keras.StatelessScope():
-            first, *others = (
-                _with_masks(layer(*made_up_args, training=training, **made_up_kwargs)) for _ in range(_REPEATS // 2)
-            )
-        return all(all(map(_equal, first, other)) for other in others)
-
-    def same(made: Made) -> bool:
-        try:
-            with left_as_it_was(layer):
-                return _with_sizes(functools.partial(same_each_time, made))
-        except Exception:  # whatever a stranger's `call` may raise
-            return made != USUAL  # other data may be none of its own
-
-    return all(map(same, MADE_UP))
 
 
 def tried(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
@@ -275,16 +226,16 @@ def tried(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
     moved: list[Any] = []
 
     def twice(size: int) -> tuple[Any, list[Any]]:
-        made_up_args, made_up_kwargs = _made_up((args, kwargs), size)
+        made_up_args, made_up_kwargs = made_up((args, kwargs), size)
         with keras.StatelessScope(collect_losses=True) as scope:
-            both = [_with_masks(layer(*made_up_args, training=training, **made_up_kwargs)) for _ in range(2)]
+            both = [with_masks(layer(*made_up_args, training=training, **made_up_kwargs)) for _ in range(2)]
         return scope, both
 
     with left_as_it_was(layer):
-        scope, (one, other) = _with_sizes(twice)
+        scope, (one, other) = with_sizes(twice)
         moved += [UNTRACKED for before, now in zip(hidden, hidden_values(layer)) if not np.array_equal(before, now)]
     return Observation(
-        _updates(layer, scope.state_mapping, moved), not all(map(_equal, one, other)), bool(scope.losses), leaks=False
+        _updates(layer, scope.state_mapping, moved), not all(map(equal, one, other)), bool(scope.losses), leaks=False
     )
 
 
@@ -305,15 +256,9 @@ def _assigned_in_graph(layer: Any, operations: list[Any] | None = None) -> list[
         return []
     outer = _keras.captured_by(graph)
     names = {id(_keras.handle_of(variable)): variable.path for variable in layer.variables}
-    seeds = {id(variable.handle) for variable in _hidden_variables(layer) if looks_like_a_seed(variable)}
+    seeds = {id(variable.handle) for variable in hidden_variables(layer) if looks_like_a_seed(variable)}
     found = {id(outer.get(id(handle), handle)) for handle in handles} - seeds
     return [names.get(key, UNTRACKED) for key in found]
-
-
-def _equal(one: Any, other: Any) -> bool:
-    one, other = map(keras.ops.convert_to_numpy, (one, other))
-    same_bits = one.dtype != object and one.dtype == other.dtype and one.tobytes() == other.tobytes()  # nan is nan
-    return one.shape == other.shape and (same_bits or np.array_equal(one, other))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -333,214 +278,12 @@ def multiplications(model: Any) -> int | None:
         return None
     with left_as_it_was(model):
         traced = tf.function(lambda inputs: model(inputs, training=False)).get_concrete_function(specs)
-    return _products_in(traced.graph) // batch
-
-
-def _products_in(graph: Any) -> int:
-    """The multiplications of all operations that the outputs of a graph hang on."""
-    reached: dict[int, Any] = {}
-    waiting = [tensor.op for tensor in graph.outputs]
-    while waiting:
-        operation = waiting.pop()
-        if id(operation) not in reached:
-            reached[id(operation)] = operation
-            waiting += [tensor.op for tensor in operation.inputs] + operation.control_inputs
-    return sum(map(_products, reached.values()))
-
-
-def _products(operation: Any) -> int:
-    """The multiplications of one operation of TensorFlow, and of the functions that it calls."""
-    kind = operation.type
-    if kind in ("While", "StatelessWhile"):
-        return _products_in(_function(operation, "body")) * _rounds(_function(operation, "cond"))
-    if kind in ("PartitionedCall", "StatefulPartitionedCall"):
-        return _products_in(_function(operation, "f"))
-    if kind == "Einsum":
-        axes = operation.get_attr("equation").decode().partition("->")[0].split(",")
-        sizes = {axis: size for names, tensor in zip(axes, operation.inputs) for axis, size in zip(names, tensor.shape)}
-        return math.prod(size or 1 for size in sizes.values())
-    if kind not in _CONTRACTED:
-        return 0
-    index, contracted = _CONTRACTED[kind]
-    tensor = operation.outputs[0] if index is None else operation.inputs[index]
-    return (tensor.shape.num_elements() or 0) * (contracted(operation) or 0)
-
-
-def _rounds(condition: Any) -> int:
-    """How often a loop runs, as far as its condition compares with a number."""
-    bounds = [tf.get_static_value(op.inputs[1]) for op in condition.get_operations() if op.type == "Less"]
-    return max((int(bound) for bound in bounds if bound is not None), default=1)
-
-
-def _function(operation: Any, attribute: str) -> Any:
-    return function_named(operation, operation.get_attr(attribute).name)
-
-
-def _rows_of_first(transposed: str) -> Callable[[Any], int]:
-    def size(operation: Any) -> int:
-        return operation.inputs[0].shape[-2 if operation.get_attr(transposed) else -1]
-
-    return size
-
-
-def _filter(first: int, last: int) -> Callable[[Any], int]:
-    return lambda operation: math.prod(operation.inputs[1].shape[first:last])
-
-
-# For each kind of operation: the input whose elements take part in products (None: the output), and in how many.
-_CONTRACTED: dict[str, tuple[int | None, Callable[[Any], int]]] = {
-    "MatMul": (None, _rows_of_first("transpose_a")),
-    "BatchMatMulV2": (None, _rows_of_first("adj_x")),
-    "BatchMatMulV3": (None, _rows_of_first("adj_x")),
-    "Conv2D": (None, _filter(0, -1)),
-    "Conv3D": (None, _filter(0, -1)),
-    "DepthwiseConv2dNative": (None, _filter(0, -2)),
-    "Conv2DBackpropInput": (2, _filter(0, -1)),
-    "Conv3DBackpropInputV2": (2, _filter(0, -1)),
-}
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Leaving no trace
-# ---------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def left_as_it_was(layer: Any) -> Iterator[None]:
-    """Puts back what a call of `layer` may change.
-
-    A stateless scope keeps the variables of Keras as they are, but not what code moves that holds those of TensorFlow
-    in them: a loaded SavedModel.
-    """
-    with _keras.surgery, _keras.functions_traced_anew():
-        yield from _put_back(layer)
-
-
-def _put_back(layer: Any) -> Iterator[None]:
-    parts = list(_keras.walk(layer))
-    beneath = map(_keras.beneath, getattr(layer, "variables", ()))
-    variables = {id(held): held for held in [*_hidden_variables(layer), *beneath] if held is not None}
-    with tf.init_scope():
-        values = [(variable, variable.read_value()) for variable in variables.values()]  # no copies until one is moved
-    attributes = [(vars(part), dict(vars(part))) for part in parts]
-    contents = {id(held): (held, _entries(held)) for part in parts for held in _containers(part)}
-    try:
-        with random_states_kept(), _keras.global_seeds_kept():
-            yield
-    finally:
-        for held, before in attributes:
-            for name in [name for name in held if name not in before]:
-                del held[name]
-            held.update(before)
-        for held, entries in contents.values():
-            _refill(held, entries)
-        with tf.init_scope():
-            for variable, value in values:
-                variable.assign(value)
-
-
-@contextlib.contextmanager
-def random_states_kept() -> Iterator[None]:
-    """Keeps what NumPy and Python draw from as it is."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
-
-
-def _containers(layer: Any) -> Iterator[Any]:
-    """The lists, dicts, sets and queues that `layer` holds, also in one another, but for the records of its calls."""
-    waiting = [value for name, value in vars(layer).items() if name not in _keras.RECORDS]
-    seen: set[int] = set()
-    while waiting:
-        held = waiting.pop()
-        if id(held) in seen or not isinstance(held, (*_CONTAINERS, tuple)):
-            continue
-        seen.add(id(held))
-        waiting.extend(held.values() if isinstance(held, dict) else held)
-        if not isinstance(held, tuple):
-            yield held
-
-
-def _refill(held: Any, before: list[Any]) -> None:
-    """Puts back what a container held; not through Keras, which tracks what is put into its own, and locks them."""
-    now = _entries(held)
-    if len(now) == len(before) and all(map(_is_same_entry, now, before)):
-        return
-    base = next(kind for kind in _CONTAINERS if isinstance(held, kind))
-    own = next(
-        (kind for kind in type(held).__mro__ if kind.__module__ in _PLAIN and issubclass(kind, base)), type(held)
-    )
-    own.clear(held)
-    (own.extend if hasattr(own, "extend") else own.update)(held, before)
-
-
-def _entries(held: Any) -> list[Any]:
-    return list(held.items() if isinstance(held, dict) else held)
-
-
-def _is_same_entry(one: Any, other: Any) -> bool:
-    """Whether two entries are one object; those of dicts are pairs, made anew each time."""
-    pairs = isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other)
-    return one is other or (pairs and all(mine is theirs for mine, theirs in zip(one, other)))
-
-
-_CONTAINERS = (list, dict, set, collections.deque)
-_PLAIN = ("builtins", "collections")
-
-
-def hidden_values(layer: Any) -> list[np.ndarray]:
-    """The values of the variables that `layer` reaches and Keras does not know, those of generators left out."""
-    return [variable.numpy() for variable in _hidden_variables(layer, generators=False)]
-
-
-def _hidden_variables(layer: Any, *, generators: bool = True) -> list[Any]:
-    """Variables of TensorFlow that `layer` reaches and Keras does not know, also those of random generators."""
-    reached = list(reached_from(layer))
-    found = [part for part in reached if isinstance(part, tf.Variable)]
-    found += [part.state for part in reached if generators and isinstance(part, tf.random.Generator)]
-    return found
+    return products_in(traced.graph) // batch
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Calls within a call
 # ---------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def recording(layers: list[Any], around: Callable[[Any, Callable[..., Any], Any, Any, bool], Any]) -> Iterator[None]:
-    """Hands every `call` of some layers, in this thread, to `around`, and takes everything back afterwards.
-
-    Args:
-        layers: The layers.
-        around: Called as `around(layer, call, args, kwargs, training)` with the mode that the call runs in; returns
-            what the call shall return.
-    """
-    thread = threading.get_ident()
-
-    def recorded(layer: Any) -> Callable[..., Any]:
-        original, mode_of = getattr(layer, _keras.name_of_call(layer)), _keras.mode_of_call(layer)
-
-        @functools.wraps(original)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() != thread:
-                return original(*args, **kwargs)
-            return around(layer, original, args, kwargs, mode_of(args, kwargs))
-
-        return call
-
-    with _keras.surgery:
-        own = [(vars(layer), name, vars(layer).get(name)) for layer in layers for name in [_keras.name_of_call(layer)]]
-        try:
-            for layer in layers:
-                vars(layer)[_keras.name_of_call(layer)] = recorded(layer)
-            yield
-        finally:
-            for attributes, name, call in own:
-                attributes.pop(name, None)
-                attributes.update({} if call is None else {name: call})
 
 
 # For layers inside others, which no graph holds: the layer that calls them.
@@ -755,19 +498,8 @@ def _natures(operations: list[LiveOperation]) -> set[Nature]:
 
 
 def _in_graph(outputs: Any) -> list[Any]:
-    parts = tf.nest.flatten(_with_masks(outputs), expand_composites=True)
+    parts = tf.nest.flatten(with_masks(outputs), expand_composites=True)
     return [tensor for tensor in parts if hasattr(tensor, "op")]
-
-
-def _with_masks(outputs: Any) -> list[Any]:
-    """The outputs of a call, and the masks that they carry to the layers behind."""
-    leaves = keras.tree.flatten(outputs)
-    return [*leaves, *(mask for mask in map(_keras.get_keras_mask, leaves) if mask is not None)]
-
-
-def looks_like_a_seed(value: Any) -> bool:
-    """Whether a value may be the state of a seed generator, for variables of which nothing else is known."""
-    return tuple(value.shape) == (2,) and "int" in keras.backend.standardize_dtype(value.dtype)
 
 
 def computed(layer: Any, args: Any, kwargs: Any) -> collections.Counter[Any]:
@@ -784,183 +516,3 @@ def computed(layer: Any, args: Any, kwargs: Any) -> collections.Counter[Any]:
     with left_as_it_was(layer):
         trace(probe, *args, **kwargs)
     return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """A kind of made-up data.
-
-    Attributes:
-        low: The smallest value of floats.
-        high: The largest.
-        padded: Whether the first example is half padding: 0 or False in what is no float, and masked where tensors
-            carry masks. Everything else that is no float is 1 or True.
-    """
-
-    low: float = 0.0
-    high: float = 1.0
-    padded: bool = False
-
-
-# Values as those of images, boxes and audio; and the kinds of data on which a copy must compute what its original does.
-USUAL, SIGNED, LARGE = Made(), Made(-1.0, 1.0, padded=True), Made(-30.0, 30.0, padded=True)
-MADE_UP = (USUAL, SIGNED, LARGE)
-
-
-def same(original: Any, new: Any, training: bool) -> bool:
-    """Whether `new`, in a mode, computes what `original` computes in inference mode, on made-up data.
-
-    Nothing of either changes. Where `original` draws random numbers in inference mode too, there is nothing to compare.
-    """
-    args, kwargs = call_of(original)
-    try:
-        seen = observe(original, False, args, kwargs)
-    except Exception:  # whatever a stranger's `call` may raise
-        seen = tried(original, False, args, kwargs)
-    if seen.draws:
-        return True
-
-    def outputs(layer: Any, mode: bool, data: Any) -> list[Any]:
-        args, kwargs = data
-        with keras.StatelessScope(), _keras.functions_traced_anew():
-            return _with_masks(layer(*args, training=mode, **kwargs))
-
-    return all(
-        _same_outputs(
-            functools.partial(outputs, original, False), functools.partial(outputs, new, training), (args, kwargs), made
-        )
-        for made in MADE_UP
-    )
-
-
-def agree(original: Any, copy: Any, training: bool, kinds: Iterable[Made] = MADE_UP) -> bool:
-    """Whether a copy computes in a mode what its original computes there, on made-up data of several kinds.
-
-    Nothing of either changes. Seed generators of both draw the same numbers, and in training mode, where normalization
-    hangs on that, both are as trainable as the original.
-    """
-    is_layer = isinstance(original, keras.Layer)
-    arguments = call_of(original) if is_layer else _keras.call_arguments(original)
-    mode = {"training": training} if is_layer else {}
-    pairs = zip(_seed_states(original), _seed_states(copy))
-    seeds = [(theirs, ours.value) for ours, theirs in pairs]
-
-    def outputs(operation: Any, data: Any) -> list[Any]:
-        args, kwargs = data
-        with keras.StatelessScope(state_mapping=seeds), left_as_it_was(operation):
-            return _with_masks(operation(*args, **kwargs, **mode))
-
-    ours, theirs = functools.partial(outputs, original), functools.partial(outputs, copy)
-    with _as_trainable_as(original, copy) if training else contextlib.nullcontext():
-        return all(_same_outputs(ours, theirs, arguments, made, 1e-6) for made in kinds)
-
-
-def _seed_states(layer: Any) -> list[Any]:
-    """The states of all seed generators that `layer` reaches, those that Keras knows first."""
-    known = _keras.seed_states(layer)
-    reached = [part.state for part in reached_from(layer) if isinstance(part, keras.random.SeedGenerator)]
-    return [*known, *(state for state in reached if id(state) not in set(map(id, known)))]
-
-
-@contextlib.contextmanager
-def _as_trainable_as(original: Any, copy: Any) -> Iterator[None]:
-    """Gives a copy, in this block, the flags of its original, which decide what normalization does in training mode."""
-    parts = list(zip(_keras.walk(original), _keras.walk(copy)))
-    before = [(part, _keras.own_trainable(part)) for _, part in parts if isinstance(part, keras.Layer)]
-    try:
-        for old, part in parts:
-            if isinstance(part, keras.Layer):
-                _keras.set_own_trainable(part, _keras.own_trainable(old))
-        yield
-    finally:
-        for part, trainable in before:
-            _keras.set_own_trainable(part, trainable)
-
-
-def _same_outputs(
-    original: Callable[[Any], list[Any]],
-    new: Callable[[Any], list[Any]],
-    arguments: Any,
-    made: Made,
-    tolerance: float | None = None,
-) -> bool:
-    """Whether two calls give the same on the first made-up data of a kind that the original takes."""
-    try:
-        expected, make = _first_taken(original, arguments, made)
-    except Exception:  # whatever a stranger's `call` may raise
-        if made == USUAL:
-            raise
-        return True  # such data are none of its own
-    actual = new(make())  # data of its own: attention takes the masks off those that it gets
-    return len(expected) == len(actual) and all(map(functools.partial(close, tolerance=tolerance), expected, actual))
-
-
-def _first_taken(call: Callable[[Any], list[Any]], arguments: Any, made: Made) -> tuple[list[Any], Callable[[], Any]]:
-    """The outputs of a call for the first made-up data of a kind that it runs with, and what makes these again."""
-    errors = []
-    for kind in [made, dataclasses.replace(made, padded=False)] if made.padded else [made]:
-        for size in _SIZES:
-            make = functools.partial(_made_up, arguments, size, kind)
-            try:
-                return call(make()), make
-            except Exception as error:  # whatever a stranger's `call` may raise
-                errors.append(error)
-    raise errors[0]
-
-
-def does_nothing(layer: Any) -> bool:
-    """Whether `layer` gives back its first argument in inference mode, on made-up data."""
-
-    def outputs(data: Any) -> list[Any]:
-        args, kwargs = data
-        with keras.StatelessScope(), _keras.functions_traced_anew():
-            return list(keras.tree.flatten(layer(*args, training=False, **kwargs)))
-
-    def argument(data: Any) -> list[Any]:
-        return list(keras.tree.flatten(data)[:1])
-
-    return all(_same_outputs(outputs, argument, call_of(layer), made) for made in MADE_UP)
-
-
-def _made_up(arguments: Any, size: int, made: Made = USUAL, examples: int = 2) -> Any:
-    """Data for the symbolic tensors among some arguments. Everything else stays as it is."""
-
-    def data(argument: Any) -> Any:
-        if not isinstance(argument, keras.KerasTensor):
-            return argument
-        values = _values(argument, size, made, examples)
-        mask = _keras.get_keras_mask(argument)
-        if made.padded and mask is not None:
-            _keras.set_keras_mask(values, _values(mask, size, made, examples))
-        return values
-
-    return keras.tree.map_structure(data, arguments)
-
-
-def _values(tensor: Any, size: int, made: Made, examples: int) -> Any:
-    shape = _closed(tensor.shape, size, examples)
-    if "float" in tensor.dtype:
-        return keras.random.uniform(shape, made.low, made.high, dtype=tensor.dtype, seed=1)
-    if tensor.dtype == "string":
-        return tf.fill(shape, "1")
-    values = np.ones(shape, "bool")
-    if made.padded and len(shape) > 1:
-        values[0, (shape[1] + 1) // 2 :] = False
-    return keras.ops.convert_to_tensor(values, dtype=tensor.dtype)
-
-
-def _closed(shape: Any, size: int, examples: int = 2) -> list[int]:
-    """A shape of some examples, with `size` where another size is open."""
-    return [(examples if axis == 0 else size) if known is None else known for axis, known in enumerate(shape)]
-
-
-def close(expected: Any, actual: Any, tolerance: float | None = None) -> bool:
-    """Whether two tensors are equal but for what another kernel may change in the last places of their dtype."""
-    dtype = keras.backend.standardize_dtype(expected.dtype)
-    if expected.shape != actual.shape or dtype != keras.backend.standardize_dtype(actual.dtype):
-        return False
-    if "float" not in dtype:
-        return bool(keras.ops.all(expected == actual))
-    expected, actual = (keras.ops.convert_to_numpy(keras.ops.cast(t, "float32")) for t in (expected, actual))
-    limit = (tolerance or (3e-2 if "16" in dtype else 1e-4)) * max(1e-6, float(np.nanmax(np.abs(expected), initial=0)))
-    return bool(np.allclose(actual, expected, rtol=0, atol=limit, equal_nan=True))

@@ -1,0 +1,174 @@
+"""What a call of a layer may change beside the variables of Keras, and how it is left as it was.
+
+It must not know why the layer is called.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import random
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from .. import _keras
+from .._reach import reached_from
+
+__all__ = [
+    "UNTRACKED",
+    "hidden_values",
+    "hidden_variables",
+    "left_as_it_was",
+    "looks_like_a_seed",
+    "random_states_kept",
+    "recording",
+]
+
+
+UNTRACKED = "a variable that Keras does not track"
+
+
+@contextlib.contextmanager
+def left_as_it_was(layer: Any) -> Iterator[None]:
+    """Puts back what a call of `layer` may change.
+
+    A stateless scope keeps the variables of Keras as they are, but not what code moves that holds those of TensorFlow
+    in them: a loaded SavedModel.
+    """
+    with _keras.surgery, _keras.functions_traced_anew():
+        yield from _put_back(layer)
+
+
+def _put_back(layer: Any) -> Iterator[None]:
+    parts = list(_keras.walk(layer))
+    beneath = map(_keras.beneath, getattr(layer, "variables", ()))
+    variables = {id(held): held for held in [*hidden_variables(layer), *beneath] if held is not None}
+    with tf.init_scope():
+        values = [(variable, variable.read_value()) for variable in variables.values()]  # no copies until one is moved
+    attributes = [(vars(part), dict(vars(part))) for part in parts]
+    contents = {id(held): (held, _entries(held)) for part in parts for held in _containers(part)}
+    try:
+        with random_states_kept(), _keras.global_seeds_kept():
+            yield
+    finally:
+        for held, before in attributes:
+            for name in [name for name in held if name not in before]:
+                del held[name]
+            held.update(before)
+        for held, entries in contents.values():
+            _refill(held, entries)
+        with tf.init_scope():
+            for variable, value in values:
+                variable.assign(value)
+
+
+@contextlib.contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Keeps what NumPy and Python draw from as it is."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
+def _containers(layer: Any) -> Iterator[Any]:
+    """The lists, dicts, sets and queues that `layer` holds, also in one another, but for the records of its calls."""
+    waiting = [value for name, value in vars(layer).items() if name not in _keras.RECORDS]
+    seen: set[int] = set()
+    while waiting:
+        held = waiting.pop()
+        if id(held) in seen or not isinstance(held, (*_CONTAINERS, tuple)):
+            continue
+        seen.add(id(held))
+        waiting.extend(held.values() if isinstance(held, dict) else held)
+        if not isinstance(held, tuple):
+            yield held
+
+
+def _refill(held: Any, before: list[Any]) -> None:
+    """Puts back what a container held; not through Keras, which tracks what is put into its own, and locks them."""
+    now = _entries(held)
+    if len(now) == len(before) and all(map(_is_same_entry, now, before)):
+        return
+    base = next(kind for kind in _CONTAINERS if isinstance(held, kind))
+    own = next(
+        (kind for kind in type(held).__mro__ if kind.__module__ in _PLAIN and issubclass(kind, base)), type(held)
+    )
+    own.clear(held)
+    (own.extend if hasattr(own, "extend") else own.update)(held, before)
+
+
+def _entries(held: Any) -> list[Any]:
+    return list(held.items() if isinstance(held, dict) else held)
+
+
+def _is_same_entry(one: Any, other: Any) -> bool:
+    """Whether two entries are one object; those of dicts are pairs, made anew each time."""
+    pairs = isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other)
+    return one is other or (pairs and all(mine is theirs for mine, theirs in zip(one, other)))
+
+
+_CONTAINERS = (list, dict, set, collections.deque)
+
+
+_PLAIN = ("builtins", "collections")
+
+
+def hidden_values(layer: Any) -> list[np.ndarray]:
+    """The values of the variables that `layer` reaches and Keras does not know, those of generators left out."""
+    return [variable.numpy() for variable in hidden_variables(layer, generators=False)]
+
+
+def hidden_variables(layer: Any, *, generators: bool = True) -> list[Any]:
+    """Variables of TensorFlow that `layer` reaches and Keras does not know, also those of random generators."""
+    reached = list(reached_from(layer))
+    found = [part for part in reached if isinstance(part, tf.Variable)]
+    found += [part.state for part in reached if generators and isinstance(part, tf.random.Generator)]
+    return found
+
+
+@contextlib.contextmanager
+def recording(layers: list[Any], around: Callable[[Any, Callable[..., Any], Any, Any, bool], Any]) -> Iterator[None]:
+    """Hands every `call` of some layers, in this thread, to `around`, and takes everything back afterwards.
+
+    Args:
+        layers: The layers.
+        around: Called as `around(layer, call, args, kwargs, training)` with the mode that the call runs in; returns
+            what the call shall return.
+    """
+    thread = threading.get_ident()
+
+    def recorded(layer: Any) -> Callable[..., Any]:
+        original, mode_of = getattr(layer, _keras.name_of_call(layer)), _keras.mode_of_call(layer)
+
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != thread:
+                return original(*args, **kwargs)
+            return around(layer, original, args, kwargs, mode_of(args, kwargs))
+
+        return call
+
+    with _keras.surgery:
+        own = [(vars(layer), name, vars(layer).get(name)) for layer in layers for name in [_keras.name_of_call(layer)]]
+        try:
+            for layer in layers:
+                vars(layer)[_keras.name_of_call(layer)] = recorded(layer)
+            yield
+        finally:
+            for attributes, name, call in own:
+                attributes.pop(name, None)
+                attributes.update({} if call is None else {name: call})
+
+
+def looks_like_a_seed(value: Any) -> bool:
+    """Whether a value may be the state of a seed generator, for variables of which nothing else is known."""
+    return tuple(value.shape) == (2,) and "int" in keras.backend.standardize_dtype(value.dtype)
