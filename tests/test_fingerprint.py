@@ -484,3 +484,62 @@ def test_the_name_of_a_layer_counts_where_its_code_reads_it() -> None:
         x = keras.Input((4,))
         numbers.add(fingerprint_of_model(keras.Model(x, SaysItsName(name=name)(x))))
     assert len(numbers) == 2
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What was set on layers of Keras since they were made
+# ---------------------------------------------------------------------------------------------------------
+
+# One column is 0 in the first two batches, so that the check of the first batch cannot see it.
+RARE = np.random.default_rng(0).normal(size=(96, 8)).astype("float32")
+RARE[:64, 7] = 0.0
+NARROW = np.ones((1, 8), "float32")
+NARROW[0, 7] = 0.01
+
+
+def adapt_and_assign(layer: Any) -> None:
+    """Keras goes on computing with what `adapt` left."""
+    before = [keras.ops.convert_to_numpy(weight) for weight in layer.weights]
+    data = RARE.copy()
+    data[:, 7] *= 0.1
+    layer.adapt(data)
+    for weight, value in zip(layer.weights, before):
+        weight.assign(value)
+
+
+def adapted() -> Any:
+    layer = keras.layers.Normalization()
+    layer.adapt(RARE)
+    return layer
+
+
+SET_SINCE: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
+    "number": (keras.layers.ELU, lambda layer: setattr(layer, "alpha", 0.1)),
+    "tensor": (
+        lambda: keras.layers.Normalization(mean=[0.0] * 8, variance=[1.0] * 8),
+        lambda layer: setattr(layer, "variance", keras.ops.convert_to_tensor(NARROW)),
+    ),
+    "tensor of other weights": (adapted, adapt_and_assign),
+    "array for a weight": (
+        lambda: keras.layers.BatchNormalization(trainable=False),
+        lambda layer: setattr(layer, "moving_variance", NARROW[0]),
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "change"), SET_SINCE.values(), ids=SET_SINCE)
+def test_what_was_set_on_a_layer_of_keras_is_seen(make: Any, change: Any, tmp_path: pathlib.Path) -> None:
+    keras.utils.set_random_seed(0)
+    x, layer = keras.Input((8,)), make()
+    still = keras.layers.Dense(16, trainable=False)
+    model = keras.Model(x, keras.layers.Dense(1)(keras.layers.Dropout(1e-6)(still(layer(x)))))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    data = (RARE if layer.name[:3] != "elu" else np.concatenate([abs(RARE[:32]), RARE[32:]]), RARE[:, :1])
+    fit_head(model, *data, cache=tmp_path, verbose=0)
+    predict_samples(model, data[0], 2, seed=0)
+    change(layer)
+    found = fit_head(model, *data, cache=tmp_path, verbose=0).history["loss"]
+    samples = predict_samples(model, data[0], 2, seed=0).mean
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    np.testing.assert_allclose(found, model.fit(*data, verbose=0).history["loss"], rtol=1e-5)
+    np.testing.assert_allclose(samples, keras.ops.convert_to_numpy(model(data[0])), rtol=1e-3, atol=1e-4)

@@ -395,12 +395,8 @@ class _Digest:
         if _reads_its_name(part):
             self.value(part.name)
         held = _held_by(part)
-        if config is not None and _is_of_a_library(part):  # it says the rest, but for what is made of weights
-            held = {
-                key: own
-                for key, own in held.items()
-                if _is_not_in_a_config(key, own) or (tf.is_tensor(own) and not self.weights)
-            }
+        if config is not None and _is_of_a_library(part):  # it says the rest, but for what was set since
+            held = {key: own for key, own in held.items() if _is_not_in_a_config(key, own) or _may_be_set(own)}
         for key, own in held.items():
             try:
                 self.value(key, own)
@@ -425,6 +421,16 @@ def _reads_its_name(layer: Any) -> bool:
 def _is_not_in_a_config(name: str, held: Any) -> bool:
     """Whether a config leaves out, or says by a name alone, what a layer of Keras holds in an attribute."""
     return name == "arguments" or (callable(held) and not isinstance(held, keras.Layer))
+
+
+def _may_be_set(held: Any) -> bool:
+    """Whether an attribute holds what anybody may have set since its layer was made: numbers, arrays and tensors.
+
+    Some configs are those that a layer was made with, and tensors need not be what its weights say. False counts for
+    nothing: loading weights sets it where nothing was (`is_gptq_calibrated`, 3.15).
+    """
+    arrays = isinstance(held, np.ndarray) or (tf.is_tensor(held) and not tf.is_symbolic_tensor(held))
+    return arrays or (isinstance(held, (bool, int, float)) and held is not False)
 
 
 def _held_by(operation: Any) -> dict[str, Any]:
