@@ -15,6 +15,7 @@ import zoo
 from keras import layers, ops
 
 from keras_graft import audit, check_layer, fit_head, freeze_and_merge, predict_samples, split, with_dropout
+from keras_graft._behaviour.untouched import left_as_it_was
 from keras_graft._engine.rebuild import RebuildError
 
 X = np.ones((8, 16), "float32")
@@ -153,3 +154,12 @@ def test_a_refusal_leaves_a_loaded_module_as_it_was(policy: Any, tmp_path: pathl
     with pytest.raises(RebuildError):
         freeze_and_merge([base], head=1, loss="mse", dropout=policy)
     assert layer.module.calls.numpy() == 0.0
+
+
+def test_weights_that_are_trained_meanwhile_stay_trained() -> None:
+    """As another thread may do; layers of Keras move nothing that would have to be put back."""
+    layer = layers.Dense(2)
+    layer.build((None, 3))
+    with left_as_it_was(layer):
+        layer.kernel.assign(np.ones((3, 2)))
+    np.testing.assert_array_equal(layer.kernel.numpy(), np.ones((3, 2)))

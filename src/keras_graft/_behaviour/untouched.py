@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import _keras
-from .._reach import reached_from
+from .._reach import is_own_code, reached_from
 
 __all__ = [
     "UNTRACKED",
@@ -38,16 +38,17 @@ UNTRACKED = "a variable that Keras does not track"
 def left_as_it_was(layer: Any) -> Iterator[None]:
     """Puts back what a call of `layer` may change.
 
-    A stateless scope keeps the variables of Keras as they are, but not what code moves that holds those of TensorFlow
-    in them: a loaded SavedModel.
+    A stateless scope keeps the variables of Keras as they are, but not those of TensorFlow in them, which code of
+    others may move: that of a class, or of a SavedModel that was loaded.
     """
     with _keras.surgery, _keras.functions_traced_anew():
         yield from _put_back(layer)
 
 
 def _put_back(layer: Any) -> Iterator[None]:
-    parts = list(_keras.walk(layer))
-    beneath = map(_keras.beneath, getattr(layer, "variables", ()))
+    parts = _keras.walk(layer)
+    of_others = any(is_own_code(type(part)) for part in parts)
+    beneath = map(_keras.beneath, getattr(layer, "variables", ()) if of_others else ())
     variables = {id(held): held for held in [*hidden_variables(layer), *beneath] if held is not None}
     with tf.init_scope():
         values = [(variable, variable.read_value()) for variable in variables.values()]  # no copies until one is moved
@@ -117,8 +118,6 @@ def _is_same_entry(one: Any, other: Any) -> bool:
 
 
 _CONTAINERS = (list, dict, set, collections.deque)
-
-
 _PLAIN = ("builtins", "collections")
 
 
