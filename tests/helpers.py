@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -18,6 +18,17 @@ from keras_graft import Branch, freeze_and_merge
 # Keras 3.12 takes outputs that are not computed from the inputs, and refuses inputs that nothing uses. Seen
 # on 3.12.0; on 3.15.1 and 3.16.0-dev both are the other way round.
 KERAS_3_12 = keras.__version__.startswith("3.12.")
+
+# What numpy gives for the features of some branches, for each merge but those with weights that are not known.
+MERGED: dict[str, Callable[[list[np.ndarray]], np.ndarray]] = {
+    "concat": lambda features: np.concatenate(features, axis=-1),
+    "add": lambda features: np.sum(features, axis=0),
+    "average": lambda features: np.mean(features, axis=0),
+    "multiply": lambda features: np.prod(features, axis=0),
+    "maximum": lambda features: np.max(features, axis=0),
+    "stack": lambda features: np.stack(features, axis=1),
+    "weighted": lambda features: np.mean(features, axis=0),
+}
 
 # ---------------------------------------------------------------------------------------------------------
 # Bases, and models made of them

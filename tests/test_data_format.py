@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import array, ensemble, grafted, outputs
+from helpers import MERGED, array, ensemble, grafted, outputs
 from keras import layers
 from zoo import functional, sequential, vectors
 
@@ -172,21 +172,10 @@ def test_a_policy_set_later_rounds_no_maps():
     np.testing.assert_allclose(outputs(merged, x), expected, rtol=1e-6)
 
 
-MERGES = {
-    "concat": np.hstack,
-    "add": lambda features: np.sum(features, axis=0),
-    "average": lambda features: np.mean(features, axis=0),
-    "multiply": lambda features: np.prod(features, axis=0),
-    "maximum": lambda features: np.max(features, axis=0),
-    "stack": lambda features: np.stack(features, axis=1),
-    "weighted": lambda features: np.mean(features, axis=0),
-}
-
-
-@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("merge", MERGED)
 def test_a_policy_set_later_rounds_no_merge(merge):
     bases = [scaled_base("a"), scaled_base("b")]
-    expected = MERGES[merge]([outputs(base, X) for base in bases])
+    expected = MERGED[merge]([outputs(base, X) for base in bases])
     with dtype_policy("mixed_float16"):
         merged = ensemble(bases, merge=merge)
     np.testing.assert_allclose(outputs(merged, X), expected, rtol=1e-6)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from helpers import array, dense_base, ensemble, grafted, image_base, outputs, reloaded
+from helpers import MERGED, array, dense_base, ensemble, grafted, image_base, outputs, reloaded
 from keras import layers
 from zoo import sequential, shaken, vectors
 
@@ -35,24 +35,15 @@ def features_of(models: list[keras.Model], x: np.ndarray) -> Features:
 # ---------------------------------------------------------------------------------------------------------
 
 
-ORACLES: dict[str, Callable[[Features], np.ndarray]] = {
-    "concat": lambda features: np.concatenate(features, axis=-1),
-    "add": lambda features: np.sum(features, axis=0),
-    "average": lambda features: np.mean(features, axis=0),
-    "multiply": lambda features: np.prod(features, axis=0),
-    "maximum": lambda features: np.max(features, axis=0),
-    "stack": lambda features: np.stack(features, axis=1),
-    "weighted": lambda features: np.mean(features, axis=0),
-}
-MERGES = [*ORACLES, "attention"]
+MERGES = [*MERGED, "attention"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-@pytest.mark.parametrize("merge", ORACLES)
+@pytest.mark.parametrize("merge", MERGED)
 def test_a_new_model_merges_as_numpy_does_by(merge, count):
     models, x = bases(count), vectors(5, 3)
     merged = outputs(ensemble(models, merge=merge), x)
-    np.testing.assert_allclose(merged, ORACLES[merge](features_of(models, x)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(merged, MERGED[merge](features_of(models, x)), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("merge", MERGES)

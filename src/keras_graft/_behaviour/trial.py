@@ -72,9 +72,8 @@ def agree(original: Any, copy: Any, training: bool, kinds: Iterable[Made] = MADE
 
 def _seed_states(layer: Any) -> list[Any]:
     """The states of all seed generators that `layer` reaches, those that Keras knows first."""
-    known = _keras.seed_states(layer)
     reached = [part.state for part in reached_from(layer) if isinstance(part, keras.random.SeedGenerator)]
-    return [*known, *(state for state in reached if id(state) not in set(map(id, known)))]
+    return list({id(state): state for state in [*_keras.seed_states(layer), *reached]}.values())
 
 
 @contextlib.contextmanager

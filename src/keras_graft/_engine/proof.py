@@ -365,7 +365,7 @@ _COMPARED_BY: dict[Any, Callable[[_Comparison, Any, Any], bool]] = {
 }
 
 
-_OF_KERAS = (keras.Operation, keras.Variable, keras.random.SeedGenerator, types.FunctionType, types.MethodType)
+_NO_DATA = (keras.Operation, keras.Variable, keras.random.SeedGenerator, types.FunctionType, types.MethodType)
 
 
 def without_changed(old: Any, new: Any, names: list[str], changes: Mapping[str, Any]) -> list[str]:
@@ -383,7 +383,7 @@ def hand_over_data(model: Any, new: Any) -> None:
     """Gives the copy of a graph model the data that were set on that, as far as they can be copied: no layers."""
     held, both = _keras.held(new), Counterparts.of_one(model, new)
     for name, value in _keras.held(model).items():
-        if name in held or any(isinstance(part, _OF_KERAS) for part in reached_from(value)):
+        if name in held or any(isinstance(part, _NO_DATA) for part in reached_from(value)):
             continue
         with contextlib.suppress(Exception):  # whatever a stranger's object may raise when it is copied
             duplicate = both.duplicate(value)

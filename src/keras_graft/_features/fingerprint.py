@@ -402,8 +402,6 @@ class _Digest:
                 self.value(key, own)
             except Uncomparable as cause:
                 raise cause.at(f"'{key}' of layer '{part.name}'") from None
-        for attribute in ("idf_weights", "idf_weights_const"):  # which no config carries
-            self.value(getattr(part, attribute, None))
         if hasattr(part, "get_vocabulary"):
             self.value(part.get_vocabulary())
         if hasattr(part, "save_assets"):

@@ -1183,15 +1183,15 @@ def unknown_to_optimizer(model: Any) -> list[str]:
 def still_trained(model: Any) -> list[str]:
     """The paths of frozen variables that `fit` goes on training: with the step that it made before (all)."""
     known = _known_to_optimizer(model) if model.train_function is not None else None
-    return [part.path for part in model.non_trainable_variables if id(part) in (known or {})]
+    return [part.path for part in model.non_trainable_variables if known and id(part) in known]
 
 
-def _known_to_optimizer(model: Any) -> dict[int, Any] | None:
-    """The variables that the optimizer of a model was built with, by their ids; None where it was not built (all)."""
+def _known_to_optimizer(model: Any) -> set[int] | None:
+    """The ids of the variables that the optimizer of a model was built with; None where it was not built (all)."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # around which one scales the loss
     if optimizer is None or not optimizer.built:
         return None
-    return {id(variable): variable for variable in optimizer._trainable_variables}
+    return set(map(id, optimizer._trainable_variables))
 
 
 # The methods of a model that run in `fit`, those of validation among them, and in `predict`.
