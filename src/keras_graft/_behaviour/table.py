@@ -325,6 +325,12 @@ def behaviour(layer: Any) -> Behaviour:
     return row if row.registered else _looked_at_whole(layer, row)
 
 
+def parts_of(layer: Any) -> tuple[tuple[str, str], ...]:
+    """The parts of `behaviour(layer)`: what a layer that only calls what it holds was given to call."""
+    row = _TABLE.get(type(layer), _INERT)
+    return behaviour(layer).parts if row.parts or type(layer) is ModeLock else ()
+
+
 def has_other_kernel(layer: Any) -> bool:
     """Whether Keras computes `layer` by another kernel where its rates are 0."""
     row = _TABLE.get(type(layer))

@@ -90,11 +90,9 @@ class Counterparts:
     def differences(self, old: Any, new: Any) -> list[str]:
         """The attributes in which a copy does not provably hold what the original holds."""
         ours, theirs = _keras.held(old), _keras.held(new)
-        return [
-            name
-            for name, value in ours.items()
-            if not (name in theirs and self.alike(value, theirs[name])) and not _is_passing(value)
-        ] + [name for name in theirs if name not in ours and theirs[name] is not None]
+        others = [name for name, value in ours.items() if not (name in theirs and self.alike(value, theirs[name]))]
+        lost = [name for name in others if not _is_passing(ours[name])]
+        return lost + [name for name in theirs if name not in ours and theirs[name] is not None]
 
     def hand_over(self, old: Any, new: Any, names: list[str]) -> list[str]:
         """Gives a copy the values of some attributes; returns those for which that cannot be done and shown."""
@@ -123,8 +121,8 @@ class Counterparts:
 
     def alike(self, old: Any, new: Any) -> bool:
         """Whether `new` is provably the same by value, with the counterparts of what belongs to the original."""
-        if type(old) in _PLAIN and type(old) is type(new):
-            return old == new
+        if old is new and type(old) in _PLAIN:
+            return True
         try:
             return _Comparison(self.of).alike(old, new)
         except Exception:  # whatever a stranger's `==` may raise, or a structure too deep
@@ -229,6 +227,8 @@ class _Comparison:
     met: dict[tuple[int, int], Any] = dataclasses.field(default_factory=dict)
 
     def alike(self, old: Any, new: Any) -> bool:
+        if type(old) in _PLAIN and type(old) is type(new):
+            return bool(old == new)
         if isinstance(old, _ATOMS):
             return old is new or (type(old) is type(new) and _equal(old, new) and self._alike_beside(old, new))
         if id(old) in self.of:

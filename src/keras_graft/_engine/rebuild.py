@@ -22,7 +22,7 @@ import keras
 
 from .. import _keras, _reach
 from .._behaviour import made_up, trace, trial
-from .._behaviour.table import Effect, behaviour
+from .._behaviour.table import Effect, behaviour, parts_of
 from .._mode_lock import ModeLock, freeze
 from . import proof
 
@@ -413,13 +413,12 @@ class _Builder:
         if changes:
             self.changed[id(layer)] = changes
         decisions = [decision]
-        known = behaviour(layer)
-        for key, attribute in known.parts:
+        for key, attribute in parts_of(layer):
             held = getattr(layer, attribute)
             many = isinstance(held, (list, tuple))
             parts = [self._part(part, path) for part in (held if many else [held])]
             decisions += [part_decision for _, part_decision in parts]
-            if known.registered:  # it may do more than call what it holds, so it cannot be left out with it
+            if behaviour(layer).registered:  # it may do more than call what it holds, so it cannot be left out with it
                 parts = [(new or _identity(part), rest) for part, (new, rest) in zip(held if many else [held], parts)]
             kept = [_keras.serialized(part) for part, _ in parts if part is not None]
             if not kept:
@@ -450,7 +449,7 @@ class _Builder:
 
     def _decisions_within(self, layer: Any, path: str) -> Iterator[Decision]:
         """The decisions for what a reused wrapper holds, none of which can be left out."""
-        held = [getattr(layer, attribute) for _, attribute in behaviour(layer).parts]
+        held = [getattr(layer, attribute) for _, attribute in parts_of(layer)]
         for part in layer.layers if _keras.graph_of(layer) is not None else keras.tree.flatten(held):
             if isinstance(part, keras.Layer):
                 below = f"{path}/{part.name}"
@@ -490,7 +489,8 @@ class _Builder:
             if not _of_one_kind(old_parts, new_parts):  # what is absent at rate 0 moves the places of the others
                 old_parts, new_parts = (self._parts_by_path(layer, _holds_state) for layer in (original, new))
         replaced = tuple(p for p, part in old_parts.items() if id(part) in self.replaced)
-        old_parts, new_parts = _without_what_was_replaced(old_parts, new_parts, replaced)
+        if replaced:
+            old_parts, new_parts = _without_what_was_replaced(old_parts, new_parts, replaced)
         if old_parts.keys() != new_parts.keys():
             difference = sorted(old_parts.keys() ^ new_parts.keys())
             raise _cannot_rebuild(original, path, f"its copy differs in the sublayers {difference}")
@@ -525,15 +525,14 @@ class _Builder:
     ) -> None:
         """Gives the values of its variables, and what no config carries, to the copy of one part of a layer."""
         if not fewer:
-            _named(original, path, functools.partial(_keras.adapt_like, old, copy))
-            _keras.restore_unserialized(old, copy)
-            _named(original, path, functools.partial(_copy_assets, old, copy))
+            _named(original, path, functools.partial(_adapt, old, copy))
         if not (_keras.own_variables(old) or _keras.own_variables(copy)):
             return
         for old_variable, new_variable in list(self._pairs(old, copy, path, fewer)):
             if self.given.get(id(new_variable), (None, None))[1] is not old_variable:
                 new_variable.assign(old_variable.value)
-            new_variable.trainable = old_variable.trainable
+            if new_variable.trainable is not old_variable.trainable:
+                new_variable.trainable = old_variable.trainable
             mine = self._tie(copy, old_variable, new_variable, path)
             counterparts.add(old_variable, mine)
             counterparts.hand_over_rules(old_variable, mine)
@@ -603,7 +602,9 @@ class _Builder:
         _, layer = self.stand_ins.get(id(layer), (layer, layer))
         found = {prefix: layer}
         parts = [part for part in _keras.sublayers(layer) if only(part)]
-        names = _keras.named_parts(layer) if parts else {}
+        if not parts:
+            return found
+        names = _keras.named_parts(layer)
         for index, part in enumerate(parts):
             path = f"{prefix}.{names.get(id(part), f'layers[{index}]')}"
             found.update({p: below for p, below in self._parts_by_path(part, only, path).items() if p not in found})
@@ -931,8 +932,13 @@ def _variables_by_name(layer: Any) -> dict[str, Any]:
     return found
 
 
-def _copy_assets(old: Any, new: Any) -> None:
-    """Hands over what a layer learned outside its variables (vocabularies), as a saved file would."""
+def _adapt(old: Any, new: Any) -> None:
+    """Hands over what no config carries: what a layer was made into, and what it learned outside its variables.
+
+    That is vocabularies; they go as in a saved file.
+    """
+    _keras.adapt_like(old, new)
+    _keras.restore_unserialized(old, new)
     if _keras.with_state(old) and old.built:
         store: dict[str, Any] = {}
         old.save_own_variables(store)

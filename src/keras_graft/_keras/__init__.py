@@ -127,6 +127,8 @@ def was_called(layer: Any) -> bool:
 
 def walk(layer: Any) -> list[Any]:
     """`layer` and every layer below it, parents first, each once."""
+    if not sublayers(layer):
+        return [layer]
     found: dict[int, Any] = {}
     waiting = [layer]
     for current in waiting:  # which grows on the way
@@ -194,7 +196,7 @@ def attributes(owner: Any) -> dict[str, Any]:
     """Every attribute of an object, also those in slots."""
     kind: Any = type(owner)
     in_slots = {name: getattr(owner, name) for name in _slots_of_instances(kind) if hasattr(owner, name)}
-    return {**in_slots, **getattr(owner, "__dict__", {})}
+    return in_slots | getattr(owner, "__dict__", {})
 
 
 @functools.lru_cache(maxsize=1024)
@@ -221,8 +223,8 @@ def held(operation: Any) -> dict[str, Any]:
 
     Neither are the states of a stateful RNN, with which a copy begins anew.
     """
-    books, more = _books(), _of_class(operation)
-    return {name: value for name, value in attributes(operation).items() if name not in books and name not in more}
+    every = attributes(operation)
+    return {name: every[name] for name in sorted(every.keys() - _books() - _of_class(operation))}
 
 
 def _of_class(operation: Any) -> frozenset[str]:
@@ -250,11 +252,12 @@ def _of_every_layer() -> frozenset[str]:
 
 def _objects_given(layer: Any) -> dict[str, Any]:
     """The attributes of a layer that not every layer has, and that hold more than plain values and weights (all)."""
-    of_every_layer = _of_every_layer()
+    every = vars(layer)
+    of_its_class = {name: every[name] for name in sorted(every.keys() - _of_every_layer())}
     return {
         name: value
-        for name, value in vars(layer).items()
-        if type(value) not in _PLAIN and name not in of_every_layer and not isinstance(value, keras.Variable)
+        for name, value in of_its_class.items()
+        if type(value) not in _PLAIN and not isinstance(value, keras.Variable)
     }
 
 
@@ -277,10 +280,14 @@ def is_keras_2(thing: Any) -> bool:
     return any(f"{cls.__module__}.".startswith(packages) for cls in type(thing).__mro__)
 
 
+_FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.MethodDescriptorType)
+
+
 def is_of_keras(thing: Any) -> bool:
     """Whether Keras itself defines a function, or the class of an object."""
-    defined = thing if inspect.isroutine(thing) else type(thing)
-    return str(defined.__module__).startswith("keras.src.")
+    if str(type(thing).__module__).startswith("keras.src."):
+        return True
+    return isinstance(thing, _FUNCTIONS) and str(thing.__module__).startswith("keras.src.")
 
 
 def same_policy(policy: Any, other: Any) -> bool:
@@ -381,7 +388,8 @@ def _without_draws(layer: Any, config: dict[str, Any]) -> dict[str, Any]:
     """The config of a layer of Keras with nothing in it that draws values: what is not made need not be replaced."""
     if not is_of_keras(layer):
         return config
-    drawing = [name for name, value in _objects_given(layer).items() if name in config and _draws_values(value)]
+    attributes = vars(layer)
+    drawing = [name for name in config if _draws_values(attributes.get(name))]
     return {**config, **dict.fromkeys(drawing, keras.initializers.Zeros())} if drawing else config
 
 
@@ -460,7 +468,7 @@ def _config(layer: Any) -> dict[str, Any]:
 
 
 def _is_nameless(value: Any) -> bool:
-    if inspect.isclass(value) or not callable(value):
+    if is_of_keras(value) or inspect.isclass(value) or not callable(value):
         return False
     return not (hasattr(value, "get_config") or (inspect.isfunction(value) and value.__name__ != "<lambda>"))
 
@@ -493,8 +501,9 @@ def _strangers(layer: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in walk(layer):
         held = [*_objects_given(part).values(), getattr(part, "_dtype_policy", None)]
-        for value in [part, *filter(_may_be_a_stranger, held)]:
-            named = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
+        others = [value for value in held if not is_of_keras(value) and _may_be_a_stranger(value)]
+        kinds = [value if isinstance(value, (*_FUNCTIONS, type)) else type(value) for value in others]
+        for named in [type(part), *kinds]:
             if not str(named.__module__).startswith(("keras.", "builtins")):
                 found[keras.saving.get_registered_name(named)] = named
                 if inspect.isclass(named):
@@ -518,7 +527,7 @@ def with_own_containers(config: Any) -> Any:
     if type(config) in _PLAIN:
         return config
     if type(config) is dict:
-        return {key: with_own_containers(value) for key, value in config.items()}
+        return {key: value if type(value) in _PLAIN else with_own_containers(value) for key, value in config.items()}
     if type(config) in (list, tuple):
         return type(config)(map(with_own_containers, config))
     if isinstance(config, keras.dtype_policies.DTypePolicy):
@@ -577,18 +586,25 @@ def copy_of_operation(operation: Any, *, from_config: bool) -> Any:
 
 def _draws_values(value: Any) -> bool:
     return (
-        isinstance(value, keras.initializers.Initializer)
+        type(value) not in _PLAIN
+        and isinstance(value, keras.initializers.Initializer)
         and is_of_keras(value)
         and not isinstance(value, (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant))
     )
+
+
+def _clone(initializer: Any) -> Any:
+    """An initialiser of its own that draws what another one draws (all)."""
+    plain = all(type(value) in _PLAIN for value in vars(initializer).values())
+    return copy.copy(initializer) if plain else initializer.clone()
 
 
 def restore_unserialized(original: Any, new: Any) -> None:
     """Gives `new` the initialisers and the dtype policy of `original`, which may be in no config."""
     for attribute, value in _objects_given(original).items():
         if _draws_values(value):
-            vars(new)[attribute] = value.clone()
-    new._remat_mode = original._remat_mode  # that of the scope in which a layer was made
+            vars(new)[attribute] = _clone(value)
+    vars(new)["_remat_mode"] = original._remat_mode  # that of the scope in which a layer was made
     # SpatialDropout writes its variable dtype alone (all); a map of policies keeps quantized layers from saving (3.15).
     policy = policy_of(original)
     if isinstance(new._dtype_policy, _PolicyMap) or not same_policy(new._dtype_policy, policy):
@@ -691,10 +707,11 @@ def _weights_of(original: Any, new: Any, given: dict[int, Any]) -> Iterator[None
         used = []
 
         def value_of_source(shape: Any, dtype: Any = None) -> Any:
-            if tuple(shape) != tuple(source.shape) or keras.backend.standardize_dtype(dtype) != source.dtype:
+            same_dtype = dtype == source.dtype or keras.backend.standardize_dtype(dtype) == source.dtype
+            if not (same_dtype and tuple(shape) == tuple(source.shape)):
                 return keras.initializers.get(usual)(shape, dtype=dtype)
             used.append(source)
-            return keras.ops.convert_to_tensor(source)
+            return tf.convert_to_tensor(beneath(source))
 
         variable = add_weight(*args, **{**kwargs, "initializer": value_of_source})
         given.update({id(variable): (variable, source)} if used else {})
