@@ -75,7 +75,7 @@ def without_stripping(patch: Patch) -> None:
 
 def without_transfer(patch: Patch) -> None:
     patch.setattr(_rebuild._Builder, "_transfer", lambda *_: None)
-    patch.setattr(_keras, "_weights_of", lambda *_: contextlib.nullcontext())
+    patch.setattr(_keras.copies, "_weights_of", lambda *_: contextlib.nullcontext())
 
 
 def without_dropping_losses(patch: Patch) -> None:

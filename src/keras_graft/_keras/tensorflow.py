@@ -1,25 +1,34 @@
-"""What an operation of TensorFlow does besides computing, by its own definition: draw, assign, or nobody knows what.
+"""Traced graphs of TensorFlow (2.20 to 2.22): what their operations do, what they capture, constants in its place.
 
-It knows operations of a traced graph alone, and nothing of layers.
+What an operation does besides computing, its own definition says: it draws, it assigns, or nobody knows. Nothing in
+here may know of layers.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
-from . import RESOURCE, definition_of, only_reads, resources_written_by
+import tensorflow as tf
+from tensorflow.python.framework import auto_control_deps_utils, op_def_registry
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 __all__ = [
     "Nature",
     "assigned_by",
+    "at_call_time",
+    "captured_by",
     "constants_of",
+    "default_of_table",
     "form_of",
     "function_called_by",
     "function_named",
+    "has_loops",
     "nature_of",
     "reached_by",
+    "with_constants",
 ]
 
 
@@ -38,6 +47,8 @@ _STATEFUL_BUT_PURE = frozenset(
 )
 
 _SEEDS = frozenset({"seed", "seed2"})
+
+_RESOURCE = tf.resource.as_datatype_enum
 
 
 def reached_by(tensors: Any, inputs_of: Callable[[Any], Any] = lambda operation: operation.inputs) -> list[Any]:
@@ -75,7 +86,7 @@ def nature_of(operation: Any, branch: int | None = None) -> Nature:
 def assigned_by(operation: Any) -> list[Any]:
     """The handles of the variables, tables, … among the inputs of an operation that it assigns."""
     nodes = [operation.node_def, *_nodes_within(operation)]
-    return resources_written_by(operation) if any(map(_assigns, nodes)) else []
+    return _resources_written_by(operation) if any(map(_assigns, nodes)) else []
 
 
 def form_of(operation: Any, branch: int | None = None) -> Any:
@@ -88,7 +99,7 @@ def form_of(operation: Any, branch: int | None = None) -> Any:
 
 
 def _nature(node: Any) -> Nature:
-    definition = definition_of(node.op)
+    definition = _definition_of(node.op)
     if definition is None:
         return Nature.UNKNOWN
     if any(attribute.type == "int" and attribute.name in _SEEDS for attribute in definition.attr):
@@ -96,10 +107,26 @@ def _nature(node: Any) -> Nature:
     if not definition.is_stateful:
         return Nature.RANDOM if _seed_argument(definition) is not None else Nature.PURE
     gives_values = any(not _is_handle(output) for output in definition.output_arg)
-    pure = node.op in _STATEFUL_BUT_PURE or only_reads(node.op)
+    pure = node.op in _STATEFUL_BUT_PURE or _only_reads(node.op)
     if pure or not gives_values or _calls_functions(node):
         return Nature.PURE
     return Nature.RANDOM if any(map(_is_handle, definition.input_arg)) else Nature.UNKNOWN
+
+
+@functools.cache
+def _definition_of(kind: str) -> Any:
+    """The definition of a kind of operation, or None where TensorFlow has none (TensorFlow 2.20 to 2.22)."""
+    return op_def_registry.get(kind)
+
+
+def _only_reads(kind: str) -> bool:
+    """Whether TensorFlow says that operations of a kind leave the resources that they take as they are (likewise)."""
+    return kind in auto_control_deps_utils.RESOURCE_READ_OPS
+
+
+def _resources_written_by(operation: Any) -> list[Any]:
+    """The resources that an operation may assign to, as TensorFlow itself keeps their order (likewise)."""
+    return list(auto_control_deps_utils.get_read_write_resource_inputs(operation)[1])
 
 
 def _is_told_not_to_draw(node: Any) -> bool:
@@ -125,14 +152,14 @@ def _has_fixed_seed(operation: Any) -> bool:
 
 
 def _assigns(node: Any) -> bool:
-    definition = definition_of(node.op)
-    if definition is None or definition.output_arg or only_reads(node.op):
+    definition = _definition_of(node.op)
+    if definition is None or definition.output_arg or _only_reads(node.op):
         return False
     return any(map(_is_handle, definition.input_arg))
 
 
 def _is_handle(argument: Any) -> bool:
-    return bool(argument.type == RESOURCE)
+    return bool(argument.type == _RESOURCE)
 
 
 def _calls_functions(node: Any) -> bool:
@@ -190,3 +217,42 @@ def _branches(operation: Any) -> list[str]:
     if "branches" in held:
         return [function.name for function in held["branches"].list.func]
     return [held["else_branch"].func.name, held["then_branch"].func.name]
+
+
+def captured_by(graph: Any) -> dict[int, Any]:
+    """What stands outside of a graph that is being traced for each tensor that came into it, by the id of that."""
+    return {id(inner): outer for outer, inner in graph.captures}
+
+
+def at_call_time(graph: Any, value: Callable[[], Any], kind: tf.TensorSpec) -> Any:
+    """In a function that is being traced: what `value` gives in each call of it (TensorFlow 2.20 to 2.22).
+
+    Args:
+        graph: The graph of the function.
+        value: It gives a tensor of that kind, in the thread of the call.
+        kind: Its shape and dtype.
+    """
+    return graph.capture_call_time_value(value, kind)
+
+
+def has_loops(traced: Any) -> bool:
+    """Whether a traced function, or one that it calls, runs a loop (TensorFlow 2.20 to 2.22)."""
+    graph = traced.graph.as_graph_def()
+    called = (node for function in graph.library.function for node in function.node_def)
+    return any("body" in node.attr and "cond" in node.attr for node in (*graph.node, *called))
+
+
+def with_constants(traced: Any) -> Callable[[Any], list[Any]]:
+    """A traced function of one structure of tensors with its variables as constants (TensorFlow 2.20 to 2.22)."""
+    constant = convert_variables_to_constants_v2(traced)
+
+    def call(structure: Any) -> list[Any]:
+        leaves = tf.nest.flatten(structure, expand_composites=True)
+        return constant(*(leaf for leaf in leaves if leaf is not None))
+
+    return call
+
+
+def default_of_table(table: Any) -> Any:
+    """What a lookup table of TensorFlow gives for keys that are not in it (2.20 to 2.22)."""
+    return table._default_value

@@ -1,0 +1,191 @@
+"""The graphs of functional models: their nodes, their inputs and outputs, and new ones.
+
+It must not know how calls run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import types
+import warnings
+from typing import Any
+
+import keras
+from keras.src import tree
+from keras.src.models import Functional
+
+from .parts import set_own_trainable
+
+__all__ = [
+    "bound_inputs",
+    "bytes_of",
+    "call_graph",
+    "connected_model",
+    "graph_of",
+    "in_graph",
+    "inbound_nodes",
+    "input_structure",
+    "names_behind",
+    "new_input",
+    "new_inputs",
+    "nodes",
+    "output_structure",
+    "symbolic_inputs",
+    "tensor_history",
+]
+
+
+def graph_of(model: Any) -> Any:
+    """The functional graph of a graph model, or None where `model` is opaque (all).
+
+    A graph model is an instance of exactly `Sequential` or `Functional`: a subclass may do anything.
+    """
+    if type(model) is keras.Sequential:
+        return model._functional
+    return model if type(model) is Functional else None
+
+
+def call_graph(model: Any) -> Any:
+    """The functional graph that a call of `model` runs, or None where only its code says what a call does (all).
+
+    That of a graph model, or of a Functional subclass that leaves `call` alone, as KerasHub backbones do.
+    """
+    graph = graph_of(model)
+    if graph is None and isinstance(model, Functional) and type(model).call is Functional.call:
+        return model
+    return graph
+
+
+def bytes_of(tensors: Any) -> int | None:
+    """The size of one example of some symbolic tensors; None where it is not fixed."""
+    shapes = [tensor.shape[1:] for tensor in tensors]
+    if any(size is None for shape in shapes for size in shape) or any(tensor.dtype == "string" for tensor in tensors):
+        return None
+    sizes = [keras.ops.convert_to_numpy(keras.ops.zeros((1,), tensor.dtype)).itemsize for tensor in tensors]
+    return sum(math.prod(shape) * size for shape, size in zip(shapes, sizes))
+
+
+def nodes(graph: Any) -> list[Any]:
+    """The nodes of a functional graph, each behind those that it needs (all)."""
+    by_depth = graph._nodes_by_depth
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+
+
+def input_structure(graph: Any) -> Any:
+    """The inputs of a functional graph in the structure in which its author gave them (all)."""
+    return graph._inputs_struct
+
+
+def output_structure(graph: Any) -> Any:
+    """The outputs of a functional graph in the structure in which its author gave them (all)."""
+    return graph._outputs_struct
+
+
+def symbolic_inputs(model: Any) -> Any:
+    """What `model` is called with: symbolic tensors in the structure in which its author gave them (all).
+
+    A subclassed model knows the shapes that it was built with, but not their dtypes.
+
+    Raises:
+        ValueError: If the model does not know its inputs.
+    """
+    graph = graph_of(model)
+    if graph is not None or isinstance(model, Functional):
+        return input_structure(graph or model)
+    arguments = [p for p in inspect.signature(model.call).parameters.values() if p.default is p.empty]
+    required = [p for p in arguments if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    shapes = list(((model.get_build_config() or {}).get("shapes_dict") or model.get_build_config() or {}).values())
+    if len(shapes) != 1 or shapes[0] is None or len(required) != 1:
+        raise ValueError(
+            f"The inputs of the subclassed model '{model.name}' cannot be found: it takes more than one argument, or "
+            "was built without input shapes. Call it on a batch of data first, or wrap it: `x = keras.Input(...)`, "
+            "then `keras.Model(x, model(x))`. "
+            f"Received: model={model!r}"
+        )
+    structure = dict(shapes[0]) if isinstance(shapes[0], dict) else shapes[0]  # not the dict in which Keras tracks it
+    return tree.map_shape_structure(
+        lambda shape: keras.KerasTensor((None, *shape[1:]), dtype=model.input_dtype), structure
+    )
+
+
+def bound_inputs(graph: Any, given: Any) -> list[Any]:
+    """What a call of a functional graph on `given` binds to its inputs, in their order; None for one that is left out.
+
+    Keras binds a dict by name to inputs in a list, and structures of one kind leaf by leaf: its own code does it here
+    (`Functional._standardize_inputs`: all).
+
+    Raises:
+        ValueError: If a call would, because the structures do not go together.
+    """
+
+    def refuse(inputs: Any, raise_exception: bool = False) -> None:
+        if raise_exception:
+            raise ValueError(f"The inputs {inputs} do not go together with {graph._inputs_struct}.")
+
+    binder = types.SimpleNamespace(
+        _inputs_struct=graph._inputs_struct,
+        _maybe_warn_inputs_struct_mismatch=refuse,
+        _convert_inputs_to_tensors=lambda flat: flat,
+        _adjust_input_rank=lambda flat: flat,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of entries that nothing takes, which a call warns of
+        return list(type(graph)._standardize_inputs(binder, given))
+
+
+def new_input(tensor: Any, name: str | None = None) -> Any:
+    """A new `keras.Input` that takes what `tensor` takes, under its name where it is an input itself (all)."""
+    layer = tensor_history(tensor)[0] if in_graph(tensor) else None
+    if isinstance(layer, keras.layers.InputLayer):
+        new = type(layer).from_config({**layer.get_config(), "name": name or layer.name})
+        set_own_trainable(new, layer.trainable)
+        new.optional = layer.optional  # which the config of 3.12 leaves out
+        new.output.name = name or tensor.name
+        return new.output
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, sparse=tensor.sparse, name=name)
+
+
+def new_inputs(structure: Any) -> Any:
+    """Inputs of a model that takes such tensors. In a dict they are named after their keys, as Keras wants it (all)."""
+    if isinstance(structure, dict) and not any(map(tree.is_nested, structure.values())):
+        return {key: new_input(tensor, key) for key, tensor in structure.items()}
+    return tree.map_structure(new_input, structure)
+
+
+def names_behind(tensor: Any) -> set[str]:
+    """The names of all operations that a symbolic tensor is computed by (all)."""
+    names: set[str] = set()
+    waiting = [tensor]
+    while waiting:
+        operation, index = tensor_history(waiting.pop())
+        if operation.name not in names:
+            names.add(operation.name)
+            waiting.extend(operation._inbound_nodes[index].input_tensors)
+    return names
+
+
+def connected_model(inputs: Any, outputs: Any, name: str | None) -> Any:
+    """`keras.Model(inputs, outputs)`, with an error where an output needs another input (3.12 has none)."""
+    model = keras.Model(inputs, outputs, name=name)
+    given = {id(tensor) for tensor in model.inputs}
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.InputLayer) and id(layer.output) not in given:
+            raise ValueError(f"an output is computed from '{layer.name}', which is not an input of the model")
+    return model
+
+
+def inbound_nodes(operation: Any) -> list[Any]:
+    """Every call of `operation` on symbolic tensors, in whatever graph (all)."""
+    return operation._inbound_nodes
+
+
+def in_graph(tensor: Any) -> bool:
+    """Whether a symbolic tensor is the result of an operation (all)."""
+    return hasattr(tensor, "_keras_history")
+
+
+def tensor_history(tensor: Any) -> tuple[Any, int]:
+    """The operation that made a symbolic tensor, and which of its calls that was (all)."""
+    history = tensor._keras_history
+    return history.operation, history.node_index

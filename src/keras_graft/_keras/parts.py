@@ -1,0 +1,346 @@
+"""What a layer of Keras is made of: layers, variables and other attributes, and which of these are Keras's own books.
+
+It must not know of graphs and calls.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.models import Functional
+from keras.src.utils import tracking
+
+__all__ = [
+    "BOOKKEEPING",
+    "FUNCTIONS",
+    "OF_TENSORFLOW",
+    "PLAIN",
+    "TRACKED",
+    "attributes",
+    "bare_operations",
+    "begins_masks",
+    "beneath",
+    "drop_activity_regularizers",
+    "given_to_variable",
+    "handle_of",
+    "held",
+    "held_by",
+    "is_built_by_calling",
+    "is_keras_2",
+    "is_of_keras",
+    "named_parts",
+    "objects_given",
+    "of_every_layer",
+    "own_methods",
+    "own_trainable",
+    "own_variables",
+    "put",
+    "same_policy",
+    "saved_variables",
+    "seed_states",
+    "set_own_trainable",
+    "set_trainable",
+    "slots_of",
+    "sublayers",
+    "walk",
+    "was_called",
+    "with_state",
+]
+
+# Names under which Keras books what a layer owns; every other attribute is the layer's own.
+BOOKKEEPING = frozenset(
+    "_trainable_variables _non_trainable_variables _layers _seed_generators _metrics _tracker _tracked "
+    "_operations _operations_by_depth _nodes _nodes_by_depth _inbound_nodes _outbound_nodes _losses "
+    "_self_tracked_trackables _obj_reference_counts_dict _build_shapes_dict".split()
+)
+
+# Names under which TensorFlow keeps its own (2.20 to 2.22). Others may begin as these do: `_self_attention`.
+OF_TENSORFLOW = frozenset(
+    "_self_name_based_restores _self_saveable_object_factories _self_setattr_tracking _self_tracked_trackables "
+    "_self_unconditional_checkpoint_dependencies _self_unconditional_deferred_dependencies "
+    "_self_unconditional_dependency_names _self_update_uid".split()
+)
+
+# Attributes of every layer that decide what it computes; all others that every layer has are bookkeeping.
+_DECIDING = frozenset(
+    "autocast activity_regularizer supports_jit _convert_input_args _allow_non_tensor_positional_args "
+    "_supports_masking".split()
+)
+
+# Names under which a model, or its graph, keeps what it was compiled and trained with, and what it is connected to.
+_OF_MODELS = frozenset(
+    "_compile_config _compile_loss _compile_metrics _compiled_trainable_state _compute_loss_has_training_arg "
+    "_distribute_strategy _eval_epoch_iterator _initial_epoch _jit_compile _loss_tracker _run_eagerly compiled "
+    "predict_function steps_per_execution stop_predicting stop_training test_function train_function "
+    "unrolled_steps_per_execution".split()
+)
+
+# Names under which a Functional or Sequential model keeps what it is connected to.
+_OF_GRAPHS = frozenset("_functional _inputs _inputs_struct _outputs _outputs_struct output_names".split())
+
+# The collections in which Keras wraps those that are set as attributes, with what they wrap (3.12: no ordered one).
+_WRAPPERS = {"TrackedDict": dict, "TrackedList": list, "TrackedOrderedDict": OrderedDict, "TrackedSet": set}
+
+TRACKED = {getattr(tracking, name): kind for name, kind in _WRAPPERS.items() if hasattr(tracking, name)}
+
+# The types of values that hold nothing: no functions, no state.
+PLAIN = frozenset((type(None), bool, int, float, str, keras.initializers.Zeros, keras.initializers.Ones))
+
+FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.MethodDescriptorType)
+
+
+def sublayers(layer: Any) -> list[Any]:
+    """The layers that `layer` holds directly (all)."""
+    return list(getattr(layer, "_layers", ()))
+
+
+def begins_masks(layer: Any) -> bool:
+    """Whether `layer` is one of those that make masks in Keras itself (all)."""
+    return isinstance(layer, keras.layers.Masking) or bool(getattr(layer, "mask_zero", False))
+
+
+def was_called(layer: Any) -> bool:
+    """Whether `layer` was called at all, on tensors or on symbolic ones (all)."""
+    return bool(getattr(layer, "_called", False))
+
+
+def walk(layer: Any) -> list[Any]:
+    """`layer` and every layer below it, parents first, each once."""
+    if not sublayers(layer):
+        return [layer]
+    found: dict[int, Any] = {}
+    waiting = [layer]
+    for current in waiting:  # which grows on the way
+        if id(current) not in found:
+            found[id(current)] = current
+            waiting += sublayers(current)
+    return list(found.values())
+
+
+def own_variables(layer: Any) -> list[Any]:
+    """The variables that belong to `layer` itself: not those of its sublayers, no seeds (all)."""
+    return [*getattr(layer, "_trainable_variables", ()), *getattr(layer, "_non_trainable_variables", ())]
+
+
+def seed_states(layer: Any) -> list[Any]:
+    """The states of the seed generators of `layer` and all its sublayers (all)."""
+    return [generator.state for part in walk(layer) for generator in getattr(part, "_seed_generators", ())]
+
+
+def handle_of(variable: Any) -> Any:
+    """What operations of TensorFlow take for a variable of Keras (all)."""
+    return getattr(variable._value, "handle", None)
+
+
+def beneath(variable: Any) -> Any:
+    """The variable of TensorFlow in one of Keras; None where it has none yet (all)."""
+    return variable if isinstance(variable, tf.Variable) else variable._value
+
+
+def given_to_variable(variable: Any) -> list[str]:
+    """The attributes that somebody set on a variable of Keras (all)."""
+    return sorted(vars(variable).keys() - _of_every_variable())
+
+
+@functools.cache
+def _of_every_variable() -> frozenset[str]:
+    return frozenset(vars(keras.Variable(0.0))) | OF_TENSORFLOW
+
+
+def named_parts(layer: Any) -> dict[int, str]:
+    """Maps the id of every object that `layer` holds to the attribute that holds it.
+
+    Attribute names are the same in every instance of a class, which variable names and the order of
+    `layer.variables` are not (float8 layers, unnamed weights).
+    """
+    names: dict[int, str] = {}
+    for path, held in held_by(layer):
+        names.setdefault(id(held), path)
+    return names
+
+
+def held_by(layer: Any) -> Iterator[tuple[str, Any]]:
+    """Every object that `layer` holds, also in dicts and lists, with the attribute that holds it."""
+    attributes = vars(layer)
+    for attribute in sorted(attributes.keys() - BOOKKEEPING - OF_TENSORFLOW):
+        yield from ((f"{attribute}{suffix}", leaf) for suffix, leaf in _flat(attributes[attribute]))
+
+
+def attributes(owner: Any) -> dict[str, Any]:
+    """Every attribute of an object, also those in slots."""
+    kind: Any = type(owner)
+    in_slots = {name: getattr(owner, name) for name in _slots_of_instances(kind) if hasattr(owner, name)}
+    return in_slots | getattr(owner, "__dict__", {})
+
+
+@functools.lru_cache(maxsize=1024)
+def _slots_of_instances(kind: Any) -> list[str]:
+    """The attributes of the instances of a class that lie in slots."""
+    slots = [_in_class(name, base) for base in kind.__mro__ for name in slots_of(base)]
+    return [name for name in slots if name[:2] != "__"]
+
+
+def slots_of(kind: type) -> tuple[str, ...]:
+    """The names of the slots that a class adds to its bases."""
+    names = vars(kind).get("__slots__", ())
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _in_class(name: str, kind: type) -> str:
+    """The name of an attribute as Python stores it: private ones carry that of their class."""
+    private = name[:2] == "__" and name[-2:] != "__"
+    return f"_{kind.__name__.lstrip('_')}{name}" if private else name
+
+
+def held(operation: Any) -> dict[str, Any]:
+    """The attributes of a layer, or an operation, that are not bookkeeping of Keras or TensorFlow (all).
+
+    Neither are the states of a stateful RNN, with which a copy begins anew.
+    """
+    every = attributes(operation)
+    return {name: every[name] for name in sorted(every.keys() - _books() - _of_class(operation))}
+
+
+def _of_class(operation: Any) -> frozenset[str]:
+    """The attributes in which Keras keeps its books on a model, or the states of an RNN."""
+    if isinstance(operation, keras.layers.RNN):
+        return frozenset({"states"})
+    if not isinstance(operation, keras.Model):
+        return frozenset()
+    # Authors use these names too, for what Keras sets when it compiles and trains.
+    compiled = {name for name in ("loss", "optimizer") if operation.compiled or vars(operation).get(name) is None}
+    trained = {"history"} if isinstance(vars(operation).get("history"), keras.callbacks.History) else set()
+    connected = _OF_GRAPHS if isinstance(operation, (Functional, keras.Sequential)) else frozenset()
+    return _OF_MODELS | connected | compiled | trained
+
+
+@functools.cache
+def _books() -> frozenset[str]:
+    return BOOKKEEPING | OF_TENSORFLOW | of_every_layer()
+
+
+@functools.cache
+def of_every_layer() -> frozenset[str]:
+    return frozenset(vars(keras.layers.Layer(name="reference"))) - _DECIDING
+
+
+def objects_given(layer: Any) -> dict[str, Any]:
+    """The attributes of a layer that not every layer has, and that hold more than plain values and weights (all)."""
+    every = vars(layer)
+    of_its_class = {name: every[name] for name in sorted(every.keys() - of_every_layer())}
+    return {
+        name: value
+        for name, value in of_its_class.items()
+        if type(value) not in PLAIN and not isinstance(value, keras.Variable)
+    }
+
+
+def put(operation: Any, name: str, value: Any) -> None:
+    """Sets an attribute of a layer or an operation, also of one that is built (all)."""
+    if not isinstance(operation, keras.Layer):
+        setattr(operation, name, value)
+        return
+    locked = operation._tracker.locked
+    operation._tracker.unlock()
+    try:
+        keras.Layer.__setattr__(operation, name, value)
+    finally:
+        operation._tracker.locked = locked
+
+
+def is_keras_2(thing: Any) -> bool:
+    """Whether something is made of Keras 2: of tf_keras, of keras up to 2.15, or of the one within TensorFlow."""
+    packages = ("tf_keras.", "keras.engine.", "keras.src.engine.", "tensorflow.python.keras.")
+    return any(f"{cls.__module__}.".startswith(packages) for cls in type(thing).__mro__)
+
+
+def is_of_keras(thing: Any) -> bool:
+    """Whether Keras itself defines a function, or the class of an object."""
+    if str(type(thing).__module__).startswith("keras.src."):
+        return True
+    return isinstance(thing, FUNCTIONS) and str(thing.__module__).startswith("keras.src.")
+
+
+def same_policy(policy: Any, other: Any) -> bool:
+    """Whether two dtype policies are of one kind and say the same; their names may be lost (see `copy_policy`)."""
+    names = ("_name", "_source_name")
+    ours, theirs = ({k: v for k, v in vars(p).items() if k not in names} for p in (policy, other))
+    return type(policy) is type(other) and ours == theirs
+
+
+def _flat(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from ((f"[{key}]{suffix}", leaf) for suffix, leaf in _flat(item))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from ((f"[{index}]{suffix}", leaf) for suffix, leaf in _flat(item))
+    else:
+        yield "", value
+
+
+def own_methods(model: Any) -> list[str]:
+    """The methods of its class that were replaced on `model` itself, such as its `call` (all)."""
+    return sorted(
+        name
+        for name in vars(model).keys() - of_every_layer() - _of_class(model)
+        if inspect.isroutine(getattr(type(model), name, None))
+    )
+
+
+def bare_operations(layer: Any) -> list[Any]:
+    """The operations of the graph of `layer` that are no layers; none where it has no graph (all)."""
+    graph = layer._functional if isinstance(layer, keras.Sequential) else layer
+    operations = graph.operations if isinstance(graph, Functional) else []
+    return [operation for operation in operations if not isinstance(operation, keras.Layer)]
+
+
+def set_own_trainable(layer: Any, trainable: bool) -> None:
+    """Sets the flag of `layer` alone (all).
+
+    `layer.trainable = value` hands the value on to sublayers, and on TensorFlow does nothing at all
+    where the flag already has that value.
+    """
+    if layer._trainable is not trainable:
+        layer._trainable = trainable
+
+
+def own_trainable(layer: Any) -> bool:
+    """The flag of `layer` alone (all)."""
+    return layer._trainable
+
+
+def set_trainable(layer: Any, trainable: bool) -> None:
+    """Sets the flags of `layer` and of all below it as Keras does, for a class with a `trainable` of its own (all)."""
+    keras.Layer.trainable.fset(layer, trainable)
+
+
+def drop_activity_regularizers(layer: Any) -> None:
+    """Takes the activity losses from `layer` and everything below it (all)."""
+    for part in walk(layer):
+        if getattr(part, "activity_regularizer", None) is not None:
+            part.activity_regularizer = None
+
+
+def is_built_by_calling(layer: Any) -> bool:
+    """Whether only a call creates the state of `layer`: it has sublayers and no `build` (all)."""
+    return bool(sublayers(layer)) and getattr(layer.build, "_is_default", False)
+
+
+def saved_variables(layer: Any) -> int:
+    """How many variables Keras writes into a file for `layer`: those of LoRA are merged into others (all)."""
+    lora = ("lora_kernel_a", "lora_kernel_b", "lora_embeddings_a", "lora_embeddings_b")
+    merged = {id(getattr(part, name, None)) for part in walk(layer) for name in lora}
+    return sum(id(variable) not in merged for part in walk(layer) for variable in own_variables(part))
+
+
+def with_state(layer: Any) -> bool:
+    """Whether `layer` keeps state outside its variables and its config: vocabularies (all)."""
+    return hasattr(layer, "save_assets") and hasattr(layer, "load_assets")
