@@ -19,7 +19,7 @@ from keras import layers
 
 import keras_graft as kg
 from keras_graft import _keras, freeze_and_merge, with_dropout
-from keras_graft._engine.rebuild import RebuildError
+from keras_graft._engine.errors import RebuildError
 
 X = np.random.default_rng(0).normal(3.0, 2.0, (6, 8)).astype("float32")
 FORGOTTEN = np.arange(8, dtype="float32")

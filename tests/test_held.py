@@ -18,7 +18,7 @@ from test_hostile import silent_features
 
 from keras_graft import audit, freeze_and_merge, split
 from keras_graft._behaviour.table import Effect, behaviour
-from keras_graft._engine.rebuild import RebuildError
+from keras_graft._engine.errors import RebuildError
 
 DROP = layers.Dropout(0.5)
 

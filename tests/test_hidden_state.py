@@ -16,7 +16,7 @@ from test_hostile import silent_features
 
 from keras_graft import _keras, audit, freeze_and_merge, split, with_dropout
 from keras_graft._behaviour.findings import Row
-from keras_graft._engine.rebuild import RebuildError
+from keras_graft._engine.errors import RebuildError
 
 
 class Box:

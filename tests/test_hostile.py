@@ -14,7 +14,7 @@ import zoo
 from keras import layers
 
 from keras_graft import Branch, ModeLock, freeze_and_merge, with_dropout
-from keras_graft._engine.rebuild import RebuildError
+from keras_graft._engine.errors import RebuildError
 
 SILENT = ("off", "remove")
 

@@ -14,8 +14,10 @@ from keras import layers
 from zoo import ZOO
 
 from keras_graft import _keras
+from keras_graft._engine.decision import Decision
+from keras_graft._engine.errors import RebuildError
 from keras_graft._engine.policy import decider
-from keras_graft._engine.rebuild import Decision, RebuildError, rebuild
+from keras_graft._engine.rebuild import rebuild
 
 
 def faithful(model: keras.Model) -> keras.Model:

@@ -16,7 +16,7 @@ from keras import layers
 from keras_graft import fit_head, freeze_and_merge, register_layer, split, with_dropout
 from keras_graft._behaviour import table as _behaviour
 from keras_graft._behaviour.table import Effect, behaviour
-from keras_graft._engine.rebuild import RebuildError
+from keras_graft._engine.errors import RebuildError
 
 
 @pytest.fixture(autouse=True)

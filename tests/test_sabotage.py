@@ -32,10 +32,12 @@ from keras_graft._behaviour import trial as _trial
 from keras_graft._behaviour.table import Effect
 from keras_graft._compose import branch as _branch
 from keras_graft._compose import freeze_and_merge as _compose
+from keras_graft._engine import counterparts as _counterparts
 from keras_graft._engine import policy as _policy
-from keras_graft._engine import proof as _proof
 from keras_graft._engine import rebuild as _rebuild
-from keras_graft._engine.rebuild import Decision, Mode
+from keras_graft._engine.decision import Decision, Mode
+from keras_graft._engine.errors import RebuildError
+from keras_graft._engine.state import State
 from keras_graft._features import features as _features
 from keras_graft._features import store as _store
 from keras_graft._fit import feed as _feed
@@ -74,7 +76,7 @@ def without_stripping(patch: Patch) -> None:
 
 
 def without_transfer(patch: Patch) -> None:
-    patch.setattr(_rebuild._Builder, "_transfer", lambda *_: None)
+    patch.setattr(State, "transfer", lambda *_: None)
     patch.setattr(_keras.copies, "_weights_of", lambda *_: contextlib.nullcontext())
 
 
@@ -366,7 +368,7 @@ def test_a_test_of_features_fails(
 
 
 def without_comparing(patch: Patch) -> None:
-    patch.setattr(_proof.Counterparts, "differences", lambda self, old, new: [])
+    patch.setattr(_counterparts.Counterparts, "differences", lambda self, old, new: [])
 
 
 def without_the_state_of_operations(patch: Patch) -> None:
@@ -375,12 +377,12 @@ def without_the_state_of_operations(patch: Patch) -> None:
 
 
 def without_handing_over(patch: Patch) -> None:
-    patch.setattr(_proof.Counterparts, "hand_over", lambda self, old, new, names: names)
+    patch.setattr(_counterparts.Counterparts, "hand_over", lambda self, old, new, names: names)
 
 
 def without_copying_what_is_handed_over(patch: Patch) -> None:
-    patch.setattr(_proof.Counterparts, "duplicate", lambda self, value: value)
-    patch.setattr(_proof.Counterparts, "alike", lambda self, old, new: old is new)
+    patch.setattr(_counterparts.Counterparts, "duplicate", lambda self, value: value)
+    patch.setattr(_counterparts.Counterparts, "alike", lambda self, old, new: old is new)
 
 
 def without_a_call_in_doubt(patch: Patch) -> None:
@@ -409,5 +411,5 @@ PROOFS: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
 def test_a_test_of_copies_fails(sabotage: Callable[[Patch], None], check: Callable[..., None]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         sabotage(patch)
-        with pytest.raises((AssertionError, pytest.fail.Exception, _rebuild.RebuildError)):
+        with pytest.raises((AssertionError, pytest.fail.Exception, RebuildError)):
             check()

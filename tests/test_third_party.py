@@ -14,7 +14,7 @@ from helpers import reloaded
 from keras import layers, ops
 
 from keras_graft import Branch, _keras, freeze_and_merge
-from keras_graft._engine.rebuild import RebuildError
+from keras_graft._engine.errors import RebuildError
 
 SILENT = ("off", "remove")
 

@@ -16,7 +16,7 @@ from keras import layers, ops
 
 from keras_graft import audit, check_layer, fit_head, freeze_and_merge, predict_samples, split, with_dropout
 from keras_graft._behaviour.untouched import left_as_it_was
-from keras_graft._engine.rebuild import RebuildError
+from keras_graft._engine.errors import RebuildError
 
 X = np.ones((8, 16), "float32")
 

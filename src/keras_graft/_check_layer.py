@@ -27,8 +27,9 @@ from ._audit.audit import audit
 from ._behaviour import made_up, untouched
 from ._behaviour.findings import Row
 from ._behaviour.table import Effect
+from ._engine.errors import RebuildError
 from ._engine.policy import Augmentation, Policy, decider
-from ._engine.rebuild import RebuildError, rebuild
+from ._engine.rebuild import rebuild
 from ._features.fingerprint import Uncomparable, fingerprint_of_model
 from ._mode_lock import ModeLock
 from ._split.split import split

@@ -16,8 +16,9 @@ import tensorflow as tf
 from . import _keras
 from ._arguments import check_model, integer
 from ._behaviour import untouched
+from ._engine.decision import Decision
 from ._engine.policy import decider
-from ._engine.rebuild import Decision, rebuild
+from ._engine.rebuild import rebuild
 from ._features.checked import checked_inputs
 from ._features.computer import Computer
 from ._features.data import numbers, source_of

@@ -26,7 +26,7 @@ import numpy as np
 from keras import layers
 
 import keras_graft as kg
-from keras_graft._engine import proof as _proof
+from keras_graft._engine.counterparts import Counterparts
 
 MODELS = {"VGG16": 0.1, "EfficientNetB3": 0.5, "ResNet50": 0.8, "DenseNet121": 0.8}
 REPEATS = 5
@@ -167,7 +167,7 @@ def time_of_proof() -> None:
 
 def unproved(base: keras.Model) -> keras.Model:
     """Composing with no copy compared with its original."""
-    with unittest.mock.patch.object(_proof.Counterparts, "differences", lambda *_: []):
+    with unittest.mock.patch.object(Counterparts, "differences", lambda *_: []):
         return grafted([base])
 
 

@@ -16,8 +16,9 @@ import keras
 
 from .. import _keras
 from .._arguments import check_model, described, did_you_mean, hint_about
+from .._engine.decision import Decide
 from .._engine.policy import Augmentation, DropoutPolicy, decider
-from .._engine.rebuild import Decide, rebuild
+from .._engine.rebuild import rebuild
 from .._losses.ending import Ending, Stage, ending_of, is_units, steps_back
 from .._losses.loss import compares_probabilities
 from .._mode_lock import freeze

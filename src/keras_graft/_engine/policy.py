@@ -32,7 +32,9 @@ from .._behaviour.table import (
 )
 from .._mode_lock import ModeLock
 from .._reach import is_own_code, names_in_code_of, reached_from
-from .rebuild import Decision, Mode, RebuildError, rebuild
+from .decision import Decision, Mode
+from .errors import RebuildError
+from .rebuild import rebuild
 
 __all__ = [
     "AUGMENTATION",

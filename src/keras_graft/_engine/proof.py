@@ -1,50 +1,23 @@
-"""The proof of copies: what a copy holds is what its original holds, by value.
+"""The proof of what was done on trust: it does what it is there for, and copies compute what their originals do.
 
-A config says what the author of a layer thought of. What the layer holds besides (arrays, numbers set later, variables
-that Keras does not know, functions, a `call` of its own) is compared here, value by value, and handed over to the copy
-where that lacks it. What can be neither compared nor handed over is a doubt: a call must show that it makes no
-difference. It must not know of policies or graphs.
+What cannot be told by value is called on made-up data, and traced. It must not know of graphs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
-import enum
-import functools
-import threading
-import types
-import weakref
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
-import keras
-import numpy as np
-import tensorflow as tf
-
 from .. import _keras
-from .._reach import content_of, globals_of, reached_from
+from .._behaviour import made_up, trace, trial
+from .._mode_lock import ModeLock
+from .decision import Decision, Mode, no_way_out
+from .errors import INSTEAD_OF_AN_OPERATION, RebuildError, kind_of, or_another
 
-__all__ = ["Counterparts", "Doubt", "Unprovable", "differing_operations"]
-
-
-class Unprovable(ValueError):
-    """A value cannot be handed over to a copy."""
-
-
-# Values that are what they are: no state, nothing inside.
-_ATOMS = (
-    *(type(None), bool, int, float, complex, str, bytes, range, slice, type(Ellipsis), type(NotImplemented)),
-    *(type, types.ModuleType, types.CodeType, enum.Enum, np.dtype, np.generic, tf.DType, tf.TensorShape),
-)
-_PLAIN = frozenset({type(None), bool, int, str})
-_UNCHANGING = (*_ATOMS, tf.Tensor, tf.lookup.StaticHashTable, keras.KerasTensor)
-_CONTAINERS: dict[type, type] = {
-    **{kind: kind for kind in (dict, list, tuple, set, frozenset)},
-    **_keras.TRACKED,
-}
-_LOCKS = (type(threading.Lock()), type(threading.RLock()))
+__all__ = ["Doubt", "Unproved"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,385 +40,211 @@ class Doubt:
 
 
 @dataclasses.dataclass(frozen=True)
-class Counterparts:
-    """What each layer and variable of an original became in its copy.
+class Unproved:
+    """What was done to a model on trust.
 
     Attributes:
-        of: By the id of the original: both of them.
-        made: By the id of other values of the original: the value, and what was made of it for the copy.
+        doubts: What copies may not hold although their originals do.
+        outside: Copies whose originals may compute with what lies outside of them: of no attribute.
+        left_out: Layers that were left out, with their paths.
+        replaced: Layers that were locked, changed or replaced, with path, decision and original.
     """
 
-    of: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
-    made: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+    doubts: list[Doubt] = dataclasses.field(default_factory=list)
+    outside: list[Doubt] = dataclasses.field(default_factory=list)
+    left_out: list[tuple[Any, str]] = dataclasses.field(default_factory=list)
+    replaced: list[tuple[Any, str, Decision, Any]] = dataclasses.field(default_factory=list)
 
-    @classmethod
-    def of_one(cls, old: Any, new: Any) -> Counterparts:
-        """Those of a single object."""
-        return cls({id(old): (old, new)})
+    def check(self, working_on: Callable[[Any], contextlib.AbstractContextManager[None]]) -> None:
+        """Raises where something that was done on trust did not have the effect that it is there for.
 
-    def add(self, old: Any, new: Any) -> None:
-        """Notes what became of an object of the original."""
-        self.of[id(old)] = (old, new)
-
-    def differences(self, old: Any, new: Any) -> list[str]:
-        """The attributes in which a copy does not provably hold what the original holds."""
-        ours, theirs = _keras.held(old), _keras.held(new)
-        others = [name for name, value in ours.items() if not (name in theirs and self.alike(value, theirs[name]))]
-        lost = [name for name in others if not _is_passing(ours[name])]
-        return lost + [name for name in theirs if name not in ours and theirs[name] is not None]
-
-    def hand_over(self, old: Any, new: Any, names: list[str]) -> list[str]:
-        """Gives a copy the values of some attributes; returns those for which that cannot be done and shown."""
-        values, left = _keras.held(old) if names else {}, []
-        for name in names:
-            try:
-                _keras.put(new, name, self.duplicate(values[name]))
-                shown = self.alike(values[name], _keras.held(new)[name])
-            except Exception:  # whatever a stranger's object may raise when it is copied or compared
-                shown = False
-            left += [] if shown else [name]
-        return left
-
-    def brought_over(self, old: Any, new: Any) -> list[str]:
-        """Hands over all in which a copy differs; returns the attributes that are left."""
-        return self.hand_over(old, new, self.differences(old, new))
-
-    def hand_over_rules(self, old: Any, new: Any) -> None:
-        """Gives a variable the regulariser and the constraint of the original, and what else was set on that."""
-        for name in ("regularizer", "constraint", "overwrite_with_gradient", *_keras.given_to_variable(old)):
-            rule = getattr(old, name)
-            if not self.alike(rule, getattr(new, name, None)):
-                setattr(new, name, self.duplicate(rule))
-
-    # -- comparing --------------------------------------------------------------------------------------
-
-    def alike(self, old: Any, new: Any) -> bool:
-        """Whether `new` is provably the same by value, with the counterparts of what belongs to the original."""
-        if old is new and type(old) in _PLAIN:
-            return True
-        try:
-            return _Comparison(self.of).alike(old, new)
-        except Exception:  # whatever a stranger's `==` may raise, or a structure too deep
-            return False
-
-    # -- handing over -----------------------------------------------------------------------------------
-
-    def duplicate(self, value: Any) -> Any:
-        """A copy of a value that shares no state with it, with counterparts in the place of what is mapped.
-
-        Raises:
-            Unprovable: If it holds something of Keras that has no counterpart, such as another model.
+        Args:
+            working_on: A context in which a check of this original runs, for whoever asks where one failed.
         """
-        known = self.of.get(id(value)) or self.made.get(id(value))
-        if known is not None:
-            return known[1]
-        new = self._duplicate(value)
-        self.made[id(value)] = (value, new)
-        return new
+        for doubt in {(id(doubt.original), id(doubt.copy)): doubt for doubt in self.doubts}.values():
+            with working_on(doubt.original):
+                _check_faithful(doubt)
+        for layer, path in self.left_out:
+            _check_left_out(layer, path)
+        for layer, path, decision, original in self.replaced:
+            inner = layer.layer if isinstance(layer, ModeLock) else layer
+            with working_on(original):
+                if decision.changes or decision.replacement:
+                    _check_silenced(original, inner, trace.call_of(layer), path, decision)
+                if decision.mode in (Mode.INFERENCE, Mode.ANY):
+                    _check_still(layer, inner, path, decision)
+        for doubt in self.outside:  # last: only what stands still by itself can be compared
+            with working_on(doubt.original):
+                _check_outside(doubt)
 
-    def _duplicate(self, value: Any) -> Any:
-        if isinstance(value, _UNCHANGING):
-            return value
-        if isinstance(value, (keras.Layer, keras.Variable, keras.random.SeedGenerator)):
-            raise Unprovable(f"it holds {value!r}, which its copy has no counterpart of")
-        for kind, duplicate in _DUPLICATED_BY.items():
-            if type(value) is kind:
-                return duplicate(self, value)
-        return self._container(value) if type(value) in _CONTAINERS else self._object(value)
 
-    def _method(self, method: Any) -> Any:
-        return types.MethodType(method.__func__, self.duplicate(method.__self__))
+def _check_faithful(doubt: Doubt) -> None:
+    """Raises unless a copy that could not be proved by value computes what the original computes."""
+    modes = (False, True) if doubt.live else (False,)
+    try:
+        same = all(trial.agree(doubt.original, doubt.copy, training) for training in modes)
+        cause = "and on made-up data the copy computes something else"
+    except Exception as error:  # whatever a stranger's `call` may raise
+        same = False
+        cause = f"and no call can show that it does not matter: {type(error).__name__}: {_keras.first_line(error)}"
+    if not same:
+        raise _unfaithful(doubt, cause)
 
-    def _builtin_function(self, function: Any) -> Any:
-        owner = function.__self__
-        return function if isinstance(owner, _ATOMS) else getattr(self.duplicate(owner), function.__name__)
 
-    def _partial(self, partial: Any) -> Any:
-        keywords = {key: self.duplicate(held) for key, held in partial.keywords.items()}
-        new = functools.partial(self.duplicate(partial.func), *map(self.duplicate, partial.args), **keywords)
-        vars(new).update({name: self.duplicate(held) for name, held in vars(partial).items()})
-        return new
+def _unfaithful(doubt: Doubt, cause: str) -> RebuildError:
+    layer = doubt.original
+    return RebuildError(
+        f"{kind_of(layer)} '{doubt.path or layer.name}' (of type {type(layer).__name__}) cannot be copied faithfully: "
+        f"its attribute '{doubt.attribute}' is not made from its config and cannot be handed over to a copy, {cause}. "
+        f"{_INSTEAD[kind_of(layer)]} Received: layer={layer!r}"
+    )
 
-    def _container(self, value: Any) -> Any:
-        kind = _CONTAINERS[type(value)]
-        if isinstance(value, dict):
-            return kind((self.duplicate(key), self.duplicate(held)) for key, held in value.items())
-        return kind(map(self.duplicate, value))
 
-    def _function(self, function: Any) -> Any:
-        """The very function; one that reaches a layer of the original becomes one that reaches its counterpart."""
-        if not any(map(self._belongs_to_the_original, _reached_by(function))):
-            return function
-        cells = tuple(types.CellType(*map(self.duplicate, content_of(cell))) for cell in function.__closure__ or ())
-        mine = {
-            name: self.duplicate(value)
-            for name, value in globals_of(function).items()
-            if self._belongs_to_the_original(value)
-        }
-        defaults = self.duplicate(function.__defaults__)
-        new = types.FunctionType(
-            function.__code__, {**function.__globals__, **mine}, function.__name__, defaults, cells or None
+_INSTEAD = {
+    "Model": (
+        "Define it in a subclass of keras.Model or in a layer, with a `get_config`, instead of setting it on the model."
+    ),
+    "Layer": (
+        "Let `get_config` return what the attribute is made from, or keep its value in a weight (`add_weight`), or "
+        "pass `copy=False` to use the layer itself instead of a copy."
+    ),
+    "Operation": f"Let `get_config` return what the attribute is made from, {INSTEAD_OF_AN_OPERATION}",
+}
+
+
+def _check_outside(doubt: Doubt) -> None:
+    """Raises where a copy that holds all that its original holds computes something else: with what lies outside."""
+    layer = doubt.original
+    kinds = {False: [made_up.SIGNED, made_up.LARGE], True: [made_up.LARGE] if doubt.live else []}
+
+    def agrees(other: Any) -> bool:
+        return all(trial.agree(layer, other, training, kinds[training]) for training in kinds)
+
+    try:
+        differs = not agrees(doubt.copy) and agrees(layer)
+    except Exception:  # whatever a stranger's `call` may raise; nothing speaks against the copy then
+        return
+    if differs:
+        raise RebuildError(
+            f"Layer '{doubt.path or layer.name}' (of type {type(layer).__name__}) cannot be copied faithfully: its "
+            "copy holds all that it holds, and computes something else on made-up data. It seems to compute with what "
+            "lies outside of it, such as a table of layers, or otherwise where `trainable` is False. Keep what it "
+            "computes with in the layer, and let `training` alone decide; or pass `copy=False` to use the layer itself "
+            f"instead of a copy. Received: layer={layer!r}"
         )
-        new.__kwdefaults__ = self.duplicate(function.__kwdefaults__)
-        new.__qualname__, new.__doc__ = function.__qualname__, function.__doc__
-        new.__dict__.update({name: self.duplicate(value) for name, value in vars(function).items()})
-        return new
 
-    def _belongs_to_the_original(self, value: Any) -> bool:
-        seen: dict[int, Any] = {}
-        waiting = [value]
-        while waiting:
-            current = waiting.pop()
-            if id(current) in self.of:
-                return True
-            if id(current) not in seen and not isinstance(current, _ATOMS):
-                seen[id(current)] = current
-                waiting += _inside(current)
+
+def _check_left_out(layer: Any, path: str) -> None:
+    """Raises where a layer that was left out does more than make noise."""
+    if not _on_made_up_data(layer, path, lambda: trial.does_nothing(layer)):
+        raise RebuildError(
+            f"Layer '{path}' (of type {type(layer).__name__}) cannot be left out: its class is registered with "
+            "`only_noise=True`, but in inference mode it does not return its input as it is. Register it with `rates` "
+            f"or a `replacement` instead. Received: layer={layer!r}"
+        )
+
+
+def _check_silenced(original: Any, new: Any, call: tuple[Any, Any], path: str, decision: Decision) -> None:
+    """Raises where what stands for a layer without its noise is still noisy, or computes something else."""
+    locked = decision.mode is Mode.INFERENCE
+
+    def same(training: bool) -> bool:
+        return _on_made_up_data(original, path, lambda: trial.same(original, new, training), decision.way_out)
+
+    fault = ""
+    if _observed(new, path, decision, *call).draws and not (locked and same(training=True)):
+        fault = "still draws random numbers in training mode"
+    elif not same(training=decision.mode is Mode.ANY):
+        fault = "does not compute what the layer computes in inference mode"
+    elif decision.changes and _computes_with_rates(original, new, call):
+        fault = (
+            "may compute something else in inference mode on other data: the layer computes with its rates there too"
+        )
+    if fault:
+        changes = {name: "…" if isinstance(value, (dict, list)) else value for name, value in decision.changes.items()}
+        how = f"with its arguments {changes} it" if changes else "the replacement of its class"
+        raise RebuildError(
+            f"Dropout cannot be removed from layer '{path}' (of type {type(original).__name__}): {how} {fault}. "
+            f"{decision.way_out()}Received: layer={original!r}"
+        )
+
+
+def _computes_with_rates(original: Any, new: Any, call: tuple[Any, Any]) -> bool:
+    """Whether a layer computes with its noise rates in inference mode too, on whatever data.
+
+    Its copy without them may compute with other numbers for another reason: Keras's attention takes another kernel.
+    So a copy with other rates that are no 0 tells. What cannot be traced is left to the comparison on made-up data;
+    where noise is drawn in inference mode as well, the rates are those of that noise.
+    """
+    try:
+        if trace.observe(original, False, *call).draws:
+            return False
+        expected = trace.computed(original, *call)
+        if expected == trace.computed(new, *call):
+            return False
+        moved = _computed_by_copy(original, _with_moved_rates(*map(_keras.config_of, (original, new))), call)
+        return moved != expected and moved != _computed_by_copy(original, {}, call)
+    except Exception:  # whatever a stranger's code may raise
         return False
 
-    def _object(self, value: Any) -> Any:
-        for held in _inside(value):
-            if not isinstance(held, _ATOMS):
-                self.duplicate(held)
-        memo = {key: new for known in (self.made, self.of) for key, (_, new) in known.items()}
-        return copy.deepcopy(value, memo)
+
+def _computed_by_copy(layer: Any, changes: dict[str, Any], call: tuple[Any, Any]) -> Counter[Any]:
+    copy = _keras.copy_from_config(layer, changes)
+    _keras.build_like(copy, layer, {})
+    return trace.computed(copy, *call)
 
 
-_DUPLICATED_BY: dict[type, Callable[[Counterparts, Any], Any]] = {
-    types.FunctionType: Counterparts._function,
-    types.MethodType: Counterparts._method,
-    types.BuiltinFunctionType: Counterparts._builtin_function,
-    functools.partial: Counterparts._partial,
-}
+def _with_moved_rates(config: Any, silent: Any) -> Any:
+    """A config with other numbers in place of those that are 0 in `silent`."""
+    if isinstance(config, dict) and isinstance(silent, dict):
+        return {key: _with_moved_rates(value, silent.get(key)) for key, value in config.items()}
+    if isinstance(config, (list, tuple)) and isinstance(silent, (list, tuple)) and len(config) == len(silent):
+        return [_with_moved_rates(value, other) for value, other in zip(config, silent)]
+    is_rate = isinstance(config, float) and config and isinstance(silent, (int, float)) and silent == 0
+    return 0.97 * config if is_rate else config
 
 
-@dataclasses.dataclass(frozen=True)
-class _Comparison:
-    """One comparison of two values. Pairs that are met again while they are compared count as equal."""
-
-    of: dict[int, tuple[Any, Any]]
-    met: dict[tuple[int, int], Any] = dataclasses.field(default_factory=dict)
-
-    def alike(self, old: Any, new: Any) -> bool:
-        if type(old) in _PLAIN and type(old) is type(new):
-            return bool(old == new)
-        if isinstance(old, _ATOMS):
-            return old is new or (type(old) is type(new) and _equal(old, new) and self._alike_beside(old, new))
-        if id(old) in self.of:
-            return self.of[id(old)][1] is new
-        if (id(old), id(new)) in self.met:
-            return True
-        self.met[id(old), id(new)] = (old, new)
-        for kind, compare in _COMPARED_BY.items():
-            if isinstance(old, kind):
-                return compare(self, old, new)
-        return type(old) is type(new) and self._objects(old, new)
-
-    def _objects(self, old: Any, new: Any) -> bool:
-        """Objects are compared by their attributes, and by what a pickle of them would hold."""
-        if not self.mappings(_keras.attributes(old), _keras.attributes(new)):
-            return False
-        return isinstance(old, _keras.KerasSaveable) or self.sequences(_pickled(old), _pickled(new))
-
-    def _alike_beside(self, old: Any, new: Any) -> bool:
-        """Whether subclasses of plain values and arrays, or functions, have the same attributes."""
-        return self.mappings(getattr(old, "__dict__", {}), getattr(new, "__dict__", {}))
-
-    def mappings(self, old: Mapping[Any, Any], new: Mapping[Any, Any]) -> bool:
-        return old.keys() == new.keys() and all(self.alike(value, new[key]) for key, value in old.items())
-
-    def sequences(self, old: Any, new: Any) -> bool:
-        return len(old) == len(new) and all(map(self.alike, old, new))
-
-    def containers(self, old: Any, new: Any) -> bool:
-        if _CONTAINERS.get(type(old)) is not _CONTAINERS.get(type(new)):
-            return False
-        if type(old) not in _CONTAINERS:
-            return type(old) is type(new) and self._objects(old, new)
-        if isinstance(old, (set, frozenset)):
-            return bool(old == new)
-        if isinstance(old, dict):  # in their order, in which it may be gone through
-            return self.sequences(list(old), list(new)) and self.mappings(old, new)
-        return self.sequences(old, new)
-
-    def functions(self, old: Any, new: Any) -> bool:
-        """Functions are equal where they are one, or one's code with equal values; not if they reach the original."""
-        if old is new and _keras.is_of_keras(old):
-            return True
-        if not (isinstance(new, types.FunctionType) and old.__code__ is new.__code__):
-            return False
-        ours, theirs = _reached_by(old), _reached_by(new)
-        if not (old is new or self._alike_beside(old, new)):
-            return False
-        return len(ours) == len(theirs) and all(
-            self.alike(value, other) if value is not other else not self._reaches_original(value)
-            for value, other in zip(ours, theirs)
-        )
-
-    def _reaches_original(self, value: Any) -> bool:
-        return Counterparts(self.of)._belongs_to_the_original(value)
-
-    def methods(self, old: Any, new: Any) -> bool:
-        return type(old) is type(new) and old.__func__ is new.__func__ and self.alike(old.__self__, new.__self__)
-
-    def builtin_functions(self, old: Any, new: Any) -> bool:
-        return type(old) is type(new) and old.__name__ == new.__name__ and self.alike(old.__self__, new.__self__)
-
-    def partials(self, old: Any, new: Any) -> bool:
-        if type(new) is not type(old) or type(old) is not functools.partial:
-            return False
-        parts = [[partial.func, partial.args, partial.keywords, vars(partial)] for partial in (old, new)]
-        return self.alike(*parts)
-
-    def weak_references(self, old: Any, new: Any) -> bool:
-        return isinstance(new, weakref.ref) and self.alike(old(), new())
-
-    def layers(self, old: Any, new: Any) -> bool:
-        """Layers that Keras does not know: those of the original cannot be those of the copy."""
-        if old is new or type(old) is not type(new):
-            return False
-        return self.mappings(_keras.held(old), _keras.held(new)) and all(
-            map(self.alike, _keras.own_variables(old), _keras.own_variables(new))
-        )
-
-    def arrays(self, old: Any, new: Any) -> bool:
-        if type(old) is not type(new) or old is new or old.dtype != new.dtype or old.shape != new.shape:
-            return False
-        if isinstance(old, np.ma.MaskedArray):
-            parts = [[one.data, np.ma.getmaskarray(one), one.fill_value] for one in (old, new)]
-            return self.alike(*parts)
-        if not self._alike_beside(old, new):
-            return False
-        return self.sequences(old.ravel().tolist(), new.ravel().tolist()) if old.dtype == object else _equal(old, new)
-
-    def variables(self, old: Any, new: Any) -> bool:
-        same_kind = type(old) is type(new) and old is not new and old.dtype == new.dtype and old.shape == new.shape
-        return same_kind and _equal(*map(keras.ops.convert_to_numpy, (old, new)))
-
-    def tensors(self, old: Any, new: Any) -> bool:
-        if _is_passing(old):
-            return _is_passing(new)
-        return isinstance(new, tf.Tensor) and old.dtype == new.dtype and _equal(old.numpy(), new.numpy())
-
-    def tables(self, old: Any, new: Any) -> bool:
-        if type(old) is not type(new) or (old.key_dtype, old.value_dtype) != (new.key_dtype, new.value_dtype):
-            return False
-        ours, theirs = (dict(zip(*(part.numpy().tolist() for part in table.export()))) for table in (old, new))
-        return ours == theirs and self.alike(*map(_keras.default_of_table, (old, new)))
-
-    def random_sources(self, old: Any, new: Any) -> bool:
-        return type(old) is type(new)  # each draws numbers of its own
-
-    def policies(self, old: Any, new: Any) -> bool:
-        return _keras.same_policy(old, new)
-
-    def initializers(self, old: Any, new: Any) -> bool:
-        if type(old) is not type(new):
-            return False
-        return bool(old.get_config() == new.get_config()) if _keras.is_of_keras(old) else self._objects(old, new)
+def _check_still(layer: Any, inner: Any, path: str, decision: Decision) -> None:
+    """Raises where a layer that must compute the same in both modes draws random numbers or moves variables."""
+    args, kwargs = _keras.call_arguments(layer)
+    seen = _observed(layer, path, decision, args, kwargs)
+    locked = decision.mode is Mode.INFERENCE
+    if seen.draws and not locked and trace.observe(layer, False, args, kwargs).draws:
+        seen = dataclasses.replace(seen, draws=False)  # it draws in both modes: that is what it computes
+    if not (seen.updates or seen.draws):
+        return
+    what = f"updates {list(seen.updates)}" if seen.updates else "draws random numbers"
+    way_out = (
+        "even in inference mode, or reads what changes from call to call: it ignores the mode that it is called with, "
+        "so nothing around it can silence it. "
+        + or_another(decision.way_out(), "let its code draw random numbers and update variables in training mode only.")
+        if locked
+        else "in training mode although it is frozen, and its class is registered as one that does not. Correct what "
+        "`register_layer` is told of it."
+    )
+    raise RebuildError(f"Layer '{path}' (of type {type(inner).__name__}) {what} {way_out} Received: layer={inner!r}")
 
 
-_COMPARED_BY: dict[Any, Callable[[_Comparison, Any, Any], bool]] = {
-    types.FunctionType: _Comparison.functions,
-    keras.Variable: _Comparison.variables,
-    keras.initializers.Initializer: _Comparison.initializers,
-    keras.dtype_policies.DTypePolicy: _Comparison.policies,
-    keras.random.SeedGenerator: _Comparison.random_sources,
-    (dict, list, tuple, set, frozenset): _Comparison.containers,
-    np.ndarray: _Comparison.arrays,
-    tf.Variable: _Comparison.variables,
-    (tf.Tensor, keras.KerasTensor): _Comparison.tensors,
-    types.MethodType: _Comparison.methods,
-    types.BuiltinFunctionType: _Comparison.builtin_functions,
-    functools.partial: _Comparison.partials,
-    (tf.lookup.StaticHashTable, tf.lookup.experimental.MutableHashTable): _Comparison.tables,
-    weakref.ref: _Comparison.weak_references,
-    keras.Layer: _Comparison.layers,
-    _LOCKS: _Comparison.random_sources,
-}
+def _on_made_up_data(
+    layer: Any, path: str, check: Callable[[], bool], way_out: Callable[..., str] = no_way_out
+) -> bool:
+    try:
+        return check()
+    except Exception as error:
+        raise RebuildError(
+            f"What became of layer '{path}' (of type {type(layer).__name__}) without its dropout could not be compared "
+            f"with it, because a call on made-up data fails: {type(error).__name__}: {_keras.first_line(error)} "
+            f"{way_out(comparable=False)}Received: layer={layer!r}"
+        ) from error
 
 
-_NO_DATA = (keras.Operation, keras.Variable, keras.random.SeedGenerator, types.FunctionType, types.MethodType)
-
-
-def without_changed(old: Any, new: Any, names: list[str], changes: Mapping[str, Any]) -> list[str]:
-    """The attributes without those that hold a changed argument itself, and without noise that is gone with it."""
-    ours, theirs = _keras.held(old), _keras.held(new)
-    return [
-        name
-        for name in names
-        if not (name.lstrip("_") in changes and name in theirs and theirs[name] == changes[name.lstrip("_")])
-        and not (isinstance(ours.get(name), keras.random.SeedGenerator) and theirs.get(name) is None)
-    ]
-
-
-def hand_over_data(model: Any, new: Any) -> None:
-    """Gives the copy of a graph model the data that were set on that, as far as they can be copied: no layers."""
-    held, both = _keras.held(new), Counterparts.of_one(model, new)
-    for name, value in _keras.held(model).items():
-        if name in held or any(isinstance(part, _NO_DATA) for part in reached_from(value)):
-            continue
-        with contextlib.suppress(Exception):  # whatever a stranger's object may raise when it is copied
-            duplicate = both.duplicate(value)
-            if both.alike(value, duplicate):
-                _keras.put(new, name, duplicate)
-
-
-def differing_operations(old: Any, new: Any) -> list[str]:
-    """Names of the operations in the graph of a layer of which its copy has no equal."""
-    pairs = zip(_keras.bare_operations(old), _keras.bare_operations(new))
-    return [
-        f"{operation.name}.{name}"
-        for operation, other in pairs
-        for name in Counterparts.of_one(operation, other).brought_over(operation, other)
-    ]
-
-
-def _equal(old: Any, new: Any) -> bool:
-    """Equality in which what is not a number equals itself."""
-    if isinstance(old, float) and isinstance(new, float):
-        return bool(old == new or (old != old and new != new))  # noqa: PLR0124
-    not_numbers = (old != old) & (new != new)  # noqa: PLR0124
-    return bool(np.all((old == new) | not_numbers))
-
-
-def _pickled(value: Any) -> list[Any]:
-    """What a pickle of an object holds: it fails for objects that nobody can look into."""
-    reduced = value.__reduce_ex__(4)
-    if isinstance(reduced, str):
-        raise Unprovable(f"{value!r} would be pickled by its name alone")
-    made_by, arguments, *rest = reduced
-    return [made_by, arguments, *(list(held) if hasattr(held, "__next__") else held for held in rest)]
-
-
-def _is_passing(value: Any) -> bool:
-    """Whether a value belongs to a call that was traced once: it tells nothing."""
-    if isinstance(value, _ATOMS):
-        return False
-    return isinstance(value, keras.KerasTensor) or (tf.is_tensor(value) and tf.is_symbolic_tensor(value))
-
-
-def _inside(value: Any) -> list[Any]:
-    """What a value holds directly."""
-    for kind, held in _HELD_BY.items():
-        if isinstance(value, kind):
-            return held(value)
-    return list(_keras.attributes(value).values())
-
-
-def _reached_by(function: Any) -> list[Any]:
-    """What a function may use: its closure, its defaults, and the globals that its code names."""
-    cells = [value for cell in function.__closure__ or () for value in content_of(cell)]
-    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    return [*cells, *defaults, *globals_of(function).values()]
-
-
-_HELD_BY: dict[Any, Callable[[Any], list[Any]]] = {
-    (keras.Layer, keras.Variable, tf.Tensor, tf.Variable, np.ndarray): lambda value: [],
-    dict: lambda value: [*value.keys(), *value.values()],
-    (list, tuple, set, frozenset): list,
-    types.FunctionType: _reached_by,
-    (types.MethodType, types.BuiltinFunctionType): lambda value: [value.__self__],
-    functools.partial: lambda value: [value.func, *value.args, *value.keywords.values()],
-    weakref.ref: lambda value: [value()],
-}
+def _observed(layer: Any, path: str, decision: Decision, args: Any, kwargs: Any) -> trace.Observation:
+    try:
+        return trace.observe(layer, True, args, kwargs, twice=True)
+    except Exception as error:  # whatever a stranger's `call` may raise
+        inner = layer.layer if isinstance(layer, ModeLock) else layer
+        raise RebuildError(
+            f"What layer '{path}' (of type {type(inner).__name__}) does in training mode cannot be found out: tracing "
+            f"its call raises {type(error).__name__}: {_keras.first_line(error)} "
+            f"{or_another(decision.way_out(), 'let its `call` run on symbolic tensors.')} Received: layer={inner!r}"
+        ) from error
