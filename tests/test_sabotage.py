@@ -30,13 +30,14 @@ import keras_graft as kg
 from keras_graft import _keras, _mode_lock, _sampling
 from keras_graft._behaviour import trial as _trial
 from keras_graft._behaviour.table import Effect
-from keras_graft._compose import branch as _branch
 from keras_graft._compose import freeze_and_merge as _compose
+from keras_graft._compose import graft as _graft
 from keras_graft._engine import counterparts as _counterparts
 from keras_graft._engine import policy as _policy
 from keras_graft._engine import rebuild as _rebuild
 from keras_graft._engine.decision import Decision, Mode
 from keras_graft._engine.errors import RebuildError
+from keras_graft._engine.observed import Seen
 from keras_graft._engine.state import State
 from keras_graft._features import features as _features
 from keras_graft._features import store as _store
@@ -53,7 +54,7 @@ def shallow_freeze(layer: keras.Layer) -> None:
 
 
 def without_the_freezing_walk(patch: Patch) -> None:
-    patch.setattr(_branch, "freeze", shallow_freeze)
+    patch.setattr(_graft, "freeze", shallow_freeze)
     patch.setattr(_mode_lock, "freeze", shallow_freeze)
     patch.setattr(_rebuild, "freeze", shallow_freeze)
     patch.setattr(_compose, "_check_frozen", lambda submodels: None)
@@ -64,11 +65,11 @@ def with_a_rule_of_its_own(effect: Effect, decision: Decision) -> Callable[[Patc
 
 
 def without_looking(patch: Patch) -> None:
-    patch.setattr(_policy, "_observe", lambda layer: _policy._Seen(draws=False))
+    patch.setattr(_policy, "observe", lambda layer: Seen(draws=False))
 
 
 def without_locking_what_leaks(patch: Patch) -> None:
-    patch.setattr(_policy, "_leaks_its_mode", lambda *_: False)
+    patch.setattr(_policy, "leaks_its_mode", lambda *_: False)
 
 
 def without_stripping(patch: Patch) -> None:

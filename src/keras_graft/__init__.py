@@ -9,7 +9,7 @@ from ._behaviour.table import register_layer
 from ._check_layer import LayerReport, check_layer
 from ._compose.branch import Branch
 from ._compose.freeze_and_merge import freeze_and_merge
-from ._engine.policy import with_dropout
+from ._engine.with_dropout import with_dropout
 from ._fit.fit_head import fit_head
 from ._mode_lock import ModeLock
 from ._sampling import Samples, predict_samples

@@ -13,8 +13,13 @@ from .._engine.policy import Augmentation, DropoutPolicy, decider
 from .._engine.rebuild import strip_modes
 from .._losses.ending import Head
 from .._losses.loss import CompileArgs, check_compile_args, check_endings, check_loss_of_one, per_output
-from .branch import Branch, Inputs, Models, graft, make_inputs, name_branches, warn_of_old_heads
-from .merge import Merge, apply_stage, attach_head, free_name, merge_features
+from .branch import Branch, Models, name_branches
+from .graft import graft
+from .head import attach_head
+from .inputs import Inputs, make_inputs
+from .merge import Merge, merge_features
+from .output import warn_of_old_heads
+from .stages import apply_stage, free_name
 
 __all__ = ["freeze_and_merge"]
 

@@ -1,23 +1,21 @@
-"""From a dropout policy to a decision per layer, and `with_dropout`.
+"""From a dropout policy to a decision per layer.
 
 It knows the table of behaviours and the words of the engine. It must not know of branches or merges.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import inspect
 import numbers
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import keras
 
 from .. import _keras
-from .._arguments import check_model, check_option
+from .._arguments import check_option
 from .._behaviour import trace
 from .._behaviour.modes import stored_modes
 from .._behaviour.table import (
@@ -31,86 +29,24 @@ from .._behaviour.table import (
     shared_by_copies,
 )
 from .._mode_lock import ModeLock
-from .._reach import is_own_code, names_in_code_of, reached_from
+from .._reach import reached_from
+from .behind_masks import lets_masks_in, makes_masks
 from .decision import Decision, Mode
 from .errors import RebuildError
-from .rebuild import rebuild
+from .observed import Seen, holds_noise, leaks_its_mode, observe
+from .rates import silenced_rates
 
-__all__ = [
-    "AUGMENTATION",
-    "POLICIES",
-    "Augmentation",
-    "Decider",
-    "DropoutPolicy",
-    "Policy",
-    "decider",
-    "with_dropout",
-]
+__all__ = ["AUGMENTATION", "POLICIES", "Augmentation", "Decider", "DropoutPolicy", "Policy", "decider"]
 
 Policy = Literal["keep", "off", "remove", "always"]
+
 DropoutPolicy = Policy | Callable[[keras.Layer], Policy]
+
 Augmentation = Literal["keep", "off"]
 
 POLICIES = ("keep", "off", "remove", "always")
+
 AUGMENTATION = ("keep", "off")
-
-# What the names have in common under which layers and models take their dropout rates: `attention_dropout`,
-# `hidden_dropout_rate`, `max_drop_path_rate`, `stochastic_depth`, `router_jitter_noise`, …
-_RATE_WORDS = ("dropout", "drop_path", "drop_rate", "drop_connect", "stochastic_depth", "jitter")
-
-
-def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
-    """A copy of a model in which dropout behaves as chosen.
-
-    `trainable=False` does not stop dropout, and up to Keras 3.15 a stored `training=False` does not stop it
-    in `fit` either. This sets it for good, for all regularising noise: Dropout and its relatives, Gaussian
-    noise, the dropout of recurrent and attention layers, in nested models and wrappers too. Nothing is
-    frozen or unfrozen, and `model` is not changed.
-
-    Args:
-        model: A built `keras.Model`.
-        policy: What becomes of dropout. One of `"keep"` (it drops in `fit`), `"off"` (it never drops; every
-            layer is still there, with rate 0), `"remove"` (the layers are gone) and `"always"` (it drops in
-            `predict` as well: Monte Carlo dropout, see Gal and Ghahramani, 2016, arXiv:1506.02142); or a
-            callable that gets each noise layer of `model` and returns one of them.
-
-    Returns:
-        A new, uncompiled model of the same structure and name, with the same weights and trainable flags. It is a plain
-        `keras.Model`: a warning names what a class of your own does in `train_step` and the like.
-
-    Raises:
-        TypeError: If `model` is not a Keras model.
-        ValueError: If `model` is not built, `policy` is none of the above or cannot be kept, or a layer that
-            has to be locked has trainable weights: a locked layer is frozen.
-
-    Example:
-
-    >>> import keras, numpy as np
-    >>> from keras_graft import with_dropout
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5)])
-    >>> np.asarray(with_dropout(model, "off")(np.ones((1, 4)), training=True)).tolist()
-    [[1.0, 1.0, 1.0, 1.0]]
-    """
-    check_model(model, "model")
-    decide = decider(policy, "keep", copy=True, frozen=False, model=model, argument="policy")
-    with _keras.nothing_left_behind([model]):
-        new = rebuild(model, decide)
-    if decide.other_behind_masks:
-        warnings.warn(
-            f"Behind a mask the copy of model '{model.name}' may compute something else: without its dropout Keras "
-            f"computes {decide.other_behind_masks} by another kernel, which gives other numbers for queries that see "
-            "no key, such as those of padding. Where masks come with the inputs of the model, use "
-            '"off" for layers of Keras and "keep" for others.',
-            stacklevel=2,
-        )
-    lost = _keras.overridden(model, (*_keras.METHODS_OF_FIT, *_keras.METHODS_OF_PREDICT))
-    if lost:
-        warnings.warn(
-            f"The copy of model '{model.name}' is a plain keras.Model, without what {type(model).__name__} does in "
-            f"{lost}. Build a {type(model).__name__} around it where that is needed.",
-            stacklevel=2,
-        )
-    return new
 
 
 def decider(
@@ -157,8 +93,8 @@ def decider(
         augmentation,
         copy,
         frozen,
-        masked=attends and any(map(_makes_masks, parts)),
-        lets_masks_in=attends and not frozen and _lets_masks_in(model),
+        masked=attends and any(map(makes_masks, parts)),
+        lets_masks_in=attends and not frozen and lets_masks_in(model),
         stored=stored_modes(model),
     )
 
@@ -210,19 +146,19 @@ class Decider:
 
     def __call__(self, layer: Any, path: str) -> Decision:
         if not isinstance(layer, keras.Layer):
-            _refuse_hidden_noise(layer, path, self, _observe(layer))
+            _refuse_hidden_noise(layer, path, self, observe(layer))
             return Decision(reuse=not self.copy)
         known = behaviour(layer)
         trace.note_holder(layer)
         if type(layer) is ModeLock and self._speaks_of(layer.layer):
             return Decision(unwrap=True, reuse=not self.copy)
-        seen = _observe(layer) if known.traced or known.registered else _Seen(draws=False)
+        seen = observe(layer) if known.traced or known.registered else Seen(draws=False)
         if known.traced and known.effect is Effect.NOTHING and (seen.draws or seen.updates):
             known = dataclasses.replace(known, effect=Effect.UNKNOWN)  # it hides from Keras what it does
         decision = _RULES[known.effect](self, layer, path, known, seen)
         if self.copy and known.traced:
             _refuse_to_share(layer, path, live=seen.draws and decision.mode in (Mode.OUTER, Mode.TRAINING))
-        over_stored = not self.copy and _holds_noise(layer) and _keras.rests_on_stored_modes(layer)
+        over_stored = not self.copy and holds_noise(layer) and _keras.rests_on_stored_modes(layer)
         way_out = functools.partial(self._way_out, layer, path, seen)
         decision = _for_all(
             decision,
@@ -247,7 +183,7 @@ class Decider:
         if self.augmentation == "off" and Effect.AUGMENTATION in effects:
             return True
         return self.policy != "keep" and (
-            Effect.NOISE in effects or (Effect.UNKNOWN in effects and _observe(layer).draws)
+            Effect.NOISE in effects or (Effect.UNKNOWN in effects and observe(layer).draws)
         )
 
     def _as_stored(self, layer: Any, path: str) -> Decision:
@@ -275,18 +211,18 @@ class Decider:
         self.chosen[id(layer)] = chosen, [layer.name]
         return chosen
 
-    def _needs_lock(self, layer: Any, known: Behaviour, seen: _Seen) -> bool:
+    def _needs_lock(self, layer: Any, known: Behaviour, seen: Seen) -> bool:
         """Whether a lock must hold the layer whatever its mode, for what it would do to those around it."""
         if not self.frozen:
-            return not layer.weights and _leaks_its_mode(layer, known)
-        return seen.losses or _loses_flags(layer, known, self.copy) or _leaks_its_mode(layer, known)
+            return not layer.weights and leaks_its_mode(layer, known)
+        return seen.losses or _loses_flags(layer, known, self.copy) or leaks_its_mode(layer, known)
 
     # -- one rule per effect ----------------------------------------------------------------------------
 
-    def nothing(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
+    def nothing(self, layer: Any, path: str, known: Behaviour, seen: Seen) -> Decision:
         return Decision()
 
-    def noise(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
+    def noise(self, layer: Any, path: str, known: Behaviour, seen: Seen) -> Decision:
         choice = self.choice(layer, path)
         adds_loss = getattr(layer, "activity_regularizer", None) is not None and not self.frozen
         if choice == "remove" and known.only_noise and not adds_loss:
@@ -318,15 +254,15 @@ class Decider:
             )
         return Decision(mode=Mode.INFERENCE)
 
-    def augmenting(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
+    def augmenting(self, layer: Any, path: str, known: Behaviour, seen: Seen) -> Decision:
         if self.augmentation == "off":
             return Decision(mode=Mode.INFERENCE)
         return Decision(mode=Mode.OUTER) if self.frozen else self._as_stored(layer, path)
 
-    def statistics(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
+    def statistics(self, layer: Any, path: str, known: Behaviour, seen: Seen) -> Decision:
         return Decision(mode=Mode.ANY) if self.frozen else self._as_stored(layer, path)
 
-    def state(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
+    def state(self, layer: Any, path: str, known: Behaviour, seen: Seen) -> Decision:
         if not self.frozen:
             return self._as_stored(layer, path)
         if self.copy and known.replacement:
@@ -334,7 +270,7 @@ class Decider:
         unwrap = self.copy and known.parts and layer.layer.compute_dtype == layer.compute_dtype  # else it casts
         return Decision(unwrap=True) if unwrap else Decision(mode=Mode.INFERENCE)
 
-    def unknown(self, layer: Any, path: str, known: Behaviour, seen: _Seen) -> Decision:
+    def unknown(self, layer: Any, path: str, known: Behaviour, seen: Seen) -> Decision:
         choice = self._choice_within(layer, path)
         silent = seen.complete and not seen.draws
         if choice in ("off", "remove"):
@@ -352,9 +288,9 @@ class Decider:
             raise self._refused(layer, path, seen, choice, "what it does in training mode could not be found out")
         return Decision(mode=Mode.OUTER if choice == "keep" else Mode.TRAINING)
 
-    def _silenced(self, layer: Any, path: str, choice: Policy, known: Behaviour, seen: _Seen) -> Decision:
+    def _silenced(self, layer: Any, path: str, choice: Policy, known: Behaviour, seen: Seen) -> Decision:
         """A copy with its rates at 0 where it has any, and a lock only where that does not do."""
-        rates = _rates_of(layer) if self.copy else {}
+        rates = silenced_rates(layer) if self.copy else {}
         lockable = self._silent_when_locked(layer, seen)
         locked = Decision(mode=Mode.INFERENCE)
         if choice == "remove" and self.copy:
@@ -402,12 +338,12 @@ class Decider:
 
     # -- what else can be done -------------------------------------------------------------------------
 
-    def _silent_when_locked(self, layer: Any, seen: _Seen) -> bool:
+    def _silent_when_locked(self, layer: Any, seen: Seen) -> bool:
         """Whether a lock is possible, and enough."""
         moves = layer.trainable_variables or seen.updates
         return seen.quiet_in_inference and (self.frozen or not moves)
 
-    def _way_out(self, layer: Any, path: str, seen: _Seen, *, comparable: bool = True) -> str:
+    def _way_out(self, layer: Any, path: str, seen: Seen, *, comparable: bool = True) -> str:
         """What works for this very layer, where what was chosen for it cannot be done, as a sentence."""
         chosen, asked = self.chosen.get(id(layer), ("", [layer.name]))
         off, keep = self._silent_when_locked(layer, seen), not (self.frozen and seen.updates)
@@ -430,7 +366,7 @@ class Decider:
         sentence = "; or ".join(way for way, works in ways.items() if works)
         return f"{sentence[:1].upper()}{sentence[1:]}. " if sentence else ""
 
-    def _refused(self, layer: Any, path: str, seen: _Seen, choice: str, cause: str) -> RebuildError:
+    def _refused(self, layer: Any, path: str, seen: Seen, choice: str, cause: str) -> RebuildError:
         last_way = 'Let its code draw random numbers and update variables in training mode only, and use "off" for it. '
         return RebuildError(
             f"Policy \"{choice}\" cannot be kept for layer '{path}' (of type {type(layer).__name__}): {cause}. "
@@ -446,62 +382,6 @@ _RULES = {
     Effect.STATE: Decider.state,
     Effect.UNKNOWN: Decider.unknown,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Seen:
-    """What a stranger was seen to do when it was traced in training mode, as it would be once frozen.
-
-    Attributes:
-        draws: Whether it draws random numbers.
-        draws_always: Whether it does so in inference mode too, or may without the modes stored in it.
-        updates: Names of the variables that it moves.
-        updates_always: Whether it does so in inference mode too.
-        losses: Whether it adds losses.
-        complete: Whether it could be traced; otherwise two calls on made-up data, or nothing, tell of it.
-    """
-
-    draws: bool
-    draws_always: bool = False
-    updates: tuple[str, ...] = ()
-    updates_always: bool = False
-    losses: bool = False
-    complete: bool = True
-
-    @property
-    def quiet_in_inference(self) -> bool:
-        """Whether it is known to do nothing beside computing its outputs in inference mode."""
-        return self.complete and not (self.draws_always or self.updates_always)
-
-
-def _observe(layer: Any) -> _Seen:
-    """Traces a call of `layer` in training mode. Nothing runs, and nothing of it changes."""
-    harmless = {  # moved by layers that stand still once they are frozen
-        variable.path
-        for part in _keras.walk(layer)
-        if behaviour(part).effect is Effect.STATISTICS
-        for variable in _keras.own_variables(part)
-    }
-    try:
-        arguments, keywords = trace.call_of(layer)
-        layer = layer if isinstance(layer, keras.Layer) else trace.Applied(layer)
-        with _keras.stored_modes_passed_over(layer) if _holds_noise(layer) else contextlib.nullcontext():
-            try:
-                seen, complete = trace.observe(layer, True, arguments, keywords, twice=True), True
-                doubtful = seen.draws or seen.updates
-                still = trace.observe(layer, False, arguments, keywords, twice=True) if doubtful else seen
-            except Exception:  # whatever a stranger's `call` may raise
-                seen, complete = trace.tried(layer, True, arguments, keywords), False
-                still = dataclasses.replace(seen, draws=False, updates=())
-    except Exception:  # nothing is known of it then
-        return _Seen(draws=True, complete=False)
-    updates = tuple(name for name in seen.updates if name not in harmless)
-    always = any(name not in harmless for name in still.updates)
-    return _Seen(seen.draws, still.draws, updates, always, seen.losses, complete)
-
-
-def _holds_noise(layer: Any) -> bool:
-    return any(behaviour(part).effect is Effect.NOISE for part in _keras.walk(layer))
 
 
 def _for_all(decision: Decision, **of_layer: Any) -> Decision:
@@ -523,104 +403,13 @@ def _silent_locks(layer: Any) -> list[str]:
     return [part.name for part in within if behaviour(part).effect is Effect.NOISE]
 
 
-def _rates_of(layer: Any) -> dict[str, Any]:
-    """The arguments of a stranger that look like dropout rates, or hold a config with such, with 0 in their place."""
-    rows = {keras.saving.get_registered_name(type(part)): behaviour(part).rates for part in _keras.walk(layer)}
-    config = _config_of(layer)
-    silenced = {name: _silenced(name, value, rows) for name, value in config.items()}
-    return {name: value for name, value in silenced.items() if value is not config[name]}
-
-
-def _silenced(name: str, value: Any, rows: Mapping[str, Mapping[str, Any]]) -> Any:
-    """The value of a config with 0 for each rate in it: the very value where it has none.
-
-    Args:
-        name: The name of the argument.
-        value: Its value.
-        rows: For classes, by the names under which they are saved: the arguments that are known to silence them.
-    """
-    if isinstance(value, dict):
-        new = {key: _silenced(str(key), held, rows) for key, held in value.items()}
-        known = rows.get(value.get("registered_name") or value.get("class_name") or "", {})
-        held = value.get("config")
-        if known and isinstance(held, dict):
-            live = {key: silent for key, silent in known.items() if held.get(key) not in (silent, None)}
-            new["config"] = {**new["config"], **live} if live else new["config"]
-        return value if all(new[key] is value[key] for key in value) else new
-    if isinstance(value, (list, tuple)):
-        items = [_silenced(name, item, rows) for item in value]
-        return value if all(new is item for new, item in zip(items, value)) else items
-    is_rate = name == "rate" or any(word in name for word in _RATE_WORDS)
-    return 0.0 if is_rate and isinstance(value, float) and 0 < value < 1 else value
-
-
-def _config_of(layer: Any) -> dict[str, Any]:
-    try:
-        return layer.get_config()
-    except NotImplementedError:
-        return {}
-
-
 def _loses_flags(layer: Any, known: Behaviour, copy: bool) -> bool:
     weights = any(_keras.own_variables(part) for part in _keras.walk(layer))
     regularised = any(getattr(part, "activity_regularizer", None) is not None for part in _keras.walk(layer))
     return (weights and not known.keeps_flags) or (regularised and not copy)
 
 
-def _makes_masks(layer: Any) -> bool:
-    """Whether a layer may put masks on what it gives."""
-    if _keras.begins_masks(layer) or (isinstance(layer, keras.layers.Lambda) and layer.mask is not None):
-        return True
-    if "compute_mask" in vars(layer) or is_own_code(next(b for b in type(layer).__mro__ if "compute_mask" in vars(b))):
-        return True
-    return behaviour(layer).strange and bool(names_in_code_of(layer) & {"_keras_mask", "set_keras_mask"})
-
-
-def _lets_masks_in(model: keras.Model) -> bool:
-    """Whether masks that come with the inputs of a model may reach attention, as those of embeddings do."""
-    graph = _keras.call_graph(model)
-    if graph is None:
-        return False
-    sequences = {id(tensor) for tensor in graph.inputs if "float" in tensor.dtype and len(tensor.shape) > 2}  # noqa: PLR2004
-    return _reached_by_masks(graph, sequences)[0]
-
-
-def _reached_by_masks(graph: Any, masked: set[int]) -> tuple[bool, set[int]]:
-    """Whether masks of some tensors of a graph may reach attention, and the ids of all tensors that may have masks."""
-    masked = set(masked)
-    for node in _keras.nodes(graph):
-        if node.is_input or not any(id(tensor) in masked for tensor in node.input_tensors):
-            continue
-        inner = _keras.call_graph(node.operation)
-        if inner is not None:
-            found, within = _reached_by_masks(inner, set(map(id, inner.inputs)))
-            passes = any(id(tensor) in within for tensor in inner.outputs)
-        else:
-            found = any(map(has_other_kernel, _keras.walk(node.operation)))
-            passes = getattr(node.operation, "supports_masking", False)
-        if found:
-            return True, masked
-        masked.update(map(id, node.outputs) if passes else ())
-    return False, masked
-
-
-def _leaks_its_mode(layer: Any, known: Behaviour) -> bool:
-    """Whether layers behind `layer` may get another mode than the one that it was called in.
-
-    Image layers take training mode for granted where they are called without a mode, and up to 3.15 Keras hands that
-    on to every layer behind them. So does, in all versions, a layer that calls another one in a mode of its own.
-    """
-    if _keras.default_mode(layer):
-        return True
-    if not known.traced:
-        return False
-    try:
-        return any(trace.observe(layer, mode, *trace.call_of(layer)).leaks for mode in (True, False))
-    except Exception:  # see `_observe`
-        return True
-
-
-def _refuse_hidden_noise(operation: Any, path: str, decide: Decider, seen: _Seen) -> None:
+def _refuse_hidden_noise(operation: Any, path: str, decide: Decider, seen: Seen) -> None:
     """Raises where an operation that is no layer, which nothing can lock, does what was not chosen."""
     reached = layers_reached_by(operation)
     noisy = [held for held in reached if behaviour(held).effect is Effect.NOISE]
@@ -664,7 +453,7 @@ def _refuse_to_share(layer: Any, path: str, *, live: bool) -> None:
             )
 
 
-def _refuse_to_freeze(layer: Any, path: str, decision: Decision, seen: _Seen) -> None:
+def _refuse_to_freeze(layer: Any, path: str, decision: Decision, seen: Seen) -> None:
     moves = "has trainable weights" if layer.trainable_variables else f"updates {list(seen.updates)}"
     if decision.holds_mode and not decision.trains and (layer.trainable_variables or seen.updates):
         raise ValueError(

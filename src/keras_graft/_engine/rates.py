@@ -1,0 +1,55 @@
+"""The arguments of layers that look like dropout rates. It must not know of policies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from .. import _keras
+from .._behaviour.table import behaviour
+
+__all__ = ["silenced_rates"]
+
+# What the names have in common under which layers and models take their dropout rates: `attention_dropout`,
+# `hidden_dropout_rate`, `max_drop_path_rate`, `stochastic_depth`, `router_jitter_noise`, …
+_RATE_WORDS = ("dropout", "drop_path", "drop_rate", "drop_connect", "stochastic_depth", "jitter")
+
+
+def silenced_rates(layer: Any) -> dict[str, Any]:
+    """The arguments of a stranger that look like dropout rates, or hold a config with such, with 0 in their place."""
+    rows = {keras.saving.get_registered_name(type(part)): behaviour(part).rates for part in _keras.walk(layer)}
+    config = _config_of(layer)
+    silenced = {name: _silenced(name, value, rows) for name, value in config.items()}
+    return {name: value for name, value in silenced.items() if value is not config[name]}
+
+
+def _silenced(name: str, value: Any, rows: Mapping[str, Mapping[str, Any]]) -> Any:
+    """The value of a config with 0 for each rate in it: the very value where it has none.
+
+    Args:
+        name: The name of the argument.
+        value: Its value.
+        rows: For classes, by the names under which they are saved: the arguments that are known to silence them.
+    """
+    if isinstance(value, dict):
+        new = {key: _silenced(str(key), held, rows) for key, held in value.items()}
+        known = rows.get(value.get("registered_name") or value.get("class_name") or "", {})
+        held = value.get("config")
+        if known and isinstance(held, dict):
+            live = {key: silent for key, silent in known.items() if held.get(key) not in (silent, None)}
+            new["config"] = {**new["config"], **live} if live else new["config"]
+        return value if all(new[key] is value[key] for key in value) else new
+    if isinstance(value, (list, tuple)):
+        items = [_silenced(name, item, rows) for item in value]
+        return value if all(new is item for new, item in zip(items, value)) else items
+    is_rate = name == "rate" or any(word in name for word in _RATE_WORDS)
+    return 0.0 if is_rate and isinstance(value, float) and 0 < value < 1 else value
+
+
+def _config_of(layer: Any) -> dict[str, Any]:
+    try:
+        return layer.get_config()
+    except NotImplementedError:
+        return {}

@@ -1,0 +1,68 @@
+"""`with_dropout`: a copy of a model in which dropout behaves as chosen."""
+
+from __future__ import annotations
+
+import warnings
+
+import keras
+
+from .. import _keras
+from .._arguments import check_model
+from .policy import DropoutPolicy, decider
+from .rebuild import rebuild
+
+__all__ = ["with_dropout"]
+
+
+def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
+    """A copy of a model in which dropout behaves as chosen.
+
+    `trainable=False` does not stop dropout, and up to Keras 3.15 a stored `training=False` does not stop it
+    in `fit` either. This sets it for good, for all regularising noise: Dropout and its relatives, Gaussian
+    noise, the dropout of recurrent and attention layers, in nested models and wrappers too. Nothing is
+    frozen or unfrozen, and `model` is not changed.
+
+    Args:
+        model: A built `keras.Model`.
+        policy: What becomes of dropout. One of `"keep"` (it drops in `fit`), `"off"` (it never drops; every
+            layer is still there, with rate 0), `"remove"` (the layers are gone) and `"always"` (it drops in
+            `predict` as well: Monte Carlo dropout, see Gal and Ghahramani, 2016, arXiv:1506.02142); or a
+            callable that gets each noise layer of `model` and returns one of them.
+
+    Returns:
+        A new, uncompiled model of the same structure and name, with the same weights and trainable flags. It is a plain
+        `keras.Model`: a warning names what a class of your own does in `train_step` and the like.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If `model` is not built, `policy` is none of the above or cannot be kept, or a layer that
+            has to be locked has trainable weights: a locked layer is frozen.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_graft import with_dropout
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5)])
+    >>> np.asarray(with_dropout(model, "off")(np.ones((1, 4)), training=True)).tolist()
+    [[1.0, 1.0, 1.0, 1.0]]
+    """
+    check_model(model, "model")
+    decide = decider(policy, "keep", copy=True, frozen=False, model=model, argument="policy")
+    with _keras.nothing_left_behind([model]):
+        new = rebuild(model, decide)
+    if decide.other_behind_masks:
+        warnings.warn(
+            f"Behind a mask the copy of model '{model.name}' may compute something else: without its dropout Keras "
+            f"computes {decide.other_behind_masks} by another kernel, which gives other numbers for queries that see "
+            "no key, such as those of padding. Where masks come with the inputs of the model, use "
+            '"off" for layers of Keras and "keep" for others.',
+            stacklevel=2,
+        )
+    lost = _keras.overridden(model, (*_keras.METHODS_OF_FIT, *_keras.METHODS_OF_PREDICT))
+    if lost:
+        warnings.warn(
+            f"The copy of model '{model.name}' is a plain keras.Model, without what {type(model).__name__} does in "
+            f"{lost}. Build a {type(model).__name__} around it where that is needed.",
+            stacklevel=2,
+        )
+    return new
