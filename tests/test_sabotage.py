@@ -41,8 +41,8 @@ from keras_graft._engine.observed import Seen
 from keras_graft._engine.state import State
 from keras_graft._features import features as _features
 from keras_graft._features import store as _store
-from keras_graft._fit import feed as _feed
-from keras_graft._fit import fit_head as _training
+from keras_graft._fit import portions as _portions
+from keras_graft._fit.frozen import Frozen
 from keras_graft._split import obstacles as _obstacles
 from keras_graft._split import split as _split
 
@@ -299,7 +299,7 @@ def without_checksums(patch: Patch) -> None:
 
 
 def without_a_look_at_frozen_weights(patch: Patch) -> None:
-    patch.setattr(_training._Frozen, "changed_variables", lambda self: "")
+    patch.setattr(Frozen, "changed_variables", lambda self: "")
 
 
 def without_a_look_at_layers(patch: Patch) -> None:
@@ -321,8 +321,8 @@ def without_another_tensor_for_each_reading(patch: Patch) -> None:
 
 
 def without_an_order_of_its_own(patch: Patch) -> None:
-    portions = _feed._portions
-    patch.setattr(_feed, "_portions", lambda shards, random: portions(shards, None))
+    portions = _portions._portions
+    patch.setattr(_portions, "_portions", lambda shards, random: portions(shards, None))
 
 
 BASE_OF_FEATURES: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [

@@ -19,8 +19,8 @@ from keras import layers
 from zoo import if_quick
 
 from keras_graft import _keras, fit_head, freeze_and_merge, predict_samples, split
-from keras_graft._fit import feed as _feed
-from keras_graft._fit import fit_head as _training
+from keras_graft._fit import portions as _portions
+from keras_graft._fit import steps as _steps
 
 X = zoo.vectors(100, 8)
 Y = (X.sum(axis=1) > 0).astype("int64")
@@ -506,7 +506,7 @@ def test_steps_of_a_large_rest_are_not_run_at_once() -> None:
     frozen.trainable = False
     made = zoo.sequential(keras.Input((8,)), frozen, *wide)
     made.compile("sgd", "mse")
-    at_once = _training._steps_at_once(made, made, {**ARGUMENTS, "x": X[:16], "batch_size": 2})
+    at_once = _steps.steps_at_once(made, made, {**ARGUMENTS, "x": X[:16], "batch_size": 2})
     assert at_once == 1
 
 
@@ -1213,5 +1213,5 @@ def test_weights_on_a_disk_are_not_written_to(tmp_path: pathlib.Path) -> None:
 def test_what_tensorflow_gets_shares_no_memory_with_what_is_kept(shuffled: bool) -> None:
     kept = [np.arange(6.0), np.arange(12.0).reshape(6, 2)]
     random = np.random.default_rng(0) if shuffled else None
-    for portion in _feed._portions([lambda: kept], random):
+    for portion in _portions._portions([lambda: kept], random):
         assert not any(np.shares_memory(ours, theirs) for ours, theirs in zip(kept, portion))

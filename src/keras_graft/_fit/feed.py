@@ -1,224 +1,115 @@
-"""Features in place of inputs: a model that is fed with them, and what `fit` gets then.
+"""What `fit` gets in place of data: features and targets, as arrays or read from a folder.
 
-It must not know how the features came to be.
+It must not know how features are computed.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import math
+import sys
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 from .. import _keras
-from .._features.data import beside_inputs, kept, part_of
-from .._features.features import Features, FeatureStoreError
+from .._features.checked import checked
+from .._features.computer import Computer
+from .._features.data import Source, is_cast_by_fit, source_of
+from .._features.features import Features, FeatureStoreError, features_in_folder, features_in_memory
+from .._split.split import Split
+from .in_place import in_place_of_inputs
+from .portions import even, stored_batches
 
-__all__ = ["even", "fed_with_features", "in_place_of_inputs", "store_errors_kept", "stored_batches"]
-
-# The one key of what a model gets in place of its inputs.
-_AHEAD = "computed ahead"
-
-# How many bytes of features are read at a time, where they are in a folder; with the copies that TensorFlow makes, a
-# few times as many are in memory.
-PORTION_BYTES = 64 * 2**20
+__all__ = ["Feed"]
 
 
-def in_place_of_inputs(keys: list[str], tensors: list[Any]) -> dict[str, Any]:
-    """Features as a model takes them within `fed_with_features`."""
-    return {_AHEAD: dict(zip(keys, map(_past_rounding, tensors)))}
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """Turns data into what `fit` gets: features and targets."""
+
+    model: keras.Model
+    found: Split
+    computer: Computer
+    cache: Any
+    verbose: Any
+    failures: list[FeatureStoreError] = dataclasses.field(default_factory=list)
+
+    def training(
+        self, source: Source, batch_size: int | None, steps: int | None, shuffle: Any, class_weight: Any
+    ) -> dict[str, Any]:
+        features = self._features(source, "train")
+        shuffled = not source.holds_targets if shuffle is None else shuffle
+        if isinstance(shuffle, str) and source.holds_targets:  # "batch", which Keras does with arrays alone (all)
+            shuffled = False
+        if source.holds_targets and source.count == steps:
+            steps = None  # it holds exactly so many
+        fed = self._fed(features, source, batch_size, steps, shuffled, class_weight)
+        return {"shuffle": shuffled if "y" in fed else False, "steps_per_epoch": steps, **fed}
+
+    def validation(self, source: Source, batch_size: int | None, steps: int | None) -> dict[str, Any]:
+        features = self._features(source, "validation")
+        fed = self._fed(features, source, batch_size, steps, shuffled=False)
+        holds_so_many = source.holds_targets and source.count == steps
+        counted = {"validation_steps": None if holds_so_many else steps}
+        if "y" not in fed:
+            return {"validation_data": fed["x"], **counted}
+        data = (fed["x"], fed["y"], fed["sample_weight"])
+        return {"validation_data": data, "validation_batch_size": fed["batch_size"], **counted}
+
+    def source(self, data: Any, steps: int | None, name: str) -> Source:
+        """Data that fit the model, or an error."""
+        fixed = self.found.features.inputs[0].shape[0]
+        source = source_of(*data, steps=steps, batch_size=fixed or _BATCH, name=name)
+        return checked(source, self.model, name)
+
+    def _features(self, source: Source, part: str) -> Features:
+        verbose = 2 if self.verbose == 2 else int(self.verbose in (1, "auto"))  # noqa: PLR2004  a line, as in Keras
+        bar = keras.utils.Progbar(source.count, verbose=verbose, unit_name="batch") if verbose else None
+        if bar is not None:
+            sys.stdout.write(f"Computing the frozen part ({part})\n")
+
+        def progress(done: int) -> None:
+            if bar is not None:
+                bar.update(done, finalize=done == source.count)
+
+        if self.cache == "memory":
+            return features_in_memory(self.computer, source, progress)
+        return features_in_folder(self.computer, source, progress, self.cache, part)
+
+    def _fed(
+        self,
+        features: Features,
+        source: Source,
+        batch_size: int | None,
+        steps: int | None,
+        shuffled: Any,
+        class_weight: Any = None,
+    ) -> dict[str, Any]:
+        """The arguments of `fit` for some data: arrays where `fit` can make the batches of them."""
+        sizes = even(features.rows, batch_size or (math.ceil(features.rows / steps) if steps else 32))
+        if source.holds_targets and not shuffled:
+            sizes = features.batch_sizes
+        elif source.holds_targets:
+            sizes = even(features.rows, features.batch_sizes[0])
+        whole = self._whole(features, sizes)
+        if whole is None and source.holds_targets:
+            return {"x": stored_batches(features, (None, None), sizes, shuffled, self.failures)}
+        if whole is None:
+            beside = _keras.beside_inputs_in_fit(features.rows, *source.targets, class_weight)
+            return {"x": stored_batches(features, beside, sizes, shuffled, self.failures), "class_weight": None}
+        tensors, came = whole
+        y, weights = (*came, None, None)[:2] if source.holds_targets else source.targets
+        inputs = in_place_of_inputs(features.keys, tensors)
+        return {"x": inputs, "y": y, "sample_weight": weights, "batch_size": sizes[0]}
+
+    def _whole(self, features: Features, sizes: list[int]) -> Any:
+        """All features, and what came with them, where `fit` takes them as arrays, and as they are; None elsewhere."""
+        if self.cache != "memory" or len(features.shards) > 1 or sizes != even(features.rows, sizes[0]):
+            return None
+        tensors, came = features.shards[0][1]()
+        return None if any(map(is_cast_by_fit, keras.tree.flatten(came))) else (tensors, came)
 
 
-def _past_rounding(tensor: Any) -> Any:
-    """Floats as the integers of the same bits: `fit` casts arrays of floats to `keras.config.floatx()` (all)."""
-    kind = keras.backend.standardize_dtype(tensor.dtype)
-    if not keras.backend.is_float_dtype(kind) or kind == keras.config.floatx():
-        return tensor
-    array = tensor if isinstance(tensor, np.ndarray) else np.asarray(tensor)
-    return array.view(f"int{8 * array.dtype.itemsize}")
-
-
-def _as_computed(features: Mapping[str, Any], rest: keras.Model) -> dict[str, Any]:
-    """Features with floats in place of their bits."""
-    structure = _keras.input_structure(rest)
-    kinds = structure if isinstance(structure, dict) else dict.fromkeys(features, structure)
-    wanted = {key: tf.as_dtype(kinds[key].dtype) for key in features}
-    return {
-        key: tf.bitcast(tensor, wanted[key]) if wanted[key].is_floating and tensor.dtype.is_integer else tensor
-        for key, tensor in features.items()
-    }
-
-
-@contextlib.contextmanager
-def fed_with_features(model: keras.Model, rest: keras.Model, steps_at_once: int) -> Iterator[None]:
-    """Within it a call of `model` on features runs what is behind the frontier; on inputs, what it always does.
-
-    Args:
-        model: The model.
-        rest: What is behind its frontier.
-        steps_at_once: How many steps of training TensorFlow runs before Keras hears of them.
-    """
-    usual = model.call
-
-    def call(inputs: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
-        if not (isinstance(inputs, Mapping) and inputs.keys() == {_AHEAD}):
-            return usual(inputs, training=training, mask=mask, **kwargs)
-        features = _as_computed(inputs[_AHEAD], rest)
-        one = not isinstance(_keras.input_structure(rest), dict)
-        return rest.call(next(iter(features.values())) if one else features, training=training)
-
-    with _keras.call_replaced(model, call, steps_at_once):
-        yield
-
-
-@contextlib.contextmanager
-def store_errors_kept(failures: list[FeatureStoreError]) -> Iterator[None]:
-    """Within it an error of a folder stays what it is, where TensorFlow makes an error of its own of it."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        if failures:
-            raise failures[0] from error
-        raise
-
-
-def even(rows: int, size: int) -> list[int]:
-    """The sizes of batches, all of one size but the last."""
-    whole, rest = divmod(rows, size)
-    return [size] * whole + [rest] * bool(rest)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Features that are not all in memory
-# ---------------------------------------------------------------------------------------------------------
-
-
-def stored_batches(
-    features: Features,
-    targets: tuple[Any, Any],
-    sizes: list[int],
-    shuffled: Any,
-    failures: list[FeatureStoreError],
-) -> tf.data.Dataset:
-    """Batches of features and targets that are read portion by portion.
-
-    Args:
-        features: The features, and targets that came with them.
-        targets: Targets and weights that did not.
-        sizes: The sizes of the batches.
-        shuffled: Whether each epoch has an order of its own: of shards, and of the examples in each portion of them.
-            With `"batch"`, of the examples in each batch alone.
-        failures: Gets the errors that reading raises, for `store_errors_kept`.
-    """
-    shards = _shards(features, kept(targets))
-    example = shards[0]()
-    leaves = keras.tree.flatten(example)
-    arrays = [tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype) for leaf in leaves if leaf is not None]
-    random = np.random.default_rng(np.random.randint(2**31)) if shuffled else None  # as `set_random_seed` says
-
-    def batches_of(bounds: Any, *portion: Any) -> tf.data.Dataset:
-        # Slices share the memory of their portion. TensorFlow writes into it once it is done with the others of them.
-        cut = tf.data.Dataset.from_tensor_slices(bounds)
-        return cut.map(lambda ends: packed([array[ends[0] : ends[1]] for array in portion]))
-
-    def packed(arrays: list[Any]) -> Any:
-        rest = iter(arrays)
-        found = [None if leaf is None else next(rest) for leaf in leaves]
-        return keras.tree.lists_to_tuples(keras.tree.pack_sequence_as(example, found))
-
-    def in_order() -> Iterator[tuple[np.ndarray, ...]]:
-        if random is None or not isinstance(shuffled, str):
-            return _in_whole_batches(_portions(shards, random), sizes)
-        return _shuffled_within_batches(_in_whole_batches(_portions(shards, None), sizes), random)
-
-    portions = tf.data.Dataset.from_generator(
-        lambda: _noted(in_order(), failures),
-        output_signature=(tf.TensorSpec((None, 2), tf.int64), *arrays),
-    )
-    batches = portions.flat_map(batches_of).prefetch(tf.data.AUTOTUNE)
-    return batches.apply(tf.data.experimental.assert_cardinality(len(sizes)))
-
-
-def _shards(features: Features, targets: tuple[Any, Any]) -> list[Callable[[], tuple[Any, ...]]]:
-    """How to read each shard, as `fit` takes a batch."""
-    apart = beside_inputs(*targets)
-
-    def reader(start: int, rows: int, read: Callable[[], Any]) -> Callable[[], tuple[Any, ...]]:
-        def shard() -> tuple[Any, ...]:
-            tensors, came = read()
-            return in_place_of_inputs(features.keys, tensors), *(came or part_of(apart, start, start + rows))
-
-        return shard
-
-    starts = np.cumsum([0, *(rows for rows, _ in features.shards)])
-    return [reader(int(start), rows, read) for start, (rows, read) in zip(starts, features.shards)]
-
-
-def _portions(shards: list[Callable[[], Any]], random: np.random.Generator | None) -> Iterator[list[np.ndarray]]:
-    """All arrays of the shards, some shards at a time; in an order drawn from `random`."""
-    portion, size = list[Any](), 0
-    for number in range(len(shards)) if random is None else random.permutation(len(shards)):
-        portion.append([leaf for leaf in keras.tree.flatten(shards[number]()) if leaf is not None])
-        size += sum(array.nbytes for array in portion[-1])
-        if size >= PORTION_BYTES:
-            yield _joined(portion, random)
-            portion, size = [], 0
-    if portion:
-        yield _joined(portion, random)
-
-
-def _noted(portions: Iterator[Any], failures: list[FeatureStoreError]) -> Iterator[Any]:
-    try:
-        yield from portions
-    except FeatureStoreError as error:
-        failures.append(error)
-        raise
-
-
-def _in_whole_batches(portions: Iterator[list[np.ndarray]], sizes: list[int]) -> Iterator[tuple[np.ndarray, ...]]:
-    """Portions that end where a batch does, each behind the places where its batches begin and end."""
-    ends, done, left = np.cumsum(sizes), 0, list[np.ndarray]()
-    for arrays in portions:
-        if left:
-            arrays = [np.concatenate(pair) for pair in zip(left, arrays)]  # noqa: PLW2901  it goes on with both
-        last = int(np.searchsorted(ends, done + len(arrays[0]), side="right"))
-        first = int(np.searchsorted(ends, done, side="right"))
-        bounds = np.concatenate([[done], ends[first:last]]) - done
-        if len(bounds) > 1:
-            yield np.stack([bounds[:-1], bounds[1:]], axis=1), *arrays
-        left = [array[bounds[-1] :] for array in arrays]
-        done += int(bounds[-1])
-
-
-def _shuffled_within_batches(
-    portions: Iterator[tuple[np.ndarray, ...]], random: np.random.Generator
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """Portions with the examples of each batch in an order drawn from `random`."""
-    for bounds, *arrays in portions:
-        places = np.concatenate([begin + random.permutation(end - begin) for begin, end in bounds])
-        yield bounds, *(array[places] for array in arrays)
-
-
-def _joined(portion: list[list[np.ndarray]], random: np.random.Generator | None) -> list[np.ndarray]:
-    """The arrays of several shards, one behind the other or each example at a place drawn from `random`.
-
-    They are always new ones: TensorFlow takes the memory of arrays without a copy, and computes in place there.
-    """
-    columns = list(zip(*portion))
-    if random is None:
-        return [np.concatenate(column) for column in columns]
-    places = random.permutation(sum(map(len, columns[0])))
-    return [_laid_out(column, places) for column in columns]
-
-
-def _laid_out(arrays: tuple[np.ndarray, ...], places: np.ndarray) -> np.ndarray:
-    """The examples of `arrays` at the given places: what lies on a disk is read in its own order."""
-    laid = np.empty((len(places), *arrays[0].shape[1:]), arrays[0].dtype)
-    start = 0
-    for array in arrays:
-        laid[places[start : start + len(array)]] = array
-        start += len(array)
-    return laid
+# How many examples the frozen part gets at once, where it is free to choose.
+_BATCH = 32

@@ -5,20 +5,16 @@ It puts the cut, the features and Keras's own `fit` together. It must not know h
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
-import sys
 import warnings
 from typing import Any, Literal
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from .. import _keras
 from .._arguments import (
-    callbacks_in,
     check_callbacks,
     check_class_weight,
     check_model,
@@ -28,18 +24,18 @@ from .._arguments import (
     described,
     integer,
 )
-from .._behaviour import trace
 from .._behaviour.findings import rows_by_layer
-from .._features.checked import checked
 from .._features.computer import Computer
-from .._features.data import Source, is_cast_by_fit, is_stream, part_of, rows_of_arrays, source_of
-from .._features.features import Features, FeatureStoreError, features_in_folder, features_in_memory
-from .._features.fingerprint import Uncomparable, fingerprint_of_model
+from .._features.data import is_stream, part_of, rows_of_arrays
 from .._features.store import absolute
 from .._losses.loss import check_endings
-from .._split.obstacles import ends_determinism, variables_read_by
+from .._split.obstacles import ends_determinism
 from .._split.split import Split, make_cut
-from .feed import even, fed_with_features, in_place_of_inputs, store_errors_kept, stored_batches
+from .feed import Feed
+from .frozen import Frozen
+from .in_place import fed_with_features
+from .portions import store_errors_kept
+from .steps import steps_at_once, with_one_iterator
 
 __all__ = ["fit_head"]
 
@@ -176,14 +172,14 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         )
     _warn_of_other_passes(x, arguments, shuffle)
     _warn_of_ending(model)
-    wish = _Wish(model, found, Computer(found.features, exact), _place(cache), verbose)
+    feed = Feed(model, found, Computer(found.features, exact), _place(cache), verbose)
     train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
-    arguments = _with_features(wish, train, validation, shuffle, arguments)
-    frozen = _Frozen.of(found.features)
-    at_once = _steps_at_once(model, found.rest, arguments)
+    arguments = _with_features(feed, train, validation, shuffle, arguments)
+    frozen = Frozen.of(found.features)
+    at_once = steps_at_once(model, found.rest, arguments)
     arguments["callbacks"] = frozen.watched(callbacks)
-    with store_errors_kept(wish.failures), fed_with_features(model, found.rest, at_once):
-        history = model.fit(**_with_one_iterator(arguments, at_once))
+    with store_errors_kept(feed.failures), fed_with_features(model, found.rest, at_once):
+        history = model.fit(**with_one_iterator(arguments, at_once))
     frozen.warn_if_changed(model)
     return history
 
@@ -254,16 +250,16 @@ def _why_not_ahead(model: keras.Model, found: Split) -> str:
     )
 
 
-def _with_features(wish: _Wish, train: Any, validation: Any, shuffle: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+def _with_features(feed: Feed, train: Any, validation: Any, shuffle: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `fit`, with features in place of data."""
     arguments = dict(arguments)
     size, validation_size = arguments.pop("batch_size"), arguments.pop("validation_batch_size")
     steps, validation_steps = arguments["steps_per_epoch"], arguments["validation_steps"]
-    source = wish.source(train, steps, "x")
-    other = None if validation is None else wish.source(validation, validation_steps, "validation_data")
-    arguments.update(wish.training(source, size, steps, shuffle, arguments["class_weight"]))
+    source = feed.source(train, steps, "x")
+    other = None if validation is None else feed.source(validation, validation_steps, "validation_data")
+    arguments.update(feed.training(source, size, steps, shuffle, arguments["class_weight"]))
     if other is not None:
-        arguments.update(wish.validation(other, validation_size or size, validation_steps))
+        arguments.update(feed.validation(other, validation_size or size, validation_steps))
     return arguments
 
 
@@ -302,75 +298,6 @@ _WORTH_IT = 0.5
 
 # How many bytes of features of an example are kept in any case.
 _SMALL = 4096
-
-
-def _steps_at_once(model: keras.Model, rest: keras.Model, arguments: dict[str, Any]) -> int:
-    """How many steps to run in one call of TensorFlow, which gives the same.
-
-    With features at hand a step of a small head takes less time than what Keras does between two steps. So many run in
-    one call, unless somebody would notice: code of the user in a callback, which sees what it calls the model for count
-    in such calls too; `validation_steps`, which does; or one who watches long steps.
-    """
-    quiet = all(map(_is_quiet, callbacks_in(arguments["callbacks"])))
-    several = len(model.outputs) > 1  # with several steps at once 3.16-dev reports other losses of single outputs
-    several |= model.distribute_strategy.num_replicas_in_sync > 1  # which fails with several steps (all)
-    decided = model.steps_per_execution != 1 or model.run_eagerly or arguments["steps_per_epoch"]
-    if several or decided or not quiet or arguments["validation_steps"] is not None:
-        return model.steps_per_execution
-    steps, quick = _steps_in(arguments), _QUICK // max(1, trace.multiplications(rest) or _QUICK)
-    most = min(steps, _MOST_AT_ONCE, max(1, quick))
-    whole = max(count for count in range(1, most + 1) if steps % count == 0)
-    bar = arguments["verbose"] not in (0, 2)  # which counts whole calls
-    return whole if bar or steps // whole <= steps / most + _CALLS_PER_ITERATOR else most
-
-
-def _steps_in(arguments: dict[str, Any]) -> int:
-    """How many steps an epoch of `fit` has, with features that are all at hand."""
-    x = arguments["x"]
-    if isinstance(x, tf.data.Dataset):
-        return int(x.cardinality())
-    return math.ceil(len(keras.tree.flatten(x)[0]) / arguments["batch_size"])
-
-
-def _with_one_iterator(arguments: dict[str, Any], at_once: int) -> dict[str, Any]:
-    """The same arguments of `fit`, for one iterator that serves all epochs.
-
-    Keras makes two for each epoch of data that end, which takes longer than an epoch of a small head.
-    """
-    steps, arguments = _steps_in(arguments), dict(arguments)
-    if arguments["steps_per_epoch"] or steps % at_once:  # without an end, as many steps as calls of TensorFlow run
-        return arguments
-    if isinstance(arguments["x"], tf.data.Dataset):
-        return {**arguments, "x": arguments["x"].repeat(), "steps_per_epoch": steps}
-    targets = keras.tree.flatten((arguments["y"], arguments["sample_weight"]))
-    if any(isinstance(leaf, tf.SparseTensor) or hasattr(leaf, "tocoo") for leaf in targets):  # these are no arrays
-        return arguments
-    names = ("x", "y", "sample_weight", "class_weight", "batch_size", "shuffle")
-    batches = _keras.batches_of_fit(**{name: arguments.pop(name) for name in names})
-    return {**arguments, "x": batches, "steps_per_epoch": steps, "shuffle": False}
-
-
-def _is_quiet(callback: Any) -> bool:
-    """Whether a callback is one of Keras that hears of epochs alone, calls no model, and runs no code of the user."""
-    methods = [name for name in vars(callback) if callable(getattr(type(callback), name, None))]
-    return type(callback) in _QUIET and not methods and getattr(callback, "save_freq", "epoch") == "epoch"
-
-
-_QUIET = (
-    keras.callbacks.BackupAndRestore,
-    keras.callbacks.CSVLogger,
-    keras.callbacks.EarlyStopping,
-    keras.callbacks.History,
-    keras.callbacks.ModelCheckpoint,
-    keras.callbacks.ReduceLROnPlateau,
-)
-
-# How many steps run in one call at the most, and at how many multiplications an example these are fewer.
-_MOST_AT_ONCE = 128
-_QUICK = 32_000_000
-
-# How many calls take as long as the iterators that Keras makes for an epoch.
-_CALLS_PER_ITERATOR = 16
 
 
 def _check_silent(model: keras.Model, found: Split, cause: str) -> None:
@@ -417,184 +344,3 @@ def _split_off(train: tuple[Any, Any, Any], share: float | None, validation: Any
             f"for {rows} examples"
         )
     return part_of(train, 0, at), part_of(train, at, rows)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Frozen:
-    """What the features were computed with.
-
-    Attributes:
-        features: What computed them.
-        values: Its weights, and other variables that it reads, with tensors of what they were then. A tensor shares the
-            memory of its variable until that is written to.
-        code: A number for its code, and for what its layers hold beside variables; None where there is none.
-        seen_changed: What was changed at some epoch, in words.
-    """
-
-    features: keras.Model
-    values: list[tuple[Any, Any]]
-    code: str | None
-    seen_changed: list[str] = dataclasses.field(default_factory=list)
-
-    @classmethod
-    def of(cls, features: keras.Model) -> _Frozen:
-        graphs = {id(graph): graph for graph in map(_keras.call_graph, _keras.walk(features)) if graph is not None}
-        nodes = [node for graph in graphs.values() for node in _keras.nodes(graph)]
-        read = [variable for node in nodes for variable in variables_read_by(node)]
-        seeds = {id(state) for state in _keras.seed_states(features)}
-        known = [variable for variable in (*features.weights, *read) if id(variable) not in seeds]
-        used = {id(_content(variable)): variable for variable in reversed(known)}
-        values = [(variable, tf.convert_to_tensor(_content(variable))) for variable in used.values()]
-        return cls(features, values, _number_of_code(features))
-
-    def changed(self) -> str:
-        """What is not what it was, in words; empty where all is."""
-        code = _number_of_code(self.features)
-        return self.changed_variables() or ("" if code == self.code else "what frozen layers hold beside their weights")
-
-    def changed_variables(self) -> str:
-        """Likewise of the variables alone."""
-        changed = [
-            getattr(variable, "path", variable.name)
-            for variable, old in self.values
-            if not _alike(np.asarray(_content(variable)), np.asarray(old))
-        ]
-        return f"{len(changed)} frozen weights ({', '.join(changed[:5])})" if changed else ""
-
-    def watched(self, callbacks: Any) -> Any:
-        """The callbacks, with one that raises where others changed the frozen part before the first step."""
-
-        def check(logs: Any = None) -> None:
-            changed = self.changed()
-            if changed:
-                raise ValueError(
-                    f"A callback changed {changed} at the beginning of the training, when the features were computed "
-                    "already. Load weights, restore backups and set attributes before `fit_head`, or use `fit`."
-                )
-
-        def note(epoch: int, logs: Any = None) -> None:
-            changed = self.changed_variables()
-            if changed:
-                self.seen_changed.append(changed)
-
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            return callbacks
-        theirs = callbacks_in(callbacks)
-        by_epoch = {} if all(map(_is_quiet, theirs)) else {"on_epoch_begin": note, "on_epoch_end": note}
-        return [*theirs, keras.callbacks.LambdaCallback(on_train_begin=check, **by_epoch)]
-
-    def warn_if_changed(self, model: keras.Model) -> None:
-        changed = self.seen_changed[0] if self.seen_changed else self.changed()
-        if changed:
-            warnings.warn(
-                f"Model '{model.name}': {changed} changed while `fit_head` trained it on features that were computed "
-                "before. Train it with `fit` where a callback changes what is frozen.",
-                stacklevel=3,
-            )
-
-
-def _number_of_code(features: keras.Model) -> str | None:
-    try:
-        return fingerprint_of_model(features, weights=False)
-    except Uncomparable:
-        return None
-
-
-def _content(variable: Any) -> Any:
-    """The variable of TensorFlow that holds the value."""
-    return variable.value if isinstance(variable, keras.Variable) else variable
-
-
-def _alike(one: np.ndarray, other: np.ndarray) -> bool:
-    return one.shape == other.shape and one.tobytes() == other.tobytes()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Wish:
-    """Turns data into what `fit` gets: features and targets."""
-
-    model: keras.Model
-    found: Split
-    computer: Computer
-    cache: Any
-    verbose: Any
-    failures: list[FeatureStoreError] = dataclasses.field(default_factory=list)
-
-    def training(
-        self, source: Source, batch_size: int | None, steps: int | None, shuffle: Any, class_weight: Any
-    ) -> dict[str, Any]:
-        features = self._features(source, "train")
-        shuffled = not source.holds_targets if shuffle is None else shuffle
-        if isinstance(shuffle, str) and source.holds_targets:  # "batch", which Keras does with arrays alone (all)
-            shuffled = False
-        if source.holds_targets and source.count == steps:
-            steps = None  # it holds exactly so many
-        fed = self._fed(features, source, batch_size, steps, shuffled, class_weight)
-        return {"shuffle": shuffled if "y" in fed else False, "steps_per_epoch": steps, **fed}
-
-    def validation(self, source: Source, batch_size: int | None, steps: int | None) -> dict[str, Any]:
-        features = self._features(source, "validation")
-        fed = self._fed(features, source, batch_size, steps, shuffled=False)
-        holds_so_many = source.holds_targets and source.count == steps
-        counted = {"validation_steps": None if holds_so_many else steps}
-        if "y" not in fed:
-            return {"validation_data": fed["x"], **counted}
-        data = (fed["x"], fed["y"], fed["sample_weight"])
-        return {"validation_data": data, "validation_batch_size": fed["batch_size"], **counted}
-
-    def source(self, data: Any, steps: int | None, name: str) -> Source:
-        """Data that fit the model, or an error."""
-        fixed = self.found.features.inputs[0].shape[0]
-        source = source_of(*data, steps=steps, batch_size=fixed or _BATCH, name=name)
-        return checked(source, self.model, name)
-
-    def _features(self, source: Source, part: str) -> Features:
-        verbose = 2 if self.verbose == 2 else int(self.verbose in (1, "auto"))  # noqa: PLR2004  a line, as in Keras
-        bar = keras.utils.Progbar(source.count, verbose=verbose, unit_name="batch") if verbose else None
-        if bar is not None:
-            sys.stdout.write(f"Computing the frozen part ({part})\n")
-
-        def progress(done: int) -> None:
-            if bar is not None:
-                bar.update(done, finalize=done == source.count)
-
-        if self.cache == "memory":
-            return features_in_memory(self.computer, source, progress)
-        return features_in_folder(self.computer, source, progress, self.cache, part)
-
-    def _fed(
-        self,
-        features: Features,
-        source: Source,
-        batch_size: int | None,
-        steps: int | None,
-        shuffled: Any,
-        class_weight: Any = None,
-    ) -> dict[str, Any]:
-        """The arguments of `fit` for some data: arrays where `fit` can make the batches of them."""
-        sizes = even(features.rows, batch_size or (math.ceil(features.rows / steps) if steps else 32))
-        if source.holds_targets and not shuffled:
-            sizes = features.batch_sizes
-        elif source.holds_targets:
-            sizes = even(features.rows, features.batch_sizes[0])
-        whole = self._whole(features, sizes)
-        if whole is None and source.holds_targets:
-            return {"x": stored_batches(features, (None, None), sizes, shuffled, self.failures)}
-        if whole is None:
-            beside = _keras.beside_inputs_in_fit(features.rows, *source.targets, class_weight)
-            return {"x": stored_batches(features, beside, sizes, shuffled, self.failures), "class_weight": None}
-        tensors, came = whole
-        y, weights = (*came, None, None)[:2] if source.holds_targets else source.targets
-        inputs = in_place_of_inputs(features.keys, tensors)
-        return {"x": inputs, "y": y, "sample_weight": weights, "batch_size": sizes[0]}
-
-    def _whole(self, features: Features, sizes: list[int]) -> Any:
-        """All features, and what came with them, where `fit` takes them as arrays, and as they are; None elsewhere."""
-        if self.cache != "memory" or len(features.shards) > 1 or sizes != even(features.rows, sizes[0]):
-            return None
-        tensors, came = features.shards[0][1]()
-        return None if any(map(is_cast_by_fit, keras.tree.flatten(came))) else (tensors, came)
-
-
-# How many examples the frozen part gets at once, where it is free to choose.
-_BATCH = 32

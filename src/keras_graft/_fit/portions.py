@@ -1,0 +1,169 @@
+"""Batches of features that are not all in memory, read portion by portion.
+
+It must not know of models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from .._features.data import beside_inputs, kept, part_of
+from .._features.features import Features, FeatureStoreError
+from .in_place import in_place_of_inputs
+
+__all__ = ["PORTION_BYTES", "even", "store_errors_kept", "stored_batches"]
+
+# How many bytes of features are read at a time, where they are in a folder; with the copies that TensorFlow makes, a
+# few times as many are in memory.
+PORTION_BYTES = 64 * 2**20
+
+
+def stored_batches(
+    features: Features,
+    targets: tuple[Any, Any],
+    sizes: list[int],
+    shuffled: Any,
+    failures: list[FeatureStoreError],
+) -> tf.data.Dataset:
+    """Batches of features and targets that are read portion by portion.
+
+    Args:
+        features: The features, and targets that came with them.
+        targets: Targets and weights that did not.
+        sizes: The sizes of the batches.
+        shuffled: Whether each epoch has an order of its own: of shards, and of the examples in each portion of them.
+            With `"batch"`, of the examples in each batch alone.
+        failures: Gets the errors that reading raises, for `store_errors_kept`.
+    """
+    shards = _shards(features, kept(targets))
+    example = shards[0]()
+    leaves = keras.tree.flatten(example)
+    arrays = [tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype) for leaf in leaves if leaf is not None]
+    random = np.random.default_rng(np.random.randint(2**31)) if shuffled else None  # as `set_random_seed` says
+
+    def batches_of(bounds: Any, *portion: Any) -> tf.data.Dataset:
+        # Slices share the memory of their portion. TensorFlow writes into it once it is done with the others of them.
+        cut = tf.data.Dataset.from_tensor_slices(bounds)
+        return cut.map(lambda ends: packed([array[ends[0] : ends[1]] for array in portion]))
+
+    def packed(arrays: list[Any]) -> Any:
+        rest = iter(arrays)
+        found = [None if leaf is None else next(rest) for leaf in leaves]
+        return keras.tree.lists_to_tuples(keras.tree.pack_sequence_as(example, found))
+
+    def in_order() -> Iterator[tuple[np.ndarray, ...]]:
+        if random is None or not isinstance(shuffled, str):
+            return _in_whole_batches(_portions(shards, random), sizes)
+        return _shuffled_within_batches(_in_whole_batches(_portions(shards, None), sizes), random)
+
+    portions = tf.data.Dataset.from_generator(
+        lambda: _noted(in_order(), failures),
+        output_signature=(tf.TensorSpec((None, 2), tf.int64), *arrays),
+    )
+    batches = portions.flat_map(batches_of).prefetch(tf.data.AUTOTUNE)
+    return batches.apply(tf.data.experimental.assert_cardinality(len(sizes)))
+
+
+def _shards(features: Features, targets: tuple[Any, Any]) -> list[Callable[[], tuple[Any, ...]]]:
+    """How to read each shard, as `fit` takes a batch."""
+    apart = beside_inputs(*targets)
+
+    def reader(start: int, rows: int, read: Callable[[], Any]) -> Callable[[], tuple[Any, ...]]:
+        def shard() -> tuple[Any, ...]:
+            tensors, came = read()
+            return in_place_of_inputs(features.keys, tensors), *(came or part_of(apart, start, start + rows))
+
+        return shard
+
+    starts = np.cumsum([0, *(rows for rows, _ in features.shards)])
+    return [reader(int(start), rows, read) for start, (rows, read) in zip(starts, features.shards)]
+
+
+def _portions(shards: list[Callable[[], Any]], random: np.random.Generator | None) -> Iterator[list[np.ndarray]]:
+    """All arrays of the shards, some shards at a time; in an order drawn from `random`."""
+    portion, size = list[Any](), 0
+    for number in range(len(shards)) if random is None else random.permutation(len(shards)):
+        portion.append([leaf for leaf in keras.tree.flatten(shards[number]()) if leaf is not None])
+        size += sum(array.nbytes for array in portion[-1])
+        if size >= PORTION_BYTES:
+            yield _joined(portion, random)
+            portion, size = [], 0
+    if portion:
+        yield _joined(portion, random)
+
+
+def _noted(portions: Iterator[Any], failures: list[FeatureStoreError]) -> Iterator[Any]:
+    try:
+        yield from portions
+    except FeatureStoreError as error:
+        failures.append(error)
+        raise
+
+
+def _in_whole_batches(portions: Iterator[list[np.ndarray]], sizes: list[int]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Portions that end where a batch does, each behind the places where its batches begin and end."""
+    ends, done, left = np.cumsum(sizes), 0, list[np.ndarray]()
+    for arrays in portions:
+        if left:
+            arrays = [np.concatenate(pair) for pair in zip(left, arrays)]  # noqa: PLW2901  it goes on with both
+        last = int(np.searchsorted(ends, done + len(arrays[0]), side="right"))
+        first = int(np.searchsorted(ends, done, side="right"))
+        bounds = np.concatenate([[done], ends[first:last]]) - done
+        if len(bounds) > 1:
+            yield np.stack([bounds[:-1], bounds[1:]], axis=1), *arrays
+        left = [array[bounds[-1] :] for array in arrays]
+        done += int(bounds[-1])
+
+
+def _shuffled_within_batches(
+    portions: Iterator[tuple[np.ndarray, ...]], random: np.random.Generator
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Portions with the examples of each batch in an order drawn from `random`."""
+    for bounds, *arrays in portions:
+        places = np.concatenate([begin + random.permutation(end - begin) for begin, end in bounds])
+        yield bounds, *(array[places] for array in arrays)
+
+
+def _joined(portion: list[list[np.ndarray]], random: np.random.Generator | None) -> list[np.ndarray]:
+    """The arrays of several shards, one behind the other or each example at a place drawn from `random`.
+
+    They are always new ones: TensorFlow takes the memory of arrays without a copy, and computes in place there.
+    """
+    columns = list(zip(*portion))
+    if random is None:
+        return [np.concatenate(column) for column in columns]
+    places = random.permutation(sum(map(len, columns[0])))
+    return [_laid_out(column, places) for column in columns]
+
+
+def _laid_out(arrays: tuple[np.ndarray, ...], places: np.ndarray) -> np.ndarray:
+    """The examples of `arrays` at the given places: what lies on a disk is read in its own order."""
+    laid = np.empty((len(places), *arrays[0].shape[1:]), arrays[0].dtype)
+    start = 0
+    for array in arrays:
+        laid[places[start : start + len(array)]] = array
+        start += len(array)
+    return laid
+
+
+def even(rows: int, size: int) -> list[int]:
+    """The sizes of batches, all of one size but the last."""
+    whole, rest = divmod(rows, size)
+    return [size] * whole + [rest] * bool(rest)
+
+
+@contextlib.contextmanager
+def store_errors_kept(failures: list[FeatureStoreError]) -> Iterator[None]:
+    """Within it an error of a folder stays what it is, where TensorFlow makes an error of its own of it."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if failures:
+            raise failures[0] from error
+        raise
