@@ -18,7 +18,6 @@ from zoo import ZOO, if_quick
 
 from keras_graft import _keras, split
 from keras_graft._features.computer import Computer, alike
-from keras_graft._features.fingerprint import outputs_by_key
 
 X = zoo.vectors(100, 8)
 
@@ -46,7 +45,7 @@ def assert_bits(computer: Computer, data: list[Any], size: int, expected: Any) -
         ([None if part is None else part[start : start + size] for part in data], ()) for start in range(0, 20, size)
     ]
     parts = zip(*([array(tensor) for tensor in computed] for computed, _ in computer.over(batches)))
-    keys = outputs_by_key(computer.model)
+    keys = _keras.outputs_by_key(computer.model)
     tensors = [expected[key] for key in keys] if isinstance(expected, dict) else keras.tree.flatten(expected)
     for part, tensor in zip(parts, tensors, strict=True):
         np.testing.assert_array_equal(np.concatenate(part), array(tensor))

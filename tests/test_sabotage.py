@@ -41,7 +41,7 @@ from keras_graft._engine.observed import Seen
 from keras_graft._engine.state import State
 from keras_graft._features import features as _features
 from keras_graft._features import store as _store
-from keras_graft._fit import portions as _portions
+from keras_graft._features.shards import Shards
 from keras_graft._fit.frozen import Frozen
 from keras_graft._split import obstacles as _obstacles
 from keras_graft._split import split as _split
@@ -321,8 +321,8 @@ def without_another_tensor_for_each_reading(patch: Patch) -> None:
 
 
 def without_an_order_of_its_own(patch: Patch) -> None:
-    portions = _portions._portions
-    patch.setattr(_portions, "_portions", lambda shards, random: portions(shards, None))
+    portions = Shards.portions
+    patch.setattr(Shards, "portions", lambda self, random: portions(self, None))
 
 
 BASE_OF_FEATURES: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [

@@ -19,7 +19,7 @@ from keras import layers
 from zoo import if_quick
 
 from keras_graft import _keras, fit_head, freeze_and_merge, predict_samples, split
-from keras_graft._fit import portions as _portions
+from keras_graft._features.shards import Shards
 from keras_graft._fit import steps as _steps
 
 X = zoo.vectors(100, 8)
@@ -1213,5 +1213,5 @@ def test_weights_on_a_disk_are_not_written_to(tmp_path: pathlib.Path) -> None:
 def test_what_tensorflow_gets_shares_no_memory_with_what_is_kept(shuffled: bool) -> None:
     kept = [np.arange(6.0), np.arange(12.0).reshape(6, 2)]
     random = np.random.default_rng(0) if shuffled else None
-    for portion in _portions._portions([lambda: kept], random):
+    for portion in Shards([lambda: kept]).portions(random):
         assert not any(np.shares_memory(ours, theirs) for ours, theirs in zip(kept, portion))

@@ -302,11 +302,9 @@ def _same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> bool:
 
 
 def _bits(one: np.ndarray, other: np.ndarray) -> bool:
-    return one.shape == other.shape and one.tolist() == other.tolist() if one.dtype == object else _equal(one, other)
-
-
-def _equal(one: np.ndarray, other: np.ndarray) -> bool:
-    return one.shape == other.shape and one.tobytes() == other.tobytes()
+    if one.dtype != object:
+        return untouched.same_bits(one, other)
+    return one.shape == other.shape and one.tolist() == other.tolist()
 
 
 def _draws(model: keras.Model, data: Any, *, training: bool) -> bool:

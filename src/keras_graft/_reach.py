@@ -24,7 +24,6 @@ import tensorflow as tf
 from . import _keras
 
 __all__ = [
-    "OF_EVERY_LAYER",
     "VARIABLES",
     "attributes_of_modules",
     "code_that_runs",
@@ -74,11 +73,6 @@ _CONTAINERS = (list, tuple, set, frozenset, collections.deque)
 _WRAPPERS = (property, staticmethod, classmethod, functools.cached_property)
 
 
-# What every layer has, whatever it computes: not given by anybody, and not made for the layer.
-OF_EVERY_LAYER = frozenset(vars(keras.layers.Layer()).keys()) | {"_auto_config", "build"}
-OF_EVERY_LAYER |= _keras.BOOKKEEPING | _keras.OF_TENSORFLOW
-
-
 def is_plain(value: Any) -> bool:
     """Whether a value can hold neither code nor anything that has a state."""
     return type(value) in _PLAIN_TYPES
@@ -98,7 +92,7 @@ def reached_from(*roots: Any) -> Iterator[Any]:
 
 def own_attributes(layer: Any) -> dict[str, Any]:
     """The attributes of a layer or an operation that Keras does not keep its books in."""
-    return {name: value for name, value in vars(layer).items() if name not in OF_EVERY_LAYER}
+    return {name: value for name, value in vars(layer).items() if name not in _keras.OF_EVERY_LAYER}
 
 
 def arguments_of(operation: Any) -> list[Any]:

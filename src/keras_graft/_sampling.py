@@ -15,15 +15,11 @@ import tensorflow as tf
 
 from . import _keras
 from ._arguments import check_model, integer
-from ._behaviour import untouched
-from ._engine.decision import Decision
-from ._engine.policy import decider
-from ._engine.rebuild import rebuild
+from ._engine.with_dropout import with_live_noise
 from ._features.checked import checked_inputs
 from ._features.computer import Computer
 from ._features.data import numbers, source_of
-from ._features.fingerprint import Uncomparable, fingerprint_of_model, outputs_by_key
-from ._mode_lock import ModeLock
+from ._features.fingerprint import Uncomparable, fingerprint_of_model
 from ._split.obstacles import ends_noiselessness
 from ._split.split import make_cut
 
@@ -196,7 +192,7 @@ def predict_samples(
             f"Nothing in model '{model.name}' is live, so all samples would be the same. Compose it with "
             f'dropout="keep" or "always", or put dropout into the head. Received: model={model!r}'
         )
-    sampler = _with_live_noise(found.rest)
+    sampler = with_live_noise(found.rest)
     _set_seeds(sampler, seed)
     size = found.features.inputs[0].shape[0] or batch_size or 32
     source = checked_inputs(source_of(x, None, None, steps=None, batch_size=size, name="x"), model, "x")
@@ -213,7 +209,7 @@ def _computer_of(model: keras.Model, features: keras.Model) -> Computer:
         traced = fingerprint_of_model(features, weights=False)
     except Uncomparable:  # so nobody knows what changed
         return Computer(features)
-    key = (traced, *outputs_by_key(features), *map(id, features.variables))
+    key = (traced, *_keras.outputs_by_key(features), *map(id, features.variables))
     kept = _KEPT.get(model)
     if kept is None or kept[0] != key:
         kept = _KEPT[model] = (key, Computer(features))
@@ -222,19 +218,6 @@ def _computer_of(model: keras.Model, features: keras.Model) -> Computer:
 
 # For the models that still live: what computed their features in the last call, and its fingerprint.
 _KEPT: weakref.WeakKeyDictionary[keras.Model, tuple[Any, Computer]] = weakref.WeakKeyDictionary()
-
-
-def _with_live_noise(rest: keras.Model) -> keras.Model:
-    """A copy of a model whose noise layers run in training mode, and all others in inference mode."""
-    live = decider("always", "off", copy=True, frozen=True, model=rest)
-
-    def decide(layer: Any, path: str) -> Decision:
-        locked = type(layer) is ModeLock and layer.training is not None  # it was locked on purpose
-        return Decision() if locked else live(layer, path)
-
-    # New layers draw seeds, which `_set_seeds` replaces.
-    with untouched.random_states_kept(), _keras.nothing_left_behind([rest], always=True), _keras.unrecorded():
-        return rebuild(rest, decide, frozen=True)
 
 
 def _set_seeds(model: keras.Model, seed: int | None) -> None:
@@ -246,10 +229,9 @@ def _set_seeds(model: keras.Model, seed: int | None) -> None:
 def _sampled(computer: Computer, sampler: keras.Model, source: Any, samples: int) -> Any:
     """The predictions for all batches: the samples of a batch are drawn in one call."""
     kinds = [tensor.dtype for tensor in sampler.outputs]
-    inputs = _keras.input_structure(_keras.graph_of(sampler))
 
     def draw(computed: list[Any]) -> list[Any]:
-        ahead = dict(zip(outputs_by_key(computer.model), computed)) if isinstance(inputs, dict) else computed[0]
+        ahead = _keras.one_or_by_key(dict(zip(_keras.outputs_by_key(computer.model), computed)))
         # One at a time, so that each finds the seeds as the one before it left them.
         return tf.map_fn(
             lambda _: keras.tree.flatten(sampler(ahead, training=False)),

@@ -32,8 +32,8 @@ import keras_graft as kg
 from keras_graft._features import computer as _computer
 from keras_graft._features import data as _data
 from keras_graft._features import features as _features
+from keras_graft._features import shards as _shards
 from keras_graft._fit import feed as _feed
-from keras_graft._fit import portions as _portions
 
 PIXELS = 96
 CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -156,8 +156,8 @@ def extraction(images: int) -> list[list[str]]:
 def disk(examples: int, width: int) -> list[list[str]]:
     """An epoch on the disk store, four times larger than the memory allowed, against one in memory."""
     # A portion is in memory four times: as it is read, as a tensor, cut into batches, and waiting for the next epoch.
-    _portions.PORTION_BYTES = examples * width * 4 // 16
-    _features.SHARD_BYTES = _portions.PORTION_BYTES // 4
+    _shards.PORTION_BYTES = examples * width * 4 // 16
+    _features.SHARD_BYTES = _shards.PORTION_BYTES // 4
     x = np.random.default_rng(0).random((examples, 8), "float32")
     y = np.zeros(examples, "int64")
     times = {}

@@ -18,7 +18,7 @@ import keras
 
 from .. import _keras
 from .._mode_lock import ModeLock
-from .._reach import OF_EVERY_LAYER, arguments_of, code_that_runs, is_own_code, is_plain, own_attributes, reached_from
+from .._reach import arguments_of, code_that_runs, is_own_code, is_plain, own_attributes, reached_from
 
 __all__ = [
     "Behaviour",
@@ -460,7 +460,7 @@ def strangers_in(layer: Any, row: Behaviour) -> dict[str, Any]:
     found: dict[str, Any] = {}
     of_its_parts = {attribute for _, attribute in row.parts}
     attributes = vars(layer)
-    for name in attributes.keys() - OF_EVERY_LAYER - of_its_parts:
+    for name in attributes.keys() - _keras.OF_EVERY_LAYER - of_its_parts:
         value = attributes[name]
         if is_plain(value) or name.endswith(_NOT_IN_CALLS):
             continue

@@ -28,6 +28,7 @@ __all__ = [
     "looks_like_a_seed",
     "random_states_kept",
     "recording",
+    "same_bits",
 ]
 
 
@@ -171,3 +172,8 @@ def recording(layers: list[Any], around: Callable[[Any, Callable[..., Any], Any,
 def looks_like_a_seed(value: Any) -> bool:
     """Whether a value may be the state of a seed generator, for variables of which nothing else is known."""
     return tuple(value.shape) == (2,) and "int" in keras.backend.standardize_dtype(value.dtype)
+
+
+def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays of one dtype hold the same, not a number included."""
+    return one.shape == other.shape and one.tobytes() == other.tobytes()

@@ -1,17 +1,21 @@
-"""`with_dropout`: a copy of a model in which dropout behaves as chosen."""
+"""Copies of a model in which dropout behaves as chosen: `with_dropout`, and those from which samples are drawn."""
 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import keras
 
 from .. import _keras
 from .._arguments import check_model
+from .._behaviour import untouched
+from .._mode_lock import ModeLock
+from .decision import Decision
 from .policy import DropoutPolicy, decider
 from .rebuild import rebuild
 
-__all__ = ["with_dropout"]
+__all__ = ["with_dropout", "with_live_noise"]
 
 
 def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
@@ -66,3 +70,16 @@ def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
             stacklevel=2,
         )
     return new
+
+
+def with_live_noise(rest: keras.Model) -> keras.Model:
+    """A copy of a model whose noise layers run in training mode, and all others in inference mode."""
+    live = decider("always", "off", copy=True, frozen=True, model=rest)
+
+    def decide(layer: Any, path: str) -> Decision:
+        locked = type(layer) is ModeLock and layer.training is not None  # it was locked on purpose
+        return Decision() if locked else live(layer, path)
+
+    # New layers draw seeds, which are replaced.
+    with untouched.random_states_kept(), _keras.nothing_left_behind([rest], always=True), _keras.unrecorded():
+        return rebuild(rest, decide, frozen=True)

@@ -22,7 +22,6 @@ import tensorflow as tf
 from .. import _keras
 from .._behaviour.table import behaviour
 from .data import numbers, tensors
-from .fingerprint import outputs_by_key
 
 __all__ = ["Computer", "alike"]
 
@@ -86,7 +85,7 @@ class Computer:
 
     def _checked(self, computed: list[Any]) -> list[Any]:
         """The features, if they are of the dtypes that the layers declared: what is behind takes these for granted."""
-        for (key, declared), tensor in zip(outputs_by_key(self.model).items(), computed):
+        for (key, declared), tensor in zip(_keras.outputs_by_key(self.model).items(), computed):
             kind = keras.backend.standardize_dtype(tensor.dtype)
             if kind != declared.dtype:
                 raise ValueError(
@@ -114,7 +113,7 @@ class Computer:
         traced = self._handed_in and not tf.executing_eagerly()
         with _Values(self._handed_in, self._held) if traced else contextlib.nullcontext():
             outputs = self.model(batch, training=False)
-        keys = outputs_by_key(self.model)
+        keys = _keras.outputs_by_key(self.model)
         return [outputs[key] for key in keys] if isinstance(outputs, dict) else [outputs]
 
     def _compiled_for(self, batch: Any) -> Callable[..., Any]:

@@ -26,10 +26,10 @@ from .. import _keras
 from . import store
 from .computer import Computer, alike
 from .data import Source
-from .fingerprint import Uncomparable, fingerprint_of_data, fingerprint_of_model, outputs_by_key
+from .fingerprint import Uncomparable, fingerprint_of_data, fingerprint_of_model
 from .store import FeatureStoreError
 
-__all__ = ["FeatureStoreError", "Features", "features_in_folder", "features_in_memory"]
+__all__ = ["FeatureStoreError", "Features", "features_in_folder", "features_in_memory", "features_of", "place_of"]
 
 # How many bytes of features, or of the data that they are computed from, make a shard.
 SHARD_BYTES = 64 * 2**20
@@ -47,26 +47,60 @@ class Features:
         shards: They, and the targets that came with the data, in parts: how many examples each holds, and how to
             read it.
         batch_sizes: The sizes of the batches in which the data came.
+        in_memory: Whether they are kept in memory, as one shard.
     """
 
     keys: list[str]
     shards: Sequence[tuple[int, Callable[[], Any]]]
     batch_sizes: list[int]
+    in_memory: bool = False
 
     @property
     def rows(self) -> int:
         """How many examples there are."""
         return sum(rows for rows, _ in self.shards)
 
+    @property
+    def whole(self) -> Any:
+        """All of them, and the targets that came with the data; None where they are in a folder."""
+        return self.shards[0][1]() if self.in_memory else None
+
 
 Progress = Callable[[int], None]
+
+
+def place_of(cache: Any) -> pathlib.Path | None:
+    """Where features are kept, wherever code of the user changes the working folder to; None is in memory."""
+    if not (isinstance(cache, (str, os.PathLike)) and os.fspath(cache)):
+        raise TypeError(f'`cache` must be "memory" or the path of a folder. Received: cache={cache!r}')
+    return None if isinstance(cache, str) and cache == "memory" else store.absolute(cache)
+
+
+def features_of(
+    computer: Computer, source: Source, progress: Progress, place: pathlib.Path | None, part: str
+) -> Features:
+    """Computes the features of all data, and keeps them in a place (see `place_of`).
+
+    Args:
+        computer: It computes the features of the part of a model before its frontier.
+        source: The data.
+        progress: Called with the number of batches that are done.
+        place: Where they are kept.
+        part: What the data are, such as `"train"`.
+
+    Raises:
+        FeatureStoreError: If the folder cannot be written.
+    """
+    if place is None:
+        return features_in_memory(computer, source, progress)
+    return features_in_folder(computer, source, progress, place, part)
 
 
 def _computed(
     computer: Computer, batches: Iterable[tuple[Any, Any]], common: _Common
 ) -> Iterator[tuple[list[np.ndarray], Any]]:
     """The features of each batch, as arrays that can be kept, with what came with it."""
-    keys = list(outputs_by_key(computer.model))
+    keys = list(_keras.outputs_by_key(computer.model))
     for features, targets in computer.over(batches):
         for key, tensor in zip(keys, features):
             if not isinstance(tensor, tf.Tensor) or tensor.dtype == tf.string:
@@ -88,7 +122,7 @@ def features_in_memory(computer: Computer, source: Source, progress: Progress) -
         progress(len(sizes))
     _check_any(parts)
     whole = _joined(parts)
-    return Features(list(outputs_by_key(computer.model)), [(sum(sizes), lambda: whole)], sizes)
+    return Features(list(_keras.outputs_by_key(computer.model)), [(sum(sizes), lambda: whole)], sizes, in_memory=True)
 
 
 def _check_any(parts: list[Any]) -> None:
@@ -172,7 +206,7 @@ def features_in_folder(
     folder, common = store.absolute(folder), _Common()
     with store.explained(folder):
         home = _home(folder, computer)
-    inputs, count = _names_of_inputs(computer.model), len(outputs_by_key(computer.model))
+    inputs, count = _names_of_inputs(computer.model), len(_keras.outputs_by_key(computer.model))
     shards, entries, sizes, found = list[Any](), list[Any](), list[int](), 0
     for chunk in _chunks(common.targets_of(source), computer):
         path, targets = home / _number(fingerprint_of_data, chunk, inputs)[:32], chunk[0][1]
@@ -194,7 +228,7 @@ def features_in_folder(
         _warn_of_another_order(folder, sum(sizes))
     with store.explained(folder):
         store.write_note(home / f"{part}.json", {"rows": sum(sizes), "shards": entries})
-    return Features(list(outputs_by_key(computer.model)), shards, sizes)
+    return Features(list(_keras.outputs_by_key(computer.model)), shards, sizes)
 
 
 def _names_of_inputs(model: keras.Model) -> list[str]:
@@ -244,7 +278,7 @@ def _home(folder: pathlib.Path, computer: Computer) -> pathlib.Path:
     home = store.home_in(folder, f"{fingerprint[:32]}-{_FORMAT}{'' if computer.exact else '-folded'}")
     features = [
         {"name": key, "shape": list(tensor.shape[1:]), "dtype": tensor.dtype, "file": _feature_file(number)}
-        for number, (key, tensor) in enumerate(outputs_by_key(computer.model).items())
+        for number, (key, tensor) in enumerate(_keras.outputs_by_key(computer.model).items())
     ]
     manifest = {
         "format": _FORMAT,

@@ -32,7 +32,7 @@ import tensorflow as tf
 from .. import _keras
 from .._reach import attributes_of_modules, code_that_runs, content_of, globals_of, is_of, names_in
 
-__all__ = ["Uncomparable", "checksum", "fingerprint_of_data", "fingerprint_of_model", "outputs_by_key"]
+__all__ = ["Uncomparable", "checksum", "fingerprint_of_data", "fingerprint_of_model"]
 
 # Where code comes from that changes with its version alone.
 _LIBRARIES = frozenset({"keras", "keras_hub", "ml_dtypes", "numpy", "tensorflow"} | sys.stdlib_module_names) - {
@@ -72,7 +72,7 @@ def fingerprint_of_model(model: keras.Model, *, weights: bool = True) -> str:
     """
     digest = _Digest(weights)
     with _explained(f"model '{model.name}'"):
-        digest.graph(_keras.call_graph(model), list(outputs_by_key(model).values()))
+        digest.graph(_keras.call_graph(model), list(_keras.outputs_by_key(model).values()))
     return digest.hexdigest()
 
 
@@ -115,12 +115,6 @@ def checksum(path: pathlib.Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def outputs_by_key(model: keras.Model) -> dict[str, Any]:
-    """The symbolic outputs of a model that gives one tensor, or a dict, in the order in which they are kept."""
-    outputs = _keras.output_structure(_keras.graph_of(model))
-    return dict(outputs) if isinstance(outputs, dict) else {"features": outputs}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,7 +327,7 @@ class _Digest:
         elif any(getattr(sys.modules.get(module), name, None) is value for module in _modules_of(value)):
             self._text(name)
         else:
-            raise Uncomparable(_described(value))
+            raise Uncomparable(_kind_of(value))
 
     def _class(self, kind: type) -> None:
         self.value("class", kind.__module__ if _is_of_a_library(kind) else "", kind.__qualname__)
@@ -484,7 +478,7 @@ def _is_of_a_library(value: Any) -> bool:
     return is_of(_LIBRARIES, module) and is_of(_LIBRARIES, written)
 
 
-def _described(value: Any) -> str:
+def _kind_of(value: Any) -> str:
     """A value for a message: its kind alone."""
     return f"an object of type `{type(value).__module__}.{type(value).__qualname__}`"
 
@@ -515,7 +509,7 @@ def _reduced(value: Any) -> Any:
         reduce = copyreg.dispatch_table.get(type(value))
         return value.__reduce_ex__(4) if reduce is None else reduce(value)
     except Exception:  # whatever it may raise: there is nothing to compare
-        raise Uncomparable(_described(value)) from None
+        raise Uncomparable(_kind_of(value)) from None
 
 
 def _modules_of(value: Any) -> list[str]:

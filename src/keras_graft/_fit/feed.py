@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pathlib
 import sys
 from typing import Any
 
@@ -16,10 +17,10 @@ from .. import _keras
 from .._features.checked import checked
 from .._features.computer import Computer
 from .._features.data import Source, is_cast_by_fit, source_of
-from .._features.features import Features, FeatureStoreError, features_in_folder, features_in_memory
+from .._features.features import Features, FeatureStoreError, features_of
 from .._split.split import Split
+from .batches import even, stored_batches
 from .in_place import in_place_of_inputs
-from .portions import even, stored_batches
 
 __all__ = ["Feed"]
 
@@ -31,7 +32,7 @@ class Feed:
     model: keras.Model
     found: Split
     computer: Computer
-    cache: Any
+    place: pathlib.Path | None
     verbose: Any
     failures: list[FeatureStoreError] = dataclasses.field(default_factory=list)
 
@@ -73,9 +74,7 @@ class Feed:
             if bar is not None:
                 bar.update(done, finalize=done == source.count)
 
-        if self.cache == "memory":
-            return features_in_memory(self.computer, source, progress)
-        return features_in_folder(self.computer, source, progress, self.cache, part)
+        return features_of(self.computer, source, progress, self.place, part)
 
     def _fed(
         self,
@@ -92,7 +91,7 @@ class Feed:
             sizes = features.batch_sizes
         elif source.holds_targets:
             sizes = even(features.rows, features.batch_sizes[0])
-        whole = self._whole(features, sizes)
+        whole = _taken_whole(features, sizes)
         if whole is None and source.holds_targets:
             return {"x": stored_batches(features, (None, None), sizes, shuffled, self.failures)}
         if whole is None:
@@ -103,12 +102,14 @@ class Feed:
         inputs = in_place_of_inputs(features.keys, tensors)
         return {"x": inputs, "y": y, "sample_weight": weights, "batch_size": sizes[0]}
 
-    def _whole(self, features: Features, sizes: list[int]) -> Any:
-        """All features, and what came with them, where `fit` takes them as arrays, and as they are; None elsewhere."""
-        if self.cache != "memory" or len(features.shards) > 1 or sizes != even(features.rows, sizes[0]):
-            return None
-        tensors, came = features.shards[0][1]()
-        return None if any(map(is_cast_by_fit, keras.tree.flatten(came))) else (tensors, came)
+
+def _taken_whole(features: Features, sizes: list[int]) -> Any:
+    """All features, and what came with them, where `fit` takes them as arrays, and as they are; None elsewhere."""
+    whole = features.whole
+    if whole is None or sizes != even(features.rows, sizes[0]):
+        return None
+    _, came = whole
+    return None if any(map(is_cast_by_fit, keras.tree.flatten(came))) else whole
 
 
 # How many examples the frozen part gets at once, where it is free to choose.

@@ -27,14 +27,14 @@ from .._arguments import (
 from .._behaviour.findings import rows_by_layer
 from .._features.computer import Computer
 from .._features.data import is_stream, part_of, rows_of_arrays
-from .._features.store import absolute
+from .._features.features import place_of
 from .._losses.loss import check_endings
 from .._split.obstacles import ends_determinism
 from .._split.split import Split, make_cut
+from .batches import store_errors_kept
 from .feed import Feed
 from .frozen import Frozen
 from .in_place import fed_with_features
-from .portions import store_errors_kept
 from .steps import steps_at_once, with_one_iterator
 
 __all__ = ["fit_head"]
@@ -136,7 +136,8 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
     >>> len(history.history["loss"])
     3
     """
-    _check(model, dropout, cache, shuffle)
+    _check(model, dropout, shuffle)
+    place = place_of(cache)
     check_callbacks(callbacks)
     check_class_weight(class_weight, sample_weight, len(model.outputs))
     check_share("validation_split", validation_split)
@@ -172,7 +173,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         )
     _warn_of_other_passes(x, arguments, shuffle)
     _warn_of_ending(model)
-    feed = Feed(model, found, Computer(found.features, exact), _place(cache), verbose)
+    feed = Feed(model, found, Computer(found.features, exact), place, verbose)
     train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
     arguments = _with_features(feed, train, validation, shuffle, arguments)
     frozen = Frozen.of(found.features)
@@ -184,12 +185,10 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
     return history
 
 
-def _check(model: Any, dropout: Any, cache: Any, shuffle: Any) -> None:
+def _check(model: Any, dropout: Any, shuffle: Any) -> None:
     check_model(model, "model")
     if isinstance(shuffle, str):
         check_option("shuffle", shuffle, ("batch",), or_a=", True, False or None")
-    if not (isinstance(cache, (str, os.PathLike)) and os.fspath(cache)):
-        raise TypeError(f'`cache` must be "memory" or the path of a folder. Received: cache={cache!r}')
     check_option("dropout", dropout, _DROPOUT)
     if not model.compiled:
         raise ValueError(f"`model` must be compiled: call `model.compile(loss=...)` first. Received: model={model!r}")
@@ -226,11 +225,6 @@ def _with_integers(arguments: dict[str, Any]) -> dict[str, Any]:
     whole = {name: integer(name, arguments[name], least=least, or_none=none) for name, (least, none) in bounds.items()}
     whole |= {name: integer(name, arguments[name]) for name in ("epochs", "initial_epoch")}
     return {**arguments, **whole}
-
-
-def _place(cache: Any) -> Any:
-    """Where features are kept, wherever code of the user changes the working folder to."""
-    return cache if isinstance(cache, str) and cache == "memory" else absolute(cache)
 
 
 def _why_not_ahead(model: keras.Model, found: Split) -> str:

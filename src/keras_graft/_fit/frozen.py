@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from .. import _keras
 from .._arguments import callbacks_in
+from .._behaviour.untouched import same_bits
 from .._features.fingerprint import Uncomparable, fingerprint_of_model
 from .._split.obstacles import variables_read_by
 from .steps import is_quiet
@@ -57,7 +58,7 @@ class Frozen:
         changed = [
             getattr(variable, "path", variable.name)
             for variable, old in self.values
-            if not _alike(np.asarray(_content(variable)), np.asarray(old))
+            if not same_bits(np.asarray(_content(variable)), np.asarray(old))
         ]
         return f"{len(changed)} frozen weights ({', '.join(changed[:5])})" if changed else ""
 
@@ -103,7 +104,3 @@ def _number_of_code(features: keras.Model) -> str | None:
 def _content(variable: Any) -> Any:
     """The variable of TensorFlow that holds the value."""
     return variable.value if isinstance(variable, keras.Variable) else variable
-
-
-def _alike(one: np.ndarray, other: np.ndarray) -> bool:
-    return one.shape == other.shape and one.tobytes() == other.tobytes()

@@ -61,8 +61,7 @@ def fed_with_features(model: keras.Model, rest: keras.Model, steps_at_once: int)
         if not (isinstance(inputs, Mapping) and inputs.keys() == {_AHEAD}):
             return usual(inputs, training=training, mask=mask, **kwargs)
         features = _as_computed(inputs[_AHEAD], rest)
-        one = not isinstance(_keras.input_structure(rest), dict)
-        return rest.call(next(iter(features.values())) if one else features, training=training)
+        return rest.call(_keras.one_or_by_key(features), training=training)
 
     with _keras.call_replaced(model, call, steps_at_once):
         yield

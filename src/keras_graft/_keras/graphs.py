@@ -30,7 +30,9 @@ __all__ = [
     "new_input",
     "new_inputs",
     "nodes",
+    "one_or_by_key",
     "output_structure",
+    "outputs_by_key",
     "symbolic_inputs",
     "tensor_history",
 ]
@@ -80,6 +82,17 @@ def input_structure(graph: Any) -> Any:
 def output_structure(graph: Any) -> Any:
     """The outputs of a functional graph in the structure in which its author gave them (all)."""
     return graph._outputs_struct
+
+
+def outputs_by_key(model: Any) -> dict[str, Any]:
+    """The symbolic outputs of a graph model that gives one tensor, or a dict, in the order of the dict."""
+    outputs = output_structure(graph_of(model))
+    return dict(outputs) if isinstance(outputs, dict) else {"features": outputs}
+
+
+def one_or_by_key(tensors: dict[str, Any]) -> Any:
+    """One tensor as it is, and several in their dict: the inverse of `outputs_by_key`."""
+    return next(iter(tensors.values())) if len(tensors) == 1 else tensors
 
 
 def symbolic_inputs(model: Any) -> Any:

@@ -20,6 +20,7 @@ from keras.src.utils import tracking
 __all__ = [
     "BOOKKEEPING",
     "FUNCTIONS",
+    "OF_EVERY_LAYER",
     "OF_TENSORFLOW",
     "PLAIN",
     "TRACKED",
@@ -67,6 +68,9 @@ OF_TENSORFLOW = frozenset(
     "_self_unconditional_checkpoint_dependencies _self_unconditional_deferred_dependencies "
     "_self_unconditional_dependency_names _self_update_uid".split()
 )
+
+# What every layer has, whatever it computes: not given by anybody, and not made for the layer.
+OF_EVERY_LAYER = frozenset({"_auto_config", "build", *vars(keras.layers.Layer())}) | BOOKKEEPING | OF_TENSORFLOW
 
 # Attributes of every layer that decide what it computes; all others that every layer has are bookkeeping.
 _DECIDING = frozenset(

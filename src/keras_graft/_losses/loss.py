@@ -236,10 +236,10 @@ def _check_ending(output: Any, loss: Any, argument: str) -> None:
     crossentropy = _crossentropy(loss, ending)
     fault = _softmax_of_one(ending) or (crossentropy and _mismatch(ending, crossentropy, argument))
     if fault:
-        raise ValueError(f"{_described(ending, argument)} {fault} Received: loss={loss!r}")
+        raise ValueError(f"{_named(ending, argument)} {fault} Received: loss={loss!r}")
 
 
-def _described(ending: Ending, argument: str) -> str:
+def _named(ending: Ending, argument: str) -> str:
     if is_units(ending.operation):
         return f"`{argument}`={ending.operation}"
     return f"`{argument}`, which ends in '{ending.operation.name}' (of type {type(ending.operation).__name__}),"

@@ -257,7 +257,7 @@ def _made_by(tensor: Any, level: Level) -> str:
 def _structure(crossing: list[_Crossing]) -> Any:
     """One tensor, or a dict of several."""
     tensors = {key: tensor for one in crossing for key, tensor in zip(one.keys, one.emitted)}
-    return next(iter(tensors.values())) if len(tensors) == 1 else tensors
+    return _keras.one_or_by_key(tensors)
 
 
 def _entrance(one: _Crossing) -> list[Any]:

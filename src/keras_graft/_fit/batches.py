@@ -1,4 +1,4 @@
-"""Batches of features that are not all in memory, read portion by portion.
+"""Batches of features that are not all in memory, for `fit`.
 
 It must not know of models.
 """
@@ -6,22 +6,19 @@ It must not know of models.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from .._features.data import beside_inputs, kept, part_of
+from .._features.data import kept
 from .._features.features import Features, FeatureStoreError
+from .._features.shards import Shards
 from .in_place import in_place_of_inputs
 
-__all__ = ["PORTION_BYTES", "even", "store_errors_kept", "stored_batches"]
-
-# How many bytes of features are read at a time, where they are in a folder; with the copies that TensorFlow makes, a
-# few times as many are in memory.
-PORTION_BYTES = 64 * 2**20
+__all__ = ["even", "store_errors_kept", "stored_batches"]
 
 
 def stored_batches(
@@ -41,8 +38,8 @@ def stored_batches(
             With `"batch"`, of the examples in each batch alone.
         failures: Gets the errors that reading raises, for `store_errors_kept`.
     """
-    shards = _shards(features, kept(targets))
-    example = shards[0]()
+    shards = Shards.of(features, kept(targets), in_place_of_inputs)
+    example = shards.example
     leaves = keras.tree.flatten(example)
     arrays = [tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype) for leaf in leaves if leaf is not None]
     random = np.random.default_rng(np.random.randint(2**31)) if shuffled else None  # as `set_random_seed` says
@@ -59,8 +56,8 @@ def stored_batches(
 
     def in_order() -> Iterator[tuple[np.ndarray, ...]]:
         if random is None or not isinstance(shuffled, str):
-            return _in_whole_batches(_portions(shards, random), sizes)
-        return _shuffled_within_batches(_in_whole_batches(_portions(shards, None), sizes), random)
+            return _in_whole_batches(shards.portions(random), sizes)
+        return _shuffled_within_batches(_in_whole_batches(shards.portions(None), sizes), random)
 
     portions = tf.data.Dataset.from_generator(
         lambda: _noted(in_order(), failures),
@@ -68,34 +65,6 @@ def stored_batches(
     )
     batches = portions.flat_map(batches_of).prefetch(tf.data.AUTOTUNE)
     return batches.apply(tf.data.experimental.assert_cardinality(len(sizes)))
-
-
-def _shards(features: Features, targets: tuple[Any, Any]) -> list[Callable[[], tuple[Any, ...]]]:
-    """How to read each shard, as `fit` takes a batch."""
-    apart = beside_inputs(*targets)
-
-    def reader(start: int, rows: int, read: Callable[[], Any]) -> Callable[[], tuple[Any, ...]]:
-        def shard() -> tuple[Any, ...]:
-            tensors, came = read()
-            return in_place_of_inputs(features.keys, tensors), *(came or part_of(apart, start, start + rows))
-
-        return shard
-
-    starts = np.cumsum([0, *(rows for rows, _ in features.shards)])
-    return [reader(int(start), rows, read) for start, (rows, read) in zip(starts, features.shards)]
-
-
-def _portions(shards: list[Callable[[], Any]], random: np.random.Generator | None) -> Iterator[list[np.ndarray]]:
-    """All arrays of the shards, some shards at a time; in an order drawn from `random`."""
-    portion, size = list[Any](), 0
-    for number in range(len(shards)) if random is None else random.permutation(len(shards)):
-        portion.append([leaf for leaf in keras.tree.flatten(shards[number]()) if leaf is not None])
-        size += sum(array.nbytes for array in portion[-1])
-        if size >= PORTION_BYTES:
-            yield _joined(portion, random)
-            portion, size = [], 0
-    if portion:
-        yield _joined(portion, random)
 
 
 def _noted(portions: Iterator[Any], failures: list[FeatureStoreError]) -> Iterator[Any]:
@@ -128,28 +97,6 @@ def _shuffled_within_batches(
     for bounds, *arrays in portions:
         places = np.concatenate([begin + random.permutation(end - begin) for begin, end in bounds])
         yield bounds, *(array[places] for array in arrays)
-
-
-def _joined(portion: list[list[np.ndarray]], random: np.random.Generator | None) -> list[np.ndarray]:
-    """The arrays of several shards, one behind the other or each example at a place drawn from `random`.
-
-    They are always new ones: TensorFlow takes the memory of arrays without a copy, and computes in place there.
-    """
-    columns = list(zip(*portion))
-    if random is None:
-        return [np.concatenate(column) for column in columns]
-    places = random.permutation(sum(map(len, columns[0])))
-    return [_laid_out(column, places) for column in columns]
-
-
-def _laid_out(arrays: tuple[np.ndarray, ...], places: np.ndarray) -> np.ndarray:
-    """The examples of `arrays` at the given places: what lies on a disk is read in its own order."""
-    laid = np.empty((len(places), *arrays[0].shape[1:]), arrays[0].dtype)
-    start = 0
-    for array in arrays:
-        laid[places[start : start + len(array)]] = array
-        start += len(array)
-    return laid
 
 
 def even(rows: int, size: int) -> list[int]:
