@@ -477,7 +477,7 @@ def test_the_order_of_every_epoch_is_that_of_fit(seed: int | None) -> None:
         tf.random.set_seed(seed)
         return [np.concatenate([array(batch) for batch in epoch]).astype(int).tolist() for epoch in batches()]
 
-    plain = _keras.ArrayDataAdapter(np.arange(50), batch_size=20, shuffle=True)
+    plain = _keras.training.ArrayDataAdapter(np.arange(50), batch_size=20, shuffle=True)
     fit = orders(lambda: (iter(data) for data in [plain.get_tf_dataset()] for _ in range(3)))
     batches = iter(_keras.batches_of_fit(np.arange(50), 20, shuffle=True))
     ours = orders(lambda: (itertools.islice(batches, 3) for _ in range(3)))
