@@ -1,4 +1,5 @@
 # make demo        runs docs/examples/quickstart.py
+# make check       formatter, linter, type checker, the examples of docstrings and a quick test of each room
 # make test        formatter, linter, type checker and the fast tests
 # make test-all    the same with the slow tests
 # make lint        formatter, linter and type checker alone
@@ -32,10 +33,13 @@ export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo test test-all lint format clean setup
+.PHONY: demo check test test-all lint format clean setup
 
 demo: setup
 	$(PYTHON) docs/examples/quickstart.py
+
+check: override PYTEST_ARGS += -m quick
+check: test
 
 test: setup $(if $(filter newest,$(LANE)),lint)
 	$(PYTHON) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)

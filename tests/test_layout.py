@@ -123,3 +123,24 @@ def test_every_folder_says_what_it_is_for_and_what_it_must_not_know(folder: path
     said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
     assert said
     assert folder == ROOT or "must not know" in " ".join(said.split())
+
+
+# The command line is named after what people call it.
+_NAMED_OTHERWISE = {"__main__": "command_line"}
+
+
+def subject_of(path: pathlib.Path) -> str:
+    """What the file with the tests of a room is named after: its folder and its file."""
+    *folder, file = (part.strip("_") for part in path.relative_to(ROOT).with_suffix("").parts)
+    name = _NAMED_OTHERWISE.get(path.stem, file)
+    return name if not folder or name.startswith(folder[0]) else f"{folder[0]}_{name}"
+
+
+ROOMS = [path for path in MODULES if path.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=[str(path.relative_to(ROOT)) for path in ROOMS])
+def test_every_room_has_a_file_of_tests_and_one_for_a_quick_look(path: pathlib.Path) -> None:
+    file = pathlib.Path(__file__).parent / f"test_{subject_of(path)}.py"
+    assert file.is_file()
+    assert file.read_text(encoding="utf-8").count("@pytest.mark.quick") == 1

@@ -18,11 +18,11 @@ import guarantees
 import keras
 import numpy as np
 import pytest
-import test_computer
-import test_copies
+import test_engine_counterparts as copies
 import test_features
+import test_features_computer
+import test_fit_head
 import test_sampling
-import test_training
 from keras import layers
 from zoo import ZOO
 
@@ -326,14 +326,14 @@ def without_an_order_of_its_own(patch: Patch) -> None:
 
 
 BASE_OF_FEATURES: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
-    (without_a_look_at_noise, test_training.test_live_dropout_is_drawn_anew_in_every_epoch),
+    (without_a_look_at_noise, test_fit_head.test_live_dropout_is_drawn_anew_in_every_epoch),
     (
         without_a_look_at_losses,
-        functools.partial(test_training.test_a_loss_that_a_frozen_layer_adds_counts, lambda layer: layer),
+        functools.partial(test_fit_head.test_a_loss_that_a_frozen_layer_adds_counts, lambda layer: layer),
     ),
-    (without_masks, test_training.test_masks_train_as_in_fit),
-    (without_forgetting, test_training.test_nothing_of_the_detour_is_left_in_the_model),
-    (without_a_look_at_frozen_weights, test_training.test_frozen_weights_that_change_later_are_said),
+    (without_masks, test_fit_head.test_masks_train_as_in_fit),
+    (without_forgetting, test_fit_head.test_nothing_of_the_detour_is_left_in_the_model),
+    (without_a_look_at_frozen_weights, test_fit_head.test_frozen_weights_that_change_later_are_said),
     (without_weights_in_the_fingerprint, test_features.test_weights_that_changed_are_noticed),
     (without_any_check_of_the_model, test_features.test_weights_that_changed_are_noticed),
     (without_data_in_the_fingerprint, test_features.test_data_that_changed_are_computed_and_the_old_features_are_kept),
@@ -347,7 +347,7 @@ BASE_OF_FEATURES: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
     (without_seeds, test_sampling.test_samples_repeat_by_their_seed),
     (
         without_another_tensor_for_each_reading,
-        functools.partial(test_computer.test_weights_that_are_handed_in_give_the_bits_of_the_model, "shared"),
+        functools.partial(test_features_computer.test_weights_that_are_handed_in_give_the_bits_of_the_model, "shared"),
     ),
     (without_an_order_of_its_own, test_features.test_each_epoch_holds_each_example_once_in_an_order_of_its_own),
 ]
@@ -392,17 +392,26 @@ def without_a_call_in_doubt(patch: Patch) -> None:
 
 PROOFS: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
     *(
-        (without_comparing, functools.partial(test_copies.test_what_no_config_carries_is_handed_over, what))
-        for what in test_copies.HIDDEN
+        (
+            without_comparing,
+            functools.partial(copies.test_what_no_config_carries_is_handed_over, what),
+        )
+        for what in copies.HIDDEN
     ),
-    (without_the_state_of_operations, test_copies.test_the_state_of_an_operation_is_copied),
-    (without_comparing, functools.partial(test_copies.test_activations_are_the_very_functions, "a lambda", False)),
-    (without_handing_over, functools.partial(test_copies.test_what_no_config_carries_is_handed_over, "an array")),
+    (without_the_state_of_operations, copies.test_the_state_of_an_operation_is_copied),
+    (
+        without_comparing,
+        functools.partial(copies.test_activations_are_the_very_functions, "a lambda", False),
+    ),
+    (
+        without_handing_over,
+        functools.partial(copies.test_what_no_config_carries_is_handed_over, "an array"),
+    ),
     (
         without_copying_what_is_handed_over,
-        functools.partial(test_copies.test_what_is_handed_over_is_not_shared, "an array"),
+        functools.partial(copies.test_what_is_handed_over_is_not_shared, "an array"),
     ),
-    (without_a_call_in_doubt, test_copies.test_a_doubt_is_decided_by_a_call),
+    (without_a_call_in_doubt, copies.test_a_doubt_is_decided_by_a_call),
 ]
 
 

@@ -188,7 +188,7 @@ def _print_numbers() -> None:
 
 
 def test_numbers_are_the_same_in_processes_that_order_sets_otherwise() -> None:
-    code = "import test_fingerprint; test_fingerprint._print_numbers()"
+    code = "import test_features_fingerprint; test_features_fingerprint._print_numbers()"
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join([*sys.path, HERE])}
     command = [sys.executable, "-W", "ignore", "-c", code]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
