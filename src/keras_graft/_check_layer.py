@@ -31,6 +31,7 @@ from ._engine.errors import RebuildError
 from ._engine.policy import Augmentation, Policy, decider
 from ._engine.rebuild import rebuild
 from ._features.fingerprint import Uncomparable, fingerprint_of_model
+from ._keras import Structure
 from ._mode_lock import ModeLock
 from ._split.split import split
 
@@ -168,7 +169,7 @@ def check_layer(layer: keras.Layer, *inputs: Any, **call_arguments: Any) -> Laye
     return LayerReport(type(layer).__name__, keras.__version__, findings)
 
 
-def _check_arguments(layer: Any, inputs: Any, call_arguments: dict[str, Any]) -> None:
+def _check_arguments(layer: keras.Layer, inputs: Structure, call_arguments: dict[str, Any]) -> None:
     if not isinstance(layer, keras.Layer):
         raise TypeError(
             f"`layer` must be a Keras layer or model, an instance and not a class. Received: layer={layer!r} (of type "
@@ -248,7 +249,7 @@ def _is_data(leaf: Any) -> bool:
     return hasattr(leaf, "shape") and len(leaf.shape) > 0
 
 
-def _subject(layer: Any, inputs: Any, call_arguments: dict[str, Any]) -> _Subject:
+def _subject(layer: keras.Layer, inputs: Structure, call_arguments: dict[str, Any]) -> _Subject:
     """The layer in a model that calls it as it would be called with some data."""
     given = keras.tree.map_structure(lambda leaf: tf.convert_to_tensor(leaf) if _is_data(leaf) else leaf, inputs)
     data = [leaf for leaf in keras.tree.flatten((given, call_arguments)) if _is_data(leaf)]
@@ -272,7 +273,7 @@ def _subject(layer: Any, inputs: Any, call_arguments: dict[str, Any]) -> _Subjec
     ) from causes[0]
 
 
-def _around(layer: Any, inputs: Any, call_arguments: dict[str, Any], fixed: bool) -> _Subject:
+def _around(layer: keras.Layer, inputs: Structure, call_arguments: dict[str, Any], fixed: bool) -> _Subject:
     """The layer in a model that calls it once; `fixed`, with batches of the size of the data."""
     leaves = keras.tree.flatten((inputs, call_arguments))
     data = [tf.convert_to_tensor(leaf) for leaf in leaves if _is_data(leaf)]
@@ -316,7 +317,7 @@ def _draws(model: keras.Model, data: Any, *, training: bool) -> bool:
     return any(not _same(runs[0], run) for run in runs[1:])
 
 
-def _without_seeds(layer: Any) -> list[Any]:
+def _without_seeds(layer: keras.Layer) -> list[Any]:
     seeds = {id(state) for state in _keras.seed_states(layer)}
     return [variable for variable in layer.variables if id(variable) not in seeds]
 
@@ -333,7 +334,7 @@ def _as_they_were(variables: list[Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unchanged(layer: Any) -> Iterator[None]:
+def _unchanged(layer: keras.Layer) -> Iterator[None]:
     """Undoes what calls do to a layer that is built."""
     variables = [*_without_seeds(layer), *_keras.seed_states(layer)]
     with _as_they_were(variables), untouched.left_as_it_was(layer), _keras.nothing_left_behind([layer], always=True):
@@ -426,7 +427,7 @@ def _file(subject: _Subject) -> Finding:
     return _holds(note)
 
 
-def _loaded(path: pathlib.Path, layer: Any) -> tuple[keras.Model, str]:
+def _loaded(path: pathlib.Path, layer: keras.Layer) -> tuple[keras.Model, str]:
     """The model in a file, and what that took."""
     try:
         return keras.saving.load_model(path), ""
@@ -436,7 +437,7 @@ def _loaded(path: pathlib.Path, layer: Any) -> tuple[keras.Model, str]:
     return loaded, "Its class is not registered, so loading takes `custom_objects`."
 
 
-def _classes_of(layer: Any) -> dict[str, Any]:
+def _classes_of(layer: keras.Layer) -> dict[str, Any]:
     return {keras.saving.get_registered_name(type(part)): type(part) for part in _keras.walk(layer)}
 
 
@@ -449,7 +450,7 @@ def _inference(subject: _Subject) -> Finding:
     return _fault(f"In inference mode it moves {moved}.", _WAYS_OUT["inference"]) if moved else _holds()
 
 
-def _state(layer: Any) -> dict[str, bytes]:
+def _state(layer: keras.Layer) -> dict[str, bytes]:
     """The values of all variables of a layer, also of those that Keras does not know; not those of seed generators."""
     values = {f"'{v.path}'": keras.ops.convert_to_numpy(v).tobytes() for v in _without_seeds(layer)}
     hidden = untouched.hidden_values(layer)

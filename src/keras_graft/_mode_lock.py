@@ -12,6 +12,7 @@ import keras
 
 from . import _keras
 from ._arguments import hint_about
+from ._keras import Structure
 
 __all__ = ["ModeLock", "freeze"]
 
@@ -146,7 +147,7 @@ class ModeLock(keras.layers.Layer):
         """The shape that the inner layer returns."""
         return self.layer.compute_output_shape(*args, **kwargs)
 
-    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+    def compute_mask(self, inputs: Structure, previous_mask: Any = None) -> Any:
         """The mask that the inner layer hands on."""
         return self.layer.compute_mask(inputs, previous_mask) if self.layer.supports_masking else None
 
@@ -191,7 +192,7 @@ class ModeLock(keras.layers.Layer):
         return cls(**{**config, "layer": keras.saving.deserialize_keras_object(config["layer"])})
 
 
-def _plain_policy(layer: Any) -> Any:
+def _plain_policy(layer: keras.Layer) -> Any:
     """The dtype policy of `layer`; without its quantization, which a lock has no kernels for."""
     policy = layer.dtype_policy
     return layer.compute_dtype if policy.quantization_mode is not None else policy

@@ -90,12 +90,12 @@ def reached_from(*roots: Any) -> Iterator[Any]:
             waiting.extend(_next(value))
 
 
-def own_attributes(layer: Any) -> dict[str, Any]:
+def own_attributes(layer: keras.Layer) -> dict[str, Any]:
     """The attributes of a layer or an operation that Keras does not keep its books in."""
     return {name: value for name, value in vars(layer).items() if name not in _keras.OF_EVERY_LAYER}
 
 
-def arguments_of(operation: Any) -> list[Any]:
+def arguments_of(operation: keras.Operation) -> list[Any]:
     """What an operation was called with on symbolic tensors, beside these: functions, for some."""
     arguments = [node.arguments for node in _keras.inbound_nodes(operation)]
     leaves = keras.tree.flatten([(given.args, given.kwargs) for given in arguments])
@@ -161,7 +161,7 @@ def names_in(function: Any) -> set[str]:
     return {name for code in _code_of(function) for name in code.co_names}
 
 
-def names_in_code_of(layer: Any) -> set[str]:
+def names_in_code_of(layer: keras.Layer) -> set[str]:
     """All that code of anybody's names which a layer reaches."""
     functions = filter(inspect.isfunction, reached_from(layer))
     return {name for function in functions if is_own_code(function) for name in names_in(function)}
@@ -242,7 +242,7 @@ def _names(base: type) -> list[str]:
     return [slots] if isinstance(slots, str) else [name for name in slots if name not in ("__dict__", "__weakref__")]
 
 
-def code_that_runs(layer: Any) -> list[Any]:
+def code_that_runs(layer: keras.Layer) -> list[Any]:
     """What a class of anybody's holds that its `call` uses, by name: methods, and what these use, and attributes."""
     bases = [base for base in reversed(type(layer).__mro__) if is_own_code(base)]
     own = {key: value for base in bases for key, value in vars(base).items()}

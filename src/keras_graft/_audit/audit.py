@@ -252,7 +252,7 @@ def _removed_row(path: str, kind: str, frozen: bool, depth: int) -> Row:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _totals(model: Any, places: list[Place], rows: tuple[Row, ...], trained: set[int]) -> Iterator[Total]:
+def _totals(model: keras.Model, places: list[Place], rows: tuple[Row, ...], trained: set[int]) -> Iterator[Total]:
     beside: list[Any] = []
     live_beside = 0
     for place in places:

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from .. import _keras
+from .._keras import Graph
 from .measure import Measured, Measurement
 from .modes import Reached, Run, follow, parts_of
 from .table import Behaviour, Effect, behaviour, noise_rates
@@ -108,7 +109,7 @@ class Place:
     holds: bool = False
 
 
-def places_in(model: Any) -> Iterator[Place]:
+def places_in(model: keras.Model) -> Iterator[Place]:
     """All layers below `model` that have a row of their own, each once."""
     frozen = not model.trainable
     seen = {id(model)}
@@ -120,7 +121,7 @@ def places_in(model: Any) -> Iterator[Place]:
         yield from _below(model, "", 0, frozen, seen)
 
 
-def _below(layer: Any, prefix: str, depth: int, frozen: bool, seen: set[int]) -> Iterator[Place]:
+def _below(layer: keras.Layer, prefix: str, depth: int, frozen: bool, seen: set[int]) -> Iterator[Place]:
     graph = _keras.call_graph(layer)
     sources = {} if graph is None else _sources(graph, prefix)
     for part in parts_of(layer):
@@ -132,7 +133,7 @@ def _below(layer: Any, prefix: str, depth: int, frozen: bool, seen: set[int]) ->
             yield from held
 
 
-def _sources(graph: Any, prefix: str) -> dict[int, tuple[str, ...]]:
+def _sources(graph: Graph, prefix: str) -> dict[int, tuple[str, ...]]:
     """The paths of the layers that each layer of a graph takes its inputs from, through operations that are none."""
     behind: dict[int, tuple[str, ...]] = {}  # by tensor: the layers that it comes from
     sources: dict[int, tuple[str, ...]] = {}
@@ -183,7 +184,7 @@ def weights_of(part: Any) -> list[Any]:
     return list(getattr(part, "weights", ()))
 
 
-def _doing(layer: Any, known: Behaviour, run: Run, inference: Run) -> str:
+def _doing(layer: keras.Layer, known: Behaviour, run: Run, inference: Run) -> str:
     """What `layer` does in a run that it does not do in inference mode, in words; empty where nothing."""
     calls = run.of(layer)
     if known.traced:
@@ -192,12 +193,12 @@ def _doing(layer: Any, known: Behaviour, run: Run, inference: Run) -> str:
     return said or (_changing(calls) if known.registered else "")
 
 
-def _in_training(layer: Any, known: Behaviour) -> str:
+def _in_training(layer: keras.Layer, known: Behaviour) -> str:
     """What its row says that a layer does in training mode alone, in words."""
     return "" if known.effect is Effect.STATISTICS and not layer.trainable else _WORDS[known.effect](layer, known)
 
 
-def _runs_in_training(layer: Any, call: Reached) -> bool:
+def _runs_in_training(layer: keras.Layer, call: Reached) -> bool:
     return bool(_keras.default_mode(layer) if call.training is None else call.training)
 
 
@@ -220,11 +221,11 @@ def _changing(calls: list[Reached]) -> str:
     return "unknown" if any(call.unknown for call in own) else ""
 
 
-def _updates(layer: Any, run: Run) -> bool:
+def _updates(layer: keras.Layer, run: Run) -> bool:
     return any(call.own is not None and call.own.updates for call in run.of(layer))
 
 
-def _noise(layer: Any, known: Behaviour) -> str:
+def _noise(layer: keras.Layer, known: Behaviour) -> str:
     rates = noise_rates(layer)
     if known.rates and not rates:
         return ""
@@ -243,7 +244,7 @@ _WORDS: dict[Effect, Callable[[Any, Behaviour], str]] = {
 }
 
 
-def _would(layer: Any, known: Behaviour, run: Run) -> str:
+def _would(layer: keras.Layer, known: Behaviour, run: Run) -> str:
     """What `layer` would do in training mode, if it is called in another one."""
     if known.traced or any(_runs_in_training(layer, call) for call in run.of(layer)):
         return ""
@@ -272,7 +273,7 @@ def _reason(place: Place, known: Behaviour, fit: Run, predict: Run, active: bool
     return _strange_reason(layer, known, fit, active) if shown else known.reason
 
 
-def _strange_reason(layer: Any, known: Behaviour, run: Run, active: bool) -> str:
+def _strange_reason(layer: keras.Layer, known: Behaviour, run: Run, active: bool) -> str:
     """What a trace told of a layer without a row."""
     calls = run.of(layer)
     if any(call.failed for call in calls):
@@ -293,7 +294,7 @@ def _strange_reason(layer: Any, known: Behaviour, run: Run, active: bool) -> str
 _NEVER = 1e-9
 
 
-def _contradiction(layer: Any, seen: Measured, in_fit: str, in_predict: str, changes: bool) -> str:
+def _contradiction(layer: keras.Layer, seen: Measured, in_fit: str, in_predict: str, changes: bool) -> str:
     """What a layer was seen to do and is not said to do, or the other way round; empty where both agree."""
     faults = []
     for live, said, verb in ((seen.live_in_fit, in_fit, "fit"), (seen.live_in_predict, in_predict, "predict")):
@@ -307,7 +308,7 @@ def _contradiction(layer: Any, seen: Measured, in_fit: str, in_predict: str, cha
     return " and ".join(faults)
 
 
-def _shows(layer: Any, units: int) -> bool:
+def _shows(layer: keras.Layer, units: int) -> bool:
     """Whether a layer that drops at its rate could not fail to be seen on so many units."""
     rate = noise_rates(layer).get("rate", 0.0)
     return type(layer) is keras.layers.Dropout and (1 - rate) ** units < _NEVER

@@ -12,9 +12,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from .._keras import Tensor
 from .._keras.tensorflow import Nature, constants_of, form_of, function_called_by, nature_of, reached_by
 
 __all__ = ["LiveOperation", "live_operations"]
@@ -69,7 +71,7 @@ def _live(outputs: list[Any], knowledge: _Knowledge) -> list[LiveOperation]:
     return [*found, *(live for live in known if live.constants)]
 
 
-def _live_operation(operation: Any, knowledge: _Knowledge) -> LiveOperation:
+def _live_operation(operation: keras.Operation, knowledge: _Knowledge) -> LiveOperation:
     branch, constants = knowledge.branch_of(operation), knowledge.constants(knowledge.live_inputs(operation))
     function = function_called_by(operation, branch)
     if function is None:
@@ -93,7 +95,7 @@ class _Knowledge:
                 if id(tensor) not in self.intervals:
                     self.intervals[id(tensor)] = self.interval_of(tensor)
 
-    def value_of(self, tensor: Any) -> float | None:
+    def value_of(self, tensor: Tensor) -> float | None:
         """The number that a tensor holds everywhere, where there is one and it is known."""
         low, high = self.intervals[id(tensor)]
         return low if low == high else None
@@ -103,12 +105,12 @@ class _Knowledge:
         values = [(tensor.dtype.name, self.value_of(tensor)) for tensor in tensors]
         return tuple((dtype, value) for dtype, value in values if value is not None)
 
-    def branch_of(self, operation: Any) -> int | None:
+    def branch_of(self, operation: keras.Operation) -> int | None:
         """The number of the branch that an operation always chooses."""
         chosen = self.value_of(operation.inputs[0]) if operation.type in _BRANCHING else None
         return None if chosen is None else int(chosen)
 
-    def live_inputs(self, operation: Any) -> list[Any]:
+    def live_inputs(self, operation: keras.Operation) -> list[Any]:
         """The inputs of an operation that its outputs hang on."""
         inputs = list(operation.inputs)
         if operation.type in _CHOOSING:
@@ -116,11 +118,11 @@ class _Knowledge:
             return inputs if chosen is None else [inputs[1 if chosen else 2]]
         return inputs
 
-    def unknown_inputs(self, operation: Any) -> list[Any]:
+    def unknown_inputs(self, operation: keras.Operation) -> list[Any]:
         """Those of them of which it is not known that they hold one number."""
         return [tensor for tensor in self.live_inputs(operation) if self.value_of(tensor) is None]
 
-    def interval_of(self, tensor: Any) -> Interval:
+    def interval_of(self, tensor: Tensor) -> Interval:
         """What the numbers in a tensor lie between, by what is known of those in front of it."""
         dtype = tensor.dtype
         if not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
@@ -133,7 +135,7 @@ class _Knowledge:
             return _ANYTHING
         return _EITHER if dtype.is_bool and found == _ANYTHING else found
 
-    def _computed(self, operation: Any, dtype: tf.DType) -> Interval:
+    def _computed(self, operation: keras.Operation, dtype: tf.DType) -> Interval:
         if operation.type in _UNIFORM and dtype.name in _SMALLEST_STEPS:
             return 0.0, 1.0 - _SMALLEST_STEPS[dtype.name]
         given = [self.intervals[id(tensor)] for tensor in operation.inputs]

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import _keras
+from .._keras import Structure, Tensor
 from .untouched import left_as_it_was, same_bits
 
 __all__ = [
@@ -55,7 +56,7 @@ def with_sizes(action: Callable[[int], Any]) -> Any:
 _REPEATS, EXAMPLES = 16, 32
 
 
-def repeats(layer: Any, training: bool, args: Any, kwargs: Any) -> bool:
+def repeats(layer: keras.Layer, training: bool, args: Structure, kwargs: Structure) -> bool:
     """Whether calls on made-up data give the same bits every time; no where none can be made.
 
     They run, but nothing of the layer changes.
@@ -85,7 +86,7 @@ def equal(one: Any, other: Any) -> bool:
     return np.array_equal(one, other) or (comparable and same_bits(one, other))
 
 
-def with_masks(outputs: Any) -> list[Any]:
+def with_masks(outputs: Structure) -> list[Any]:
     """The outputs of a call, and the masks that they carry to the layers behind."""
     leaves = keras.tree.flatten(outputs)
     return [*leaves, *(mask for mask in map(_keras.get_keras_mask, leaves) if mask is not None)]
@@ -112,7 +113,7 @@ USUAL, SIGNED, LARGE = Made(), Made(-1.0, 1.0, padded=True), Made(-30.0, 30.0, p
 MADE_UP = (USUAL, SIGNED, LARGE)
 
 
-def made_up(arguments: Any, size: int, made: Made = USUAL, examples: int = 2) -> Any:
+def made_up(arguments: Structure, size: int, made: Made = USUAL, examples: int = 2) -> Any:
     """Data for the symbolic tensors among some arguments. Everything else stays as it is."""
 
     def data(argument: Any) -> Any:
@@ -127,7 +128,7 @@ def made_up(arguments: Any, size: int, made: Made = USUAL, examples: int = 2) ->
     return keras.tree.map_structure(data, arguments)
 
 
-def _values(tensor: Any, size: int, made: Made, examples: int) -> Any:
+def _values(tensor: Tensor, size: int, made: Made, examples: int) -> Any:
     shape = closed(tensor.shape, size, examples)
     if "float" in tensor.dtype:
         return keras.random.uniform(shape, made.low, made.high, dtype=tensor.dtype, seed=1)

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from .. import _keras
+from .._keras import Structure
 from . import untouched
 
 __all__ = ["Measured", "Measurement", "measure"]
@@ -138,7 +139,9 @@ class _Watch:
     astray: bool = False
     scope: Any = None
 
-    def around(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any, training: bool) -> Any:
+    def around(
+        self, layer: keras.Layer, call: Callable[..., Any], args: Structure, kwargs: Structure, training: bool
+    ) -> Any:
         if self.given is not None:
             return self._give(layer, call, args, kwargs)
         context = _keras.call_context(layer)
@@ -174,7 +177,9 @@ class _Watch:
             self._set(state_behind)
         return outputs
 
-    def _first(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, list[tuple[int, Any]]]:
+    def _first(
+        self, layer: keras.Layer, call: Callable[..., Any], args: Structure, kwargs: Structure
+    ) -> tuple[Any, list[tuple[int, Any]]]:
         """What a call gives, and what those below it gave in it."""
         self.open.append([])
         try:
@@ -185,7 +190,7 @@ class _Watch:
             self.open[-1].append((id(layer), outputs))
         return outputs, below
 
-    def _give(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _give(self, layer: keras.Layer, call: Callable[..., Any], args: Structure, kwargs: Structure) -> Any:
         """What `layer` gave when the call that is repeated ran first."""
         given = self.given or []
         for number, (key, outputs) in enumerate(given):
@@ -223,7 +228,7 @@ class _Arguments:
     masks: list[tuple[Any, Any]]
 
     @classmethod
-    def of(cls, args: Any, kwargs: Any) -> _Arguments:
+    def of(cls, args: Structure, kwargs: Structure) -> _Arguments:
         args, kwargs = keras.tree.map_structure(lambda leaf: leaf, (args, kwargs))
         leaves = keras.tree.flatten((args, kwargs))
         return cls(args, kwargs, [(leaf, _keras.get_keras_mask(leaf)) for leaf in leaves if keras.ops.is_tensor(leaf)])
@@ -236,7 +241,7 @@ class _Arguments:
         return (args, kwargs) if silent is None else _keras.arguments_in_mode(silent, args, kwargs, False)
 
 
-def _arrays(outputs: Any) -> list[np.ndarray]:
+def _arrays(outputs: Structure) -> list[np.ndarray]:
     return [keras.ops.convert_to_numpy(leaf) for leaf in keras.tree.flatten(outputs) if leaf is not None]
 
 

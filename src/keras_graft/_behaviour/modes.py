@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from .. import _keras
+from .._keras import Graph, Node, Structure
 from .._mode_lock import ModeLock
 from . import trace
 from .table import behaviour
@@ -49,7 +50,7 @@ class Run:
     training: bool
     calls: dict[int, list[Reached]]
 
-    def of(self, layer: Any) -> list[Reached]:
+    def of(self, layer: keras.Layer) -> list[Reached]:
         """The calls of `layer`: none where it is not called."""
         return self.calls.get(id(layer), [])
 
@@ -61,7 +62,7 @@ def follow(model: keras.Model, training: bool) -> Run:
     return run
 
 
-def stored_modes(model: Any) -> dict[int, bool | None]:
+def stored_modes(model: keras.Model) -> dict[int, bool | None]:
     """The mode of each layer that calls stored in a model hold in a mode of its own (3.16), by the id of the layer.
 
     None for a layer that is called in a mode of its own and in another one as well.
@@ -82,7 +83,7 @@ def _modes_by_layer(run: Run) -> dict[int, set[bool]]:
     return {key: {bool(call.training) for call in calls} for key, calls in run.calls.items()}
 
 
-def parts_of(layer: Any) -> list[Any]:
+def parts_of(layer: keras.Layer) -> list[Any]:
     """The layers that `layer` holds, if what they do is a question of their own."""
     graph = _keras.call_graph(layer)
     if graph is not None:
@@ -96,12 +97,12 @@ def parts_of(layer: Any) -> list[Any]:
     return _keras.sublayers(layer) if known.strange else []
 
 
-def is_looked_into(operation: Any) -> bool:
+def is_looked_into(operation: keras.Operation) -> bool:
     """Whether an operation of a graph is a layer, or calls code of anybody's, which may do what a layer does."""
     return isinstance(operation, keras.Layer) or behaviour(operation).traced
 
 
-def _operations(graph: Any) -> Iterable[Any]:
+def _operations(graph: Graph) -> Iterable[Any]:
     """The operations of a graph, each once, behind those that it needs."""
     return {id(node.operation): node.operation for node in _keras.nodes(graph)}.values()
 
@@ -114,7 +115,7 @@ class _Follower:
     strange: dict[int, bool] = dataclasses.field(default_factory=dict)
     locked: bool = False
 
-    def enter(self, layer: Any, call: Reached, arguments: tuple[Any, Any] | None) -> bool | None:
+    def enter(self, layer: keras.Layer, call: Reached, arguments: tuple[Any, Any] | None) -> bool | None:
         """Enters a call of `layer` and all within, and returns the mode that it leaves to what is behind."""
         graph = _keras.call_graph(layer)
         if graph is not None:
@@ -132,12 +133,12 @@ class _Follower:
             self.enter(part, call, None)
         return call.training
 
-    def _note(self, layer: Any, call: Reached) -> None:
+    def _note(self, layer: keras.Layer, call: Reached) -> None:
         calls = self.run.calls.setdefault(id(layer), [])
         if call not in calls:
             calls.append(call)
 
-    def _enter_graph(self, graph: Any, call: Reached) -> bool | None:
+    def _enter_graph(self, graph: Graph, call: Reached) -> bool | None:
         for node in _keras.nodes(graph):
             if node.is_input or not is_looked_into(node.operation):
                 continue
@@ -149,7 +150,7 @@ class _Follower:
                 )
         return call.training
 
-    def _call_of(self, node: Any, call: Reached) -> tuple[Reached, bool]:
+    def _call_of(self, node: Node, call: Reached) -> tuple[Reached, bool]:
         """The call that `node` stores, and whether its mode leaks to those behind."""
         name, kwargs = node.operation.name, node.arguments.kwargs
         stored = kwargs.get("training")
@@ -169,14 +170,14 @@ class _Follower:
 
     # -- code of the user's own -----------------------------------------------------------------------
 
-    def _is_strange(self, layer: Any) -> bool:
+    def _is_strange(self, layer: keras.Layer) -> bool:
         """Whether only a trace tells what a call of `layer` does with what it holds, or a call of one of its parts."""
         if id(layer) not in self.strange:
             parts = [] if _keras.call_graph(layer) is not None else parts_of(layer)
             self.strange[id(layer)] = behaviour(layer).strange or any(map(self._is_strange, parts))
         return self.strange[id(layer)]
 
-    def _enter_strange(self, layer: Any, call: Reached, arguments: Any) -> bool | None:
+    def _enter_strange(self, layer: keras.Layer, call: Reached, arguments: Structure) -> bool | None:
         training = call.training if call.training is not None else bool(_keras.default_mode(layer))
         try:
             args, kwargs = arguments or _keras.call_arguments(layer)

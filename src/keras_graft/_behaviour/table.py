@@ -300,7 +300,7 @@ _GOES_WITH = {
 }
 
 
-def behaviour(layer: Any) -> Behaviour:
+def behaviour(layer: keras.Layer) -> Behaviour:
     """What `layer` does differently in training mode.
 
     A row counts for its class alone: a subclass may do anything. A class without a row is taken to do
@@ -325,19 +325,19 @@ def behaviour(layer: Any) -> Behaviour:
     return row if row.registered else _looked_at_whole(layer, row)
 
 
-def parts_of(layer: Any) -> tuple[tuple[str, str], ...]:
+def parts_of(layer: keras.Layer) -> tuple[tuple[str, str], ...]:
     """The parts of `behaviour(layer)`: what a layer that only calls what it holds was given to call."""
     row = _TABLE.get(type(layer), _INERT)
     return behaviour(layer).parts if row.parts or type(layer) is ModeLock else ()
 
 
-def has_other_kernel(layer: Any) -> bool:
+def has_other_kernel(layer: keras.Layer) -> bool:
     """Whether Keras computes `layer` by another kernel where its rates are 0."""
     row = _TABLE.get(type(layer))
     return row is not None and row.other_kernel
 
 
-def noise_rates(layer: Any) -> dict[str, Any]:
+def noise_rates(layer: keras.Layer) -> dict[str, Any]:
     """The arguments of a noise layer that make it drop or add noise, with their values where they do."""
     row = _TABLE.get(type(layer))
     if row is None or not row.rates:
@@ -361,7 +361,7 @@ def _of_lock(lock: ModeLock) -> Behaviour:
     return dataclasses.replace(_INERT, reason=f"locked to {mode} mode by ModeLock")
 
 
-def _without_row(layer: Any) -> Behaviour:
+def _without_row(layer: keras.Layer) -> Behaviour:
     if not isinstance(layer, keras.Layer):
         return _of_operation(layer)
     keeps_flags = _keeps_flags(layer)
@@ -374,12 +374,12 @@ def _without_row(layer: Any) -> Behaviour:
     return dataclasses.replace(_INERT, keeps_flags=keeps_flags, traced=True)
 
 
-def _keeps_flags(layer: Any) -> bool:
+def _keeps_flags(layer: keras.Layer) -> bool:
     """Whether nothing below a layer of a class that Keras does not define could come back trainable from a file."""
     return not any(_keras.own_variables(part) for part in _keras.walk(layer) if part is not layer)
 
 
-def _causes(layer: Any) -> Iterator[str]:
+def _causes(layer: keras.Layer) -> Iterator[str]:
     """Why a layer without a row may behave differently in training mode."""
     if _keras.takes_training(layer):
         yield "its `call` takes the mode"
@@ -395,7 +395,7 @@ def _causes(layer: Any) -> Iterator[str]:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _looked_at_whole(layer: Any, row: Behaviour) -> Behaviour:
+def _looked_at_whole(layer: keras.Layer, row: Behaviour) -> Behaviour:
     """A row, unless `layer` was given what does more than the row speaks of: layers, and code of anybody's.
 
     A function that reaches no layer cannot notice the mode, but may draw: only a trace tells.
@@ -417,7 +417,7 @@ def _looked_at_whole(layer: Any, row: Behaviour) -> Behaviour:
     return dataclasses.replace(of_a_stranger, effect=Effect.UNKNOWN, reason=reason)
 
 
-def shared_by_copies(layer: Any) -> list[Any]:
+def shared_by_copies(layer: keras.Layer) -> list[Any]:
     """The layers that code reaches which a copy of `layer` runs too, because code is not copied."""
     roots: list[Any] = []
     for part in _keras.walk(layer):
@@ -430,7 +430,7 @@ def shared_by_copies(layer: Any) -> list[Any]:
     return [held for held in reached_from(*roots) if isinstance(held, keras.Layer) and id(held) not in tracked]
 
 
-def _of_operation(operation: Any) -> Behaviour:
+def _of_operation(operation: keras.Operation) -> Behaviour:
     """What an operation such as `keras.ops.map` does, by the functions that it was called with."""
     given = [*own_attributes(operation).values(), *arguments_of(operation)]
     if not is_own_code(type(operation)) and not any(map(_is_strange, given)):
@@ -440,7 +440,7 @@ def _of_operation(operation: Any) -> Behaviour:
     return dataclasses.replace(_INERT, traced=True)
 
 
-def layers_reached_by(operation: Any) -> list[Any]:
+def layers_reached_by(operation: keras.Operation) -> list[Any]:
     """The layers that the code of an operation which is no layer reaches: Keras does not see them."""
     reached = reached_from(operation, *arguments_of(operation))
     return [held for held in reached if isinstance(held, keras.Layer)]
@@ -455,7 +455,7 @@ def takes_the_mode(function: Any) -> bool:
 _NOT_IN_CALLS = ("_initializer", "_regularizer", "_constraint")
 
 
-def strangers_in(layer: Any, row: Behaviour) -> dict[str, Any]:
+def strangers_in(layer: keras.Layer, row: Behaviour) -> dict[str, Any]:
     """What a layer of Keras holds that Keras did not make, by attribute, as far as a call may use it."""
     found: dict[str, Any] = {}
     of_its_parts = {attribute for _, attribute in row.parts}

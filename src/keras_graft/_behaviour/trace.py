@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import _keras
+from .._keras import Graph, Structure
 from .._keras.products import products_in
 from .._keras.tensorflow import Nature, assigned_by
 from .._reach import names_in_code_of
@@ -64,7 +65,7 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
                 raise error from None
 
 
-def shapes_of(operation: Any, args: Any, kwargs: Any) -> Any:
+def shapes_of(operation: keras.Operation, args: Structure, kwargs: Structure) -> Any:
     """The symbolic tensors that a call of an operation gives for some."""
     if not isinstance(operation, keras.Layer):
         return operation.compute_output_spec(*args, **kwargs)
@@ -72,7 +73,7 @@ def shapes_of(operation: Any, args: Any, kwargs: Any) -> Any:
         return trace(operation, *args, **kwargs)
 
 
-def _trace_in_function(function: Callable[..., Any], args: Any, kwargs: Any, size: int) -> Any:
+def _trace_in_function(function: Callable[..., Any], args: Structure, kwargs: Structure, size: int) -> Any:
     """The same in a `tf.function`, with `size` for every size of the tensors that is open."""
     leaves = keras.tree.flatten((args, kwargs))
     symbolic = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
@@ -112,7 +113,7 @@ class Applied(keras.layers.Layer):
         arguments: The arguments of the call that runs, of which a layer takes the tensors alone.
     """
 
-    def __init__(self, operation: Any) -> None:
+    def __init__(self, operation: keras.Operation) -> None:
         super().__init__(name=operation.name)
         self.operation: Any = operation
         self.arguments: Any = ()
@@ -132,7 +133,9 @@ class Applied(keras.layers.Layer):
         return self.operation.call(*args, **kwargs)
 
 
-def observe(layer: Any, training: bool, args: Any, kwargs: Any, *, twice: bool = False) -> Observation:
+def observe(
+    layer: keras.Layer, training: bool, args: Structure, kwargs: Structure, *, twice: bool = False
+) -> Observation:
     """Traces a call of `layer`: nothing runs, and nothing of it changes.
 
     Where a trace leaves open whether outputs change from call to call, because something may give anything, calls on
@@ -181,7 +184,7 @@ def observe(layer: Any, training: bool, args: Any, kwargs: Any, *, twice: bool =
     return Observation(updates, draws, losses, leaks)
 
 
-def handles_in_call(operation: Any, args: Any, kwargs: Any) -> list[Any]:
+def handles_in_call(operation: keras.Operation, args: Structure, kwargs: Structure) -> list[Any]:
     """What a call in inference mode takes from outside, handles of variables too, however its code reaches them."""
     found: dict[int, Any] = {}
     called = operation if isinstance(operation, keras.Layer) else Applied(operation)
@@ -197,12 +200,12 @@ def handles_in_call(operation: Any, args: Any, kwargs: Any) -> list[Any]:
     return list(found.values())
 
 
-def _decides_on_more(layer: Any) -> bool:
+def _decides_on_more(layer: keras.Layer) -> bool:
     """Whether code of anybody's may decide on sizes that a trace leaves open, or on what trains."""
     return bool(names_in_code_of(layer) & {"shape", "get_shape", "trainable"})
 
 
-def _with_known_sizes(arguments: Any) -> Any:
+def _with_known_sizes(arguments: Structure) -> Any:
     """Symbolic tensors with a number for each size that they leave open, on which code may decide."""
     return keras.tree.map_structure(
         lambda leaf: (
@@ -217,7 +220,7 @@ def _with_known_sizes(arguments: Any) -> Any:
 _KNOWN_SIZE = 64
 
 
-def tried(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
+def tried(layer: keras.Layer, training: bool, args: Structure, kwargs: Structure) -> Observation:
     """The same as `observe` for a call that cannot be traced, as far as two calls on made-up data show it.
 
     They run, but nothing of the layer changes.
@@ -239,7 +242,7 @@ def tried(layer: Any, training: bool, args: Any, kwargs: Any) -> Observation:
     )
 
 
-def _updates(layer: Any, assigned: dict[int, Any], in_graph: list[str]) -> tuple[str, ...]:
+def _updates(layer: keras.Layer, assigned: dict[int, Any], in_graph: list[str]) -> tuple[str, ...]:
     """The names of assigned variables, without those of seeds."""
     names = {id(variable): variable.path for variable in layer.variables}
     seeds = {id(state) for state in _keras.seed_states(layer)}
@@ -247,7 +250,7 @@ def _updates(layer: Any, assigned: dict[int, Any], in_graph: list[str]) -> tuple
     return tuple(sorted([*(names.get(key, UNTRACKED) for key in assigned if key not in seeds), *in_graph]))
 
 
-def _assigned_in_graph(layer: Any, operations: list[Any] | None = None) -> list[str]:
+def _assigned_in_graph(layer: keras.Layer, operations: list[Any] | None = None) -> list[str]:
     """The names of what operations of the graph that is being traced assign behind the back of Keras."""
     graph = tf.compat.v1.get_default_graph()
     operations = graph.get_operations() if operations is None else operations
@@ -266,7 +269,7 @@ def _assigned_in_graph(layer: Any, operations: list[Any] | None = None) -> list[
 # ---------------------------------------------------------------------------------------------------------
 
 
-def multiplications(model: Any) -> int | None:
+def multiplications(model: keras.Model) -> int | None:
     """How many multiplications of matrix products and convolutions a call takes for one example, as traced.
 
     None where an axis of its inputs is open.
@@ -296,7 +299,7 @@ def note_holder(holder: Any) -> None:
         _holders[part] = weakref.ref(holder)
 
 
-def call_of(layer: Any) -> tuple[Any, Any]:
+def call_of(layer: keras.Layer) -> tuple[Any, Any]:
     """The arguments of the last symbolic call of `layer`; for one inside another layer, of the call that it gets there.
 
     Raises:
@@ -309,12 +312,12 @@ def call_of(layer: Any) -> tuple[Any, Any]:
     return _call_within(holder, layer)
 
 
-def _call_within(holder: Any, layer: Any) -> tuple[Any, Any]:
+def _call_within(holder: Any, layer: keras.Layer) -> tuple[Any, Any]:
     """The arguments of the first call of `layer` in a call of `holder`, as a trace shows them."""
     args, kwargs = call_of(holder)
     found: list[tuple[Any, Any]] = []
 
-    def around(_: Any, call: Callable[..., Any], args: Any, kwargs: Any, training: bool) -> Any:
+    def around(_: Any, call: Callable[..., Any], args: Structure, kwargs: Structure, training: bool) -> Any:
         given = {key: value for key, value in kwargs.items() if key != "training"}
         found.append(keras.tree.map_structure(_as_symbolic, (tuple(args), given)))
         return call(*args, **kwargs)
@@ -385,7 +388,9 @@ class _Tracer:
     stack: list[_Frame] = dataclasses.field(default_factory=list)
     scope: Any = None
 
-    def around(self, layer: Any, call: Callable[..., Any], args: Any, kwargs: Any, training: bool) -> Any:
+    def around(
+        self, layer: keras.Layer, call: Callable[..., Any], args: Structure, kwargs: Structure, training: bool
+    ) -> Any:
         graph = tf.compat.v1.get_default_graph()
         frame = _Frame(layer, training, graph, len(graph.get_operations()))
         number, before = len(self.frames), set(self.scope.state_mapping)
@@ -415,7 +420,7 @@ class _Tracer:
             first.start, first.stop = start, len(graph.get_operations())
             first.updates |= set(_assigned_in_graph(first.layer, first.own_operations()))
 
-    def _assigned_since(self, before: set[int], layer: Any) -> set[str]:
+    def _assigned_since(self, before: set[int], layer: keras.Layer) -> set[str]:
         """Names of the variables that were assigned, those of seed generators left out."""
         seeds = {id(state) for state in _keras.seed_states(layer)}
         new = {key: value for key, value in self.scope.state_mapping.items() if key not in before and key not in seeds}
@@ -423,7 +428,9 @@ class _Tracer:
         return {self.names.get(key, UNTRACKED) for key in new.keys() - hidden}
 
 
-def calls_within(layer: Any, training: bool, args: Any, kwargs: Any) -> tuple[list[Call], bool | None]:
+def calls_within(
+    layer: keras.Layer, training: bool, args: Structure, kwargs: Structure
+) -> tuple[list[Call], bool | None]:
     """Traces a call of `layer`: all calls of it and of what it holds, and the mode that it leaves to what is behind."""
     calls, behind = _calls_within(layer, training, args, kwargs)
     if _decides_on_more(layer):
@@ -432,7 +439,9 @@ def calls_within(layer: Any, training: bool, args: Any, kwargs: Any) -> tuple[li
     return calls, behind
 
 
-def _calls_within(layer: Any, training: bool, args: Any, kwargs: Any) -> tuple[list[Call], bool | None]:
+def _calls_within(
+    layer: keras.Layer, training: bool, args: Structure, kwargs: Structure
+) -> tuple[list[Call], bool | None]:
     behind, found = training, list[list[Call]]()
 
     def probe(*args: Any, **kwargs: Any) -> Any:
@@ -467,7 +476,7 @@ def _as_far_as_it_counts(found: list[list[Call]], repeats: Callable[[], bool]) -
     return calls
 
 
-def _call_of(frame: _Frame, outer_graph: Any, live: dict[int, LiveOperation]) -> Call:
+def _call_of(frame: _Frame, outer_graph: Graph, live: dict[int, LiveOperation]) -> Call:
     own = frame.own_operations()
     if frame.graph is outer_graph:
         counted = [live[id(operation)] for operation in own if id(operation) in live]
@@ -484,7 +493,7 @@ def _call_of(frame: _Frame, outer_graph: Any, live: dict[int, LiveOperation]) ->
     )
 
 
-def _live(outputs: Any) -> list[LiveOperation]:
+def _live(outputs: Structure) -> list[LiveOperation]:
     """The operations of the graph that is being traced that outputs of a call, and their masks, depend on."""
     return live_operations(_in_graph(outputs))
 
@@ -497,12 +506,12 @@ def _natures(operations: list[LiveOperation]) -> set[Nature]:
     return {nature for live in operations for nature in live.natures}
 
 
-def _in_graph(outputs: Any) -> list[Any]:
+def _in_graph(outputs: Structure) -> list[Any]:
     parts = tf.nest.flatten(with_masks(outputs), expand_composites=True)
     return [tensor for tensor in parts if hasattr(tensor, "op")]
 
 
-def computed(layer: Any, args: Any, kwargs: Any) -> collections.Counter[Any]:
+def computed(layer: keras.Layer, args: Structure, kwargs: Structure) -> collections.Counter[Any]:
     """What the outputs of a call in inference mode hang on, in a form that can be compared."""
     found: collections.Counter[Any] = collections.Counter()
 

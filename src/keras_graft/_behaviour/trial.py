@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from .. import _keras
+from .._keras import Structure
 from .._reach import reached_from
 from .made_up import MADE_UP, SIZES, USUAL, Made, close, made_up, with_masks
 from .trace import call_of, observe, tried
@@ -35,7 +36,7 @@ def same(original: Any, new: Any, training: bool) -> bool:
     if seen.draws:
         return True
 
-    def outputs(layer: Any, mode: bool, data: Any) -> list[Any]:
+    def outputs(layer: keras.Layer, mode: bool, data: Any) -> list[Any]:
         args, kwargs = data
         with keras.StatelessScope(), _keras.functions_traced_anew():
             return with_masks(layer(*args, training=mode, **kwargs))
@@ -60,7 +61,7 @@ def agree(original: Any, copy: Any, training: bool, kinds: Iterable[Made] = MADE
     pairs = zip(_seed_states(original), _seed_states(copy))
     seeds = [(theirs, ours.value) for ours, theirs in pairs]
 
-    def outputs(operation: Any, data: Any) -> list[Any]:
+    def outputs(operation: keras.Operation, data: Any) -> list[Any]:
         args, kwargs = data
         with keras.StatelessScope(state_mapping=seeds), left_as_it_was(operation):
             return with_masks(operation(*args, **kwargs, **mode))
@@ -70,7 +71,7 @@ def agree(original: Any, copy: Any, training: bool, kinds: Iterable[Made] = MADE
         return all(_same_outputs(ours, theirs, arguments, made, 1e-6) for made in kinds)
 
 
-def _seed_states(layer: Any) -> list[Any]:
+def _seed_states(layer: keras.Layer) -> list[Any]:
     """The states of all seed generators that `layer` reaches, those that Keras knows first."""
     reached = [part.state for part in reached_from(layer) if isinstance(part, keras.random.SeedGenerator)]
     return list({id(state): state for state in [*_keras.seed_states(layer), *reached]}.values())
@@ -94,7 +95,7 @@ def _as_trainable_as(original: Any, copy: Any) -> Iterator[None]:
 def _same_outputs(
     original: Callable[[Any], list[Any]],
     new: Callable[[Any], list[Any]],
-    arguments: Any,
+    arguments: Structure,
     made: Made,
     tolerance: float | None = None,
 ) -> bool:
@@ -109,7 +110,9 @@ def _same_outputs(
     return len(expected) == len(actual) and all(map(functools.partial(close, tolerance=tolerance), expected, actual))
 
 
-def _first_taken(call: Callable[[Any], list[Any]], arguments: Any, made: Made) -> tuple[list[Any], Callable[[], Any]]:
+def _first_taken(
+    call: Callable[[Any], list[Any]], arguments: Structure, made: Made
+) -> tuple[list[Any], Callable[[], Any]]:
     """The outputs of a call for the first made-up data of a kind that it runs with, and what makes these again."""
     errors = []
     for kind in [made, dataclasses.replace(made, padded=False)] if made.padded else [made]:
@@ -122,7 +125,7 @@ def _first_taken(call: Callable[[Any], list[Any]], arguments: Any, made: Made) -
     raise errors[0]
 
 
-def does_nothing(layer: Any) -> bool:
+def does_nothing(layer: keras.Layer) -> bool:
     """Whether `layer` gives back its first argument in inference mode, on made-up data."""
 
     def outputs(data: Any) -> list[Any]:

@@ -36,7 +36,7 @@ UNTRACKED = "a variable that Keras does not track"
 
 
 @contextlib.contextmanager
-def left_as_it_was(layer: Any) -> Iterator[None]:
+def left_as_it_was(layer: keras.Layer) -> Iterator[None]:
     """Puts back what a call of `layer` may change.
 
     A stateless scope keeps the variables of Keras as they are, but not those of TensorFlow in them, which code of
@@ -46,7 +46,7 @@ def left_as_it_was(layer: Any) -> Iterator[None]:
         yield from _put_back(layer)
 
 
-def _put_back(layer: Any) -> Iterator[None]:
+def _put_back(layer: keras.Layer) -> Iterator[None]:
     parts = _keras.walk(layer)
     of_others = any(is_own_code(type(part)) for part in parts)
     beneath = map(_keras.beneath, getattr(layer, "variables", ()) if of_others else ())
@@ -81,7 +81,7 @@ def random_states_kept() -> Iterator[None]:
         random.setstate(python_state)
 
 
-def _containers(layer: Any) -> Iterator[Any]:
+def _containers(layer: keras.Layer) -> Iterator[Any]:
     """The lists, dicts, sets and queues that `layer` holds, also in one another, but for the records of its calls."""
     waiting = [value for name, value in vars(layer).items() if name not in _keras.RECORDS]
     seen: set[int] = set()
@@ -122,12 +122,12 @@ _CONTAINERS = (list, dict, set, collections.deque)
 _PLAIN = ("builtins", "collections")
 
 
-def hidden_values(layer: Any) -> list[np.ndarray]:
+def hidden_values(layer: keras.Layer) -> list[np.ndarray]:
     """The values of the variables that `layer` reaches and Keras does not know, those of generators left out."""
     return [variable.numpy() for variable in hidden_variables(layer, generators=False)]
 
 
-def hidden_variables(layer: Any, *, generators: bool = True) -> list[Any]:
+def hidden_variables(layer: keras.Layer, *, generators: bool = True) -> list[Any]:
     """Variables of TensorFlow that `layer` reaches and Keras does not know, also those of random generators."""
     reached = list(reached_from(layer))
     found = [part for part in reached if isinstance(part, tf.Variable)]
@@ -146,7 +146,7 @@ def recording(layers: list[Any], around: Callable[[Any, Callable[..., Any], Any,
     """
     thread = threading.get_ident()
 
-    def recorded(layer: Any) -> Callable[..., Any]:
+    def recorded(layer: keras.Layer) -> Callable[..., Any]:
         original, mode_of = getattr(layer, _keras.name_of_call(layer)), _keras.mode_of_call(layer)
 
         @functools.wraps(original)

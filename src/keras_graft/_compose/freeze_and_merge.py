@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 from .. import _keras
 from .._engine.policy import Augmentation, DropoutPolicy, decider
 from .._engine.rebuild import strip_modes
+from .._keras import Structure, Tensor
 from .._losses.ending import Head
 from .._losses.loss import CompileArgs, check_compile_args, check_endings, check_loss_of_one, per_output
 from .branch import Branch, Models, name_branches
@@ -124,7 +125,7 @@ def _handed_in(branch: Branch) -> list[Any]:
     return [branch.model, branch.preprocess, branch.pooling, branch.projection]
 
 
-def _project(branch: Branch, features: Any, taken: set[str]) -> Any:
+def _project(branch: Branch, features: Tensor, taken: set[str]) -> Any:
     if branch.projection is None:
         return features
     name = free_name(f"{branch.name}_projection", taken)
@@ -141,7 +142,7 @@ def _names(entries: Any) -> list[str]:
     return [_keras.tensor_history(tensor)[0].name for tensor in keras.tree.flatten(entries)]
 
 
-def _assemble(entries: Any, outputs: Any, name: str | None) -> keras.Model:
+def _assemble(entries: Any, outputs: Structure, name: str | None) -> keras.Model:
     try:
         return _keras.connected_model(entries, outputs, name)
     except ValueError as error:

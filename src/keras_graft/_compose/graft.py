@@ -12,6 +12,7 @@ from .._arguments import hint_about
 from .._engine.decision import Decide
 from .._engine.policy import Augmentation, DropoutPolicy, decider
 from .._engine.rebuild import rebuild
+from .._keras import Structure, Tensor
 from .._mode_lock import freeze
 from .branch import Branch
 from .inputs import signature_of
@@ -26,7 +27,7 @@ POOLINGS = ("avg", "max", "flatten")
 
 
 def graft(
-    branch: Branch, inputs: Any, *, dropout: DropoutPolicy, augmentation: Augmentation, copy: bool
+    branch: Branch, inputs: Structure, *, dropout: DropoutPolicy, augmentation: Augmentation, copy: bool
 ) -> tuple[keras.Model, Any]:
     """Makes the frozen submodel of a branch and calls it.
 
@@ -63,7 +64,7 @@ def graft(
 
 
 def _surrounded(
-    base: keras.Model, branch: Branch, entries: Any, inputs: Any, decide: Decide
+    base: keras.Model, branch: Branch, entries: Any, inputs: Structure, decide: Decide
 ) -> tuple[keras.Model, Any]:
     """The base model between its preprocessing and its pooling, as one submodel, and what it uses of the inputs."""
     tensors = entries
@@ -78,7 +79,7 @@ def _surrounded(
     return keras.Model(used, features, name=branch.name), _same_of(used, entries, inputs)
 
 
-def _apply_copy(stage: Any, tensors: Any, decide: Decide, argument: str, name: str, branch: Branch) -> Any:
+def _apply_copy(stage: Any, tensors: Structure, decide: Decide, argument: str, name: str, branch: Branch) -> Any:
     """Applies a copy of a stage, made as that of a base model is; the stage itself stays as it was."""
     entries = _keras.new_inputs(tensors)
     with _keras.nothing_left_behind(stage, always=True):
@@ -100,7 +101,7 @@ def _apply_copy(stage: Any, tensors: Any, decide: Decide, argument: str, name: s
     return copy(_same_of(used, entries, tensors))
 
 
-def _same_of(used: Any, entries: Any, tensors: Any) -> Any:
+def _same_of(used: Any, entries: Any, tensors: Structure) -> Any:
     """Of `tensors`, those that stand where `used` stand among `entries`."""
     given = {id(entry): tensor for entry, tensor in zip(keras.tree.flatten(entries), keras.tree.flatten(tensors))}
     return keras.tree.map_structure(lambda entry: given[id(entry)], used)
@@ -111,7 +112,7 @@ def _used_inputs(entries: Any, results: Any) -> tuple[Any, Any]:
     flat = keras.tree.flatten(entries)
     inputs = {id(entry) for entry in flat}
 
-    def computed(tensor: Any) -> Any:
+    def computed(tensor: Tensor) -> Any:
         return keras.layers.Identity(dtype=dtype_for([tensor]))(tensor) if id(tensor) in inputs else tensor
 
     results = keras.tree.map_structure(computed, results)
@@ -120,7 +121,7 @@ def _used_inputs(entries: Any, results: Any) -> tuple[Any, Any]:
     return (entries if len(used) in (0, len(flat)) else used), results
 
 
-def _step(step: Any, tensors: Any, argument: str, copies: dict[int, Any], branch: Branch) -> Any:
+def _step(step: Any, tensors: Structure, argument: str, copies: dict[int, Any], branch: Branch) -> Any:
     """One layer or callable of a stage. A layer may be in use elsewhere, or not be built: it is copied, once."""
     if isinstance(step, keras.Layer):
         known = step.built or _keras.with_state(step)  # adapted text layers know their vocabulary before they are built
@@ -135,7 +136,7 @@ def _step(step: Any, tensors: Any, argument: str, copies: dict[int, Any], branch
     return keras.tree.map_structure(lambda tensor: checked_result(tensor, argument), results)
 
 
-def _pool(branch: Branch, base: keras.Model, features: Any, decide: Decide, name: str) -> Any:
+def _pool(branch: Branch, base: keras.Model, features: Tensor, decide: Decide, name: str) -> Any:
     pooling, rank = branch.pooling, len(features.shape)
     if isinstance(pooling, (list, tuple)) or (callable(pooling) and not isinstance(pooling, type)):
         return _apply_copy(pooling, features, decide, "pooling", name, branch)
@@ -148,7 +149,7 @@ def _pool(branch: Branch, base: keras.Model, features: Any, decide: Decide, name
     return layer(name=name, data_format=_data_format(branch, base, kind), dtype=dtype_for([features]))(features)
 
 
-def _check_pooling(branch: Branch, features: Any) -> None:
+def _check_pooling(branch: Branch, features: Tensor) -> None:
     pooling, rank = branch.pooling, len(features.shape)
     if pooling not in POOLINGS:
         words = ", ".join(f'"{word}"' for word in POOLINGS)
@@ -189,7 +190,7 @@ def _check_no_new_weights(pooling: Any, stage: keras.Model) -> None:
         )
 
 
-def _call(submodel: keras.Model, inputs: Any, branch: Branch) -> Any:
+def _call(submodel: keras.Model, inputs: Structure, branch: Branch) -> Any:
     """Calls the submodel, with an error in the user's words where the inputs do not fit."""
     expected = signature_of(submodel)
     given = [(t.shape, t.dtype) for t in keras.tree.flatten(inputs)]

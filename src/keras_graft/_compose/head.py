@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from .._keras import Tensor
 from .._losses.ending import Head
 from .stages import apply_stage, free_name
 
 __all__ = ["attach_head"]
 
 
-def attach_head(head: Head, tensor: Any, taken: Collection[str]) -> Any:
+def attach_head(head: Head, tensor: Tensor, taken: Collection[str]) -> Any:
     """Puts the head on the merged features.
 
     Args:

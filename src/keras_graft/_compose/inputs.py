@@ -9,6 +9,7 @@ import keras
 
 from .. import _keras
 from .._arguments import described, did_you_mean
+from .._keras import Structure, Tensor
 from .branch import Branch
 from .stages import free_name
 
@@ -40,7 +41,7 @@ def make_inputs(inputs: Inputs, branches: Mapping[str, Branch], taken: Collectio
     )
 
 
-def _is_input(tensor: Any) -> bool:
+def _is_input(tensor: Tensor) -> bool:
     return isinstance(tensor, keras.KerasTensor) and isinstance(
         _keras.tensor_history(tensor)[0], keras.layers.InputLayer
     )
@@ -62,7 +63,7 @@ def _shared_inputs(branches: Mapping[str, Branch], taken: Collection[str]) -> An
     if isinstance(structure, dict):  # whose keys are the names
         return _keras.new_inputs(structure)
 
-    def new_input(tensor: Any) -> Any:
+    def new_input(tensor: Tensor) -> Any:
         new = _keras.new_input(tensor)
         name = _keras.tensor_history(new)[0].name
         return new if name not in taken else _keras.new_input(tensor, free_name(f"{name}_input", taken))
@@ -90,7 +91,7 @@ def _in_order_of(branch: Branch, other: Branch, given: Any) -> Any:
     return given
 
 
-def _in_own_order(branch: Branch, first: Branch, inputs: Any) -> Any:
+def _in_own_order(branch: Branch, first: Branch, inputs: Structure) -> Any:
     """What inputs of the caller's own are for a branch: by name where a list has the names of its model's."""
     if branch.preprocess is not None or not isinstance(inputs, (list, tuple)):
         return inputs
@@ -125,8 +126,8 @@ def _separate_inputs(name: str, branch: Branch, taken: set[str]) -> Any:
     return keras.tree.pack_sequence_as(structure, inputs)
 
 
-def signature_of(model: Any) -> Any:
-    def spec(tensor: Any) -> str:
+def signature_of(model: keras.Model) -> Any:
+    def spec(tensor: Tensor) -> str:
         kind = " sparse" * tensor.sparse + " ragged" * tensor.ragged
         return f"{tensor.shape} {tensor.dtype}{kind}"
 

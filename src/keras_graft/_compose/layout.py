@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from .. import _keras
+from .._keras import Node
 
 __all__ = ["data_format_of", "data_formats_in"]
 
@@ -37,7 +38,7 @@ _MOVES_AXES = (
 )
 
 
-def data_formats_in(model: Any) -> set[str]:
+def data_formats_in(model: keras.Model) -> set[str]:
     """The data formats that anything in a model works in."""
     parts = {id(part): part for part in _keras.walk(model)}
     graphs = [graph for graph in map(_keras.call_graph, parts.values()) if graph is not None]
@@ -45,7 +46,7 @@ def data_formats_in(model: Any) -> set[str]:
     return {part.data_format for part in [*parts.values(), *operations] if _has_format(part)}
 
 
-def data_format_of(model: Any) -> str | None:
+def data_format_of(model: keras.Model) -> str | None:
     """The data format of the one output of a graph model, or None where it cannot be told.
 
     It is that of the last layers which have one, followed through what leaves the axes where they are.
@@ -70,7 +71,7 @@ def _has_format(part: Any) -> bool:
     return getattr(part, "data_format", None) in _FORMATS
 
 
-def _format_behind(operation: Any) -> str | None:
+def _format_behind(operation: keras.Operation) -> str | None:
     """The data format of what an operation computes, where the operation itself tells."""
     if _has_format(operation):
         return operation.data_format
@@ -87,7 +88,7 @@ def _format_behind(operation: Any) -> str | None:
     return None
 
 
-def _leaves_axes_alone(operation: Any, node: Any) -> bool:
+def _leaves_axes_alone(operation: keras.Operation, node: Node) -> bool:
     if isinstance(operation, keras.layers.InputLayer):
         return False
     if isinstance(operation, keras.Layer):
@@ -95,7 +96,7 @@ def _leaves_axes_alone(operation: Any, node: Any) -> bool:
     return _gives_axes_back(node)
 
 
-def _gives_axes_back(node: Any) -> bool:
+def _gives_axes_back(node: Node) -> bool:
     """Whether an operation that is no layer gives axes of unequal lengths back in their order."""
     lengths = (2, 3, 5, 7, 11)[: len(node.outputs[0].shape)]
     stand_ins = {id(t): keras.KerasTensor(lengths, dtype=t.dtype) for t in node.input_tensors}

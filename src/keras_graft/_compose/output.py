@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from .. import _keras
+from .._keras import Graph, Tensor
 from .._losses.ending import Ending, ending_of, is_units, steps_back
 from .._losses.loss import compares_probabilities
 from .branch import Branch
@@ -79,7 +80,7 @@ def warn_of_old_heads(branches: Mapping[str, Branch]) -> None:
             warnings.warn(_old_head(branch, steps, ending.operation), UserWarning, stacklevel=3)
 
 
-def _classifies(model: Any, ending: Ending) -> bool:
+def _classifies(model: keras.Model, ending: Ending) -> bool:
     """Whether a model that ends in probabilities tells classes, by its loss; without one, by their number.
 
     Many sigmoids end an encoder or an autoencoder as well.
@@ -111,7 +112,7 @@ def _drops(step: Any) -> bool:
     return isinstance(step, keras.layers.Dropout)
 
 
-def _path_of(operation: Any, branch: Branch) -> str | None:
+def _path_of(operation: keras.Operation, branch: Branch) -> str | None:
     """The path under which `Branch(output=...)` finds an operation, if there is one."""
     for path, found in _paths(_keras.call_graph(branch.model)):
         if found is operation:
@@ -139,7 +140,7 @@ def _cuts_at_path(branch: Branch, path: str) -> dict[int, Any]:
     return cuts
 
 
-def _check_called_once(model: Any, branch: Branch, path: str) -> None:
+def _check_called_once(model: keras.Model, branch: Branch, path: str) -> None:
     """Raises for a nested model that other graphs of the base call too: the cut would change those calls."""
     graphs = {id(graph): graph for graph in map(_keras.call_graph, _keras.walk(branch.model)) if graph is not None}
     calls = [node for graph in graphs.values() for node in _keras.nodes(graph) if node.operation is model]
@@ -160,7 +161,7 @@ def _no_such_output(branch: Branch, path: str) -> ValueError:
     )
 
 
-def _paths(graph: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _paths(graph: Graph, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """All operations of a graph with their paths, those of nested graph models included."""
     for operation in graph.operations:
         yield f"{prefix}{operation.name}", operation
@@ -168,7 +169,7 @@ def _paths(graph: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _paths(_keras.graph_of(operation), f"{prefix}{operation.name}/")
 
 
-def _only_output(graph: Any, operation: Any, branch: Branch) -> Any:
+def _only_output(graph: Graph, operation: keras.Operation, branch: Branch) -> Any:
     """The one tensor that `operation` makes in a graph."""
     calls = [node for node in _keras.nodes(graph) if node.operation is operation]
     if len(calls) != 1 or len(calls[0].outputs) != 1:
@@ -181,7 +182,7 @@ def _only_output(graph: Any, operation: Any, branch: Branch) -> Any:
     return calls[0].outputs[0]
 
 
-def _cuts_at_tensor(branch: Branch, tensor: Any) -> dict[int, Any]:
+def _cuts_at_tensor(branch: Branch, tensor: Tensor) -> dict[int, Any]:
     made = {id(t) for node in _keras.nodes(_keras.call_graph(branch.model)) for t in node.outputs}
     if not (isinstance(tensor, keras.KerasTensor) and id(tensor) in made):
         raise ValueError(

@@ -13,12 +13,13 @@ import keras
 
 from .. import _keras
 from .._arguments import hint_about
+from .._keras import Structure, Tensor
 from .._losses.ending import Stage, is_units
 
 __all__ = ["apply_layer", "apply_stage", "called", "check_unused", "checked_result", "dtype_for", "free_name"]
 
 
-def apply_stage(stage: Stage, tensor: Any, argument: str, *, name: str | None = None, units: bool = True) -> Any:
+def apply_stage(stage: Stage, tensor: Tensor, argument: str, *, name: str | None = None, units: bool = True) -> Any:
     """Applies new layers to a symbolic tensor.
 
     Args:
@@ -51,7 +52,7 @@ def apply_stage(stage: Stage, tensor: Any, argument: str, *, name: str | None = 
     )
 
 
-def apply_layer(layer: Any, tensor: Any, argument: str) -> Any:
+def apply_layer(layer: keras.Layer, tensor: Tensor, argument: str) -> Any:
     try:
         return layer(tensor)
     except (TypeError, ValueError) as error:
@@ -62,7 +63,7 @@ def apply_layer(layer: Any, tensor: Any, argument: str) -> Any:
         ) from error
 
 
-def called(function: Callable[[Any], Any], tensors: Any, argument: str, of: str = "") -> Any:
+def called(function: Callable[[Any], Any], tensors: Structure, argument: str, of: str = "") -> Any:
     """What a function of the user's makes of symbolic tensors, with an error in our words where it takes none."""
     if hint_about(function):
         raise TypeError(f"`{argument}`{of} must be of Keras 3. {hint_about(function)}Received: {argument}={function!r}")
@@ -89,7 +90,7 @@ def checked_result(result: Any, argument: str) -> Any:
     return result
 
 
-def check_unused(layer: Any, argument: str) -> None:
+def check_unused(layer: keras.Layer, argument: str) -> None:
     """Raises where `layer` is part of another model: both would train the same weights."""
     if _keras.inbound_nodes(layer):
         new = "lambda x: keras.layers.Dense(10)(x)"

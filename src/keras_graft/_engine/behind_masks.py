@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from .. import _keras
 from .._behaviour.table import behaviour, has_other_kernel
+from .._keras import Graph
 from .._reach import is_own_code, names_in_code_of
 
 __all__ = ["lets_masks_in", "makes_masks"]
 
 
-def makes_masks(layer: Any) -> bool:
+def makes_masks(layer: keras.Layer) -> bool:
     """Whether a layer may put masks on what it gives."""
     if _keras.begins_masks(layer) or (isinstance(layer, keras.layers.Lambda) and layer.mask is not None):
         return True
@@ -31,7 +30,7 @@ def lets_masks_in(model: keras.Model) -> bool:
     return _reached_by_masks(graph, sequences)[0]
 
 
-def _reached_by_masks(graph: Any, masked: set[int]) -> tuple[bool, set[int]]:
+def _reached_by_masks(graph: Graph, masked: set[int]) -> tuple[bool, set[int]]:
     """Whether masks of some tensors of a graph may reach attention, and the ids of all tensors that may have masks."""
     masked = set(masked)
     for node in _keras.nodes(graph):

@@ -360,7 +360,7 @@ def without_changed(old: Any, new: Any, names: list[str], changes: Mapping[str, 
     ]
 
 
-def hand_over_data(model: Any, new: Any) -> None:
+def hand_over_data(model: keras.Model, new: Any) -> None:
     """Gives the copy of a graph model the data that were set on that, as far as they can be copied: no layers."""
     held, both = _keras.held(new), Counterparts.of_one(model, new)
     for name, value in _keras.held(model).items():

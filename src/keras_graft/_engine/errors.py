@@ -16,7 +16,7 @@ class RebuildError(ValueError):
     """A model cannot be rebuilt. The message names the layer, the cause and the way out."""
 
 
-def named(layer: Any, path: str, make: Callable[[], Any]) -> Any:
+def named(layer: keras.Layer, path: str, make: Callable[[], Any]) -> Any:
     """`make()`, with the layer's name on whatever goes wrong in it."""
     try:
         return make()
@@ -31,7 +31,7 @@ def or_another(ways_out: str, another: str) -> str:
     return f"{ways_out}Or {another}" if ways_out else another[0].upper() + another[1:]
 
 
-def cannot_rebuild(layer: Any, path: str, cause: str) -> RebuildError:
+def cannot_rebuild(layer: keras.Layer, path: str, cause: str) -> RebuildError:
     instead = (
         "or pass `copy=False` to use the layer itself instead of a copy."
         if isinstance(layer, keras.Layer)
@@ -44,7 +44,7 @@ def cannot_rebuild(layer: Any, path: str, cause: str) -> RebuildError:
     )
 
 
-def kind_of(operation: Any) -> str:
+def kind_of(operation: keras.Operation) -> str:
     if not isinstance(operation, keras.Layer):
         return "Operation"
     return "Layer" if _keras.graph_of(operation) is None else "Model"
@@ -53,7 +53,7 @@ def kind_of(operation: Any) -> str:
 INSTEAD_OF_AN_OPERATION = "or compute the same in a layer of your own."
 
 
-def stale(layer: Any, path: str) -> RebuildError:
+def stale(layer: keras.Layer, path: str) -> RebuildError:
     return RebuildError(
         f"Layer '{path}' (of type {type(layer).__name__}) does not use its variables: they were assigned, as "
         "`set_weights` does, and what it computes with was derived from them before. Call `finalize_state()` of "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import Any
 
 import keras
 
@@ -41,7 +40,7 @@ class Seen:
         return self.complete and not (self.draws_always or self.updates_always)
 
 
-def observe(layer: Any) -> Seen:
+def observe(layer: keras.Layer) -> Seen:
     """Traces a call of `layer` in training mode. Nothing runs, and nothing of it changes."""
     harmless = {  # moved by layers that stand still once they are frozen
         variable.path
@@ -67,11 +66,11 @@ def observe(layer: Any) -> Seen:
     return Seen(seen.draws, still.draws, updates, always, seen.losses, complete)
 
 
-def holds_noise(layer: Any) -> bool:
+def holds_noise(layer: keras.Layer) -> bool:
     return any(behaviour(part).effect is Effect.NOISE for part in _keras.walk(layer))
 
 
-def leaks_its_mode(layer: Any, known: Behaviour) -> bool:
+def leaks_its_mode(layer: keras.Layer, known: Behaviour) -> bool:
     """Whether layers behind `layer` may get another mode than the one that it was called in.
 
     Image layers take training mode for granted where they are called without a mode, and up to 3.15 Keras hands that

@@ -144,7 +144,7 @@ class Decider:
     chosen: dict[int, tuple[Policy, list[str]]] = dataclasses.field(default_factory=dict)
     other_behind_masks: list[str] = dataclasses.field(default_factory=list)
 
-    def __call__(self, layer: Any, path: str) -> Decision:
+    def __call__(self, layer: keras.Layer, path: str) -> Decision:
         if not isinstance(layer, keras.Layer):
             _refuse_hidden_noise(layer, path, self, observe(layer))
             return Decision(reuse=not self.copy)
@@ -177,7 +177,7 @@ class Decider:
             raise self._refused(layer, path, seen, choice, cause)
         return decision
 
-    def _speaks_of(self, layer: Any) -> bool:
+    def _speaks_of(self, layer: keras.Layer) -> bool:
         """Whether a lock around `layer` holds what the policies decide about; else it was meant for something else."""
         effects = {behaviour(part).effect for part in _keras.walk(layer)}
         if self.augmentation == "off" and Effect.AUGMENTATION in effects:
@@ -186,7 +186,7 @@ class Decider:
             Effect.NOISE in effects or (Effect.UNKNOWN in effects and observe(layer).draws)
         )
 
-    def _as_stored(self, layer: Any, path: str) -> Decision:
+    def _as_stored(self, layer: keras.Layer, path: str) -> Decision:
         """For what no policy speaks of: the mode that is stored in its calls, where the installed Keras obeys that."""
         if id(layer) not in self.stored:
             return Decision(mode=Mode.OUTER)
@@ -199,7 +199,7 @@ class Decider:
             )
         return Decision(mode=Mode.TRAINING if stored else Mode.INFERENCE, trains=not self.frozen)
 
-    def choice(self, layer: Any, path: str) -> Policy:
+    def choice(self, layer: keras.Layer, path: str) -> Policy:
         """What the policy says about one noise layer."""
         chosen = self.policy(layer) if callable(self.policy) else self.policy
         if not (isinstance(chosen, str) and chosen in POLICIES):
@@ -211,7 +211,7 @@ class Decider:
         self.chosen[id(layer)] = chosen, [layer.name]
         return chosen
 
-    def _needs_lock(self, layer: Any, known: Behaviour, seen: Seen) -> bool:
+    def _needs_lock(self, layer: keras.Layer, known: Behaviour, seen: Seen) -> bool:
         """Whether a lock must hold the layer whatever its mode, for what it would do to those around it."""
         if not self.frozen:
             return not layer.weights and leaks_its_mode(layer, known)
@@ -219,10 +219,10 @@ class Decider:
 
     # -- one rule per effect ----------------------------------------------------------------------------
 
-    def nothing(self, layer: Any, path: str, known: Behaviour, seen: Seen) -> Decision:
+    def nothing(self, layer: keras.Layer, path: str, known: Behaviour, seen: Seen) -> Decision:
         return Decision()
 
-    def noise(self, layer: Any, path: str, known: Behaviour, seen: Seen) -> Decision:
+    def noise(self, layer: keras.Layer, path: str, known: Behaviour, seen: Seen) -> Decision:
         choice = self.choice(layer, path)
         adds_loss = getattr(layer, "activity_regularizer", None) is not None and not self.frozen
         if choice == "remove" and known.only_noise and not adds_loss:
@@ -254,15 +254,15 @@ class Decider:
             )
         return Decision(mode=Mode.INFERENCE)
 
-    def augmenting(self, layer: Any, path: str, known: Behaviour, seen: Seen) -> Decision:
+    def augmenting(self, layer: keras.Layer, path: str, known: Behaviour, seen: Seen) -> Decision:
         if self.augmentation == "off":
             return Decision(mode=Mode.INFERENCE)
         return Decision(mode=Mode.OUTER) if self.frozen else self._as_stored(layer, path)
 
-    def statistics(self, layer: Any, path: str, known: Behaviour, seen: Seen) -> Decision:
+    def statistics(self, layer: keras.Layer, path: str, known: Behaviour, seen: Seen) -> Decision:
         return Decision(mode=Mode.ANY) if self.frozen else self._as_stored(layer, path)
 
-    def state(self, layer: Any, path: str, known: Behaviour, seen: Seen) -> Decision:
+    def state(self, layer: keras.Layer, path: str, known: Behaviour, seen: Seen) -> Decision:
         if not self.frozen:
             return self._as_stored(layer, path)
         if self.copy and known.replacement:
@@ -270,7 +270,7 @@ class Decider:
         unwrap = self.copy and known.parts and layer.layer.compute_dtype == layer.compute_dtype  # else it casts
         return Decision(unwrap=True) if unwrap else Decision(mode=Mode.INFERENCE)
 
-    def unknown(self, layer: Any, path: str, known: Behaviour, seen: Seen) -> Decision:
+    def unknown(self, layer: keras.Layer, path: str, known: Behaviour, seen: Seen) -> Decision:
         choice = self._choice_within(layer, path)
         silent = seen.complete and not seen.draws
         if choice in ("off", "remove"):
@@ -288,7 +288,7 @@ class Decider:
             raise self._refused(layer, path, seen, choice, "what it does in training mode could not be found out")
         return Decision(mode=Mode.OUTER if choice == "keep" else Mode.TRAINING)
 
-    def _silenced(self, layer: Any, path: str, choice: Policy, known: Behaviour, seen: Seen) -> Decision:
+    def _silenced(self, layer: keras.Layer, path: str, choice: Policy, known: Behaviour, seen: Seen) -> Decision:
         """A copy with its rates at 0 where it has any, and a lock only where that does not do."""
         rates = silenced_rates(layer) if self.copy else {}
         lockable = self._silent_when_locked(layer, seen)
@@ -311,7 +311,7 @@ class Decider:
             return at_zero
         return dataclasses.replace(at_zero, mode=Mode.ANY, otherwise=at_zero)
 
-    def _choice_within(self, layer: Any, path: str) -> Policy:
+    def _choice_within(self, layer: keras.Layer, path: str) -> Policy:
         """The one choice for a layer whose noise cannot be reached part by part."""
         noisy = [part for part in _keras.walk(layer) if behaviour(part).effect is Effect.NOISE]
         choices = {part.name: self.choice(part, f"{path}/{part.name}") for part in noisy}
@@ -327,7 +327,7 @@ class Decider:
         self.chosen[id(layer)] = choice, list(choices)
         return choice
 
-    def _is_masked(self, layer: Any) -> bool:
+    def _is_masked(self, layer: keras.Layer) -> bool:
         """Whether a mask may reach a call of an attention layer that takes another kernel without its dropout."""
         nodes = _keras.inbound_nodes(layer)
         calls = [node.arguments for node in nodes if not node.arguments.kwargs.get("return_attention_scores")]
@@ -338,12 +338,12 @@ class Decider:
 
     # -- what else can be done -------------------------------------------------------------------------
 
-    def _silent_when_locked(self, layer: Any, seen: Seen) -> bool:
+    def _silent_when_locked(self, layer: keras.Layer, seen: Seen) -> bool:
         """Whether a lock is possible, and enough."""
         moves = layer.trainable_variables or seen.updates
         return seen.quiet_in_inference and (self.frozen or not moves)
 
-    def _way_out(self, layer: Any, path: str, seen: Seen, *, comparable: bool = True) -> str:
+    def _way_out(self, layer: keras.Layer, path: str, seen: Seen, *, comparable: bool = True) -> str:
         """What works for this very layer, where what was chosen for it cannot be done, as a sentence."""
         chosen, asked = self.chosen.get(id(layer), ("", [layer.name]))
         off, keep = self._silent_when_locked(layer, seen), not (self.frozen and seen.updates)
@@ -366,7 +366,7 @@ class Decider:
         sentence = "; or ".join(way for way, works in ways.items() if works)
         return f"{sentence[:1].upper()}{sentence[1:]}. " if sentence else ""
 
-    def _refused(self, layer: Any, path: str, seen: Seen, choice: str, cause: str) -> RebuildError:
+    def _refused(self, layer: keras.Layer, path: str, seen: Seen, choice: str, cause: str) -> RebuildError:
         last_way = 'Let its code draw random numbers and update variables in training mode only, and use "off" for it. '
         return RebuildError(
             f"Policy \"{choice}\" cannot be kept for layer '{path}' (of type {type(layer).__name__}): {cause}. "
@@ -390,26 +390,26 @@ def _for_all(decision: Decision, **of_layer: Any) -> Decision:
     return dataclasses.replace(decision, otherwise=otherwise, **of_layer)
 
 
-def _noise_of(layer: Any) -> str:
+def _noise_of(layer: keras.Layer) -> str:
     """The names of the noise layers in a layer, for a message."""
     names = [f"'{part.name}'" for part in _keras.walk(layer) if behaviour(part).effect is Effect.NOISE]
     return ", ".join(names) or "its own"
 
 
-def _silent_locks(layer: Any) -> list[str]:
+def _silent_locks(layer: keras.Layer) -> list[str]:
     """Names of the noise layers below `layer` that a lock keeps silent."""
     locks = [part for part in _keras.walk(layer) if type(part) is ModeLock and part.training is False]
     within = [part for lock in locks for part in _keras.walk(lock.layer)]
     return [part.name for part in within if behaviour(part).effect is Effect.NOISE]
 
 
-def _loses_flags(layer: Any, known: Behaviour, copy: bool) -> bool:
+def _loses_flags(layer: keras.Layer, known: Behaviour, copy: bool) -> bool:
     weights = any(_keras.own_variables(part) for part in _keras.walk(layer))
     regularised = any(getattr(part, "activity_regularizer", None) is not None for part in _keras.walk(layer))
     return (weights and not known.keeps_flags) or (regularised and not copy)
 
 
-def _refuse_hidden_noise(operation: Any, path: str, decide: Decider, seen: Seen) -> None:
+def _refuse_hidden_noise(operation: keras.Operation, path: str, decide: Decider, seen: Seen) -> None:
     """Raises where an operation that is no layer, which nothing can lock, does what was not chosen."""
     reached = layers_reached_by(operation)
     noisy = [held for held in reached if behaviour(held).effect is Effect.NOISE]
@@ -435,11 +435,11 @@ def _refuse_hidden_noise(operation: Any, path: str, decide: Decider, seen: Seen)
         )
 
 
-def _has_weights(layer: Any) -> bool:
+def _has_weights(layer: keras.Layer) -> bool:
     return any(_keras.own_variables(part) for part in _keras.walk(layer))
 
 
-def _refuse_to_share(layer: Any, path: str, *, live: bool) -> None:
+def _refuse_to_share(layer: keras.Layer, path: str, *, live: bool) -> None:
     """Raises where a copy would run layers of the original that Keras does not see, and that have a state."""
     for held in shared_by_copies(layer):
         weights = _has_weights(held)
@@ -453,7 +453,7 @@ def _refuse_to_share(layer: Any, path: str, *, live: bool) -> None:
             )
 
 
-def _refuse_to_freeze(layer: Any, path: str, decision: Decision, seen: Seen) -> None:
+def _refuse_to_freeze(layer: keras.Layer, path: str, decision: Decision, seen: Seen) -> None:
     moves = "has trainable weights" if layer.trainable_variables else f"updates {list(seen.updates)}"
     if decision.holds_mode and not decision.trains and (layer.trainable_variables or seen.updates):
         raise ValueError(
@@ -462,7 +462,7 @@ def _refuse_to_freeze(layer: Any, path: str, decision: Decision, seen: Seen) -> 
         )
 
 
-def _is_behind(layer: Any) -> bool:
+def _is_behind(layer: keras.Layer) -> bool:
     """Whether there are layers in front of `layer`, so that a model can end before it."""
     tensors = [tensor for node in _keras.inbound_nodes(layer)[-1:] for tensor in node.input_tensors]
     return any(not isinstance(_keras.tensor_history(tensor)[0], keras.layers.InputLayer) for tensor in tensors)

@@ -11,8 +11,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import keras
+
 from .. import _keras
 from .._behaviour import made_up, trace, trial
+from .._keras import Structure
 from .._mode_lock import ModeLock
 from .decision import Decision, Mode, no_way_out
 from .errors import INSTEAD_OF_AN_OPERATION, RebuildError, kind_of, or_another
@@ -134,7 +137,7 @@ def _check_outside(doubt: Doubt) -> None:
         )
 
 
-def _check_left_out(layer: Any, path: str) -> None:
+def _check_left_out(layer: keras.Layer, path: str) -> None:
     """Raises where a layer that was left out does more than make noise."""
     if not _on_made_up_data(layer, path, lambda: trial.does_nothing(layer)):
         raise RebuildError(
@@ -188,7 +191,7 @@ def _computes_with_rates(original: Any, new: Any, call: tuple[Any, Any]) -> bool
         return False
 
 
-def _computed_by_copy(layer: Any, changes: dict[str, Any], call: tuple[Any, Any]) -> Counter[Any]:
+def _computed_by_copy(layer: keras.Layer, changes: dict[str, Any], call: tuple[Any, Any]) -> Counter[Any]:
     copy = _keras.copy_from_config(layer, changes)
     _keras.build_like(copy, layer, {})
     return trace.computed(copy, *call)
@@ -204,7 +207,7 @@ def _with_moved_rates(config: Any, silent: Any) -> Any:
     return 0.97 * config if is_rate else config
 
 
-def _check_still(layer: Any, inner: Any, path: str, decision: Decision) -> None:
+def _check_still(layer: keras.Layer, inner: Any, path: str, decision: Decision) -> None:
     """Raises where a layer that must compute the same in both modes draws random numbers or moves variables."""
     args, kwargs = _keras.call_arguments(layer)
     seen = _observed(layer, path, decision, args, kwargs)
@@ -226,7 +229,7 @@ def _check_still(layer: Any, inner: Any, path: str, decision: Decision) -> None:
 
 
 def _on_made_up_data(
-    layer: Any, path: str, check: Callable[[], bool], way_out: Callable[..., str] = no_way_out
+    layer: keras.Layer, path: str, check: Callable[[], bool], way_out: Callable[..., str] = no_way_out
 ) -> bool:
     try:
         return check()
@@ -238,7 +241,9 @@ def _on_made_up_data(
         ) from error
 
 
-def _observed(layer: Any, path: str, decision: Decision, args: Any, kwargs: Any) -> trace.Observation:
+def _observed(
+    layer: keras.Layer, path: str, decision: Decision, args: Structure, kwargs: Structure
+) -> trace.Observation:
     try:
         return trace.observe(layer, True, args, kwargs, twice=True)
     except Exception as error:  # whatever a stranger's `call` may raise

@@ -17,7 +17,7 @@ __all__ = ["silenced_rates"]
 _RATE_WORDS = ("dropout", "drop_path", "drop_rate", "drop_connect", "stochastic_depth", "jitter")
 
 
-def silenced_rates(layer: Any) -> dict[str, Any]:
+def silenced_rates(layer: keras.Layer) -> dict[str, Any]:
     """The arguments of a stranger that look like dropout rates, or hold a config with such, with 0 in their place."""
     rows = {keras.saving.get_registered_name(type(part)): behaviour(part).rates for part in _keras.walk(layer)}
     config = _config_of(layer)
@@ -48,7 +48,7 @@ def _silenced(name: str, value: Any, rows: Mapping[str, Mapping[str, Any]]) -> A
     return 0.0 if is_rate and isinstance(value, float) and 0 < value < 1 else value
 
 
-def _config_of(layer: Any) -> dict[str, Any]:
+def _config_of(layer: keras.Layer) -> dict[str, Any]:
     try:
         return layer.get_config()
     except NotImplementedError:

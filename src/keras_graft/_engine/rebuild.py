@@ -19,6 +19,7 @@ import keras
 
 from .. import _keras, _reach
 from .._behaviour.table import Effect, behaviour, parts_of
+from .._keras import Node, Structure, Tensor
 from .._mode_lock import ModeLock, freeze
 from .counterparts import Counterparts, hand_over_data
 from .decision import TRAINING, Decide, Decision, Mode, together
@@ -46,7 +47,7 @@ class Removed:
 _removed: weakref.WeakKeyDictionary[Any, tuple[Removed, ...]] = weakref.WeakKeyDictionary()
 
 
-def removed_from(model: Any) -> tuple[Removed, ...]:
+def removed_from(model: keras.Model) -> tuple[Removed, ...]:
     """The layers that `model` was rebuilt without, in this process."""
     return _removed.get(model, ())
 
@@ -102,7 +103,7 @@ def rebuild(
 def strip_modes(model: keras.Model, originals: Iterable[Any]) -> None:
     """Removes stored modes from the graphs of a model, but for those in a stranger without noise: they are its own."""
 
-    def leave(layer: Any) -> bool:
+    def leave(layer: keras.Layer) -> bool:
         return behaviour(layer).traced and not any(
             behaviour(part).effect is Effect.NOISE for part in _keras.walk(layer)
         )
@@ -141,7 +142,7 @@ class _Builder:
 
     # -- models ---------------------------------------------------------------------------------------
 
-    def model(self, model: Any, path: str, name: str) -> keras.Model:
+    def model(self, model: keras.Model, path: str, name: str) -> keras.Model:
         """The new form of a model."""
         if _keras.graph_of(model) is None and not self._is_cut_inside(model):
             return self._around_opaque(model, name)
@@ -153,7 +154,7 @@ class _Builder:
         _keras.set_own_trainable(new, model.trainable)
         return new
 
-    def _sequential(self, model: Any, path: str, name: str) -> keras.Sequential:
+    def _sequential(self, model: keras.Model, path: str, name: str) -> keras.Sequential:
         graph = _keras.graph_of(model)
         layers = [new for new in (self.replacement(layer, path) for layer in model.layers) if new is not None]
         layers = layers or [_identity(model.layers[-1])]
@@ -162,7 +163,7 @@ class _Builder:
             self._settle(layer)
         return new
 
-    def _functional(self, model: Any, path: str, name: str) -> keras.Model:
+    def _functional(self, model: keras.Model, path: str, name: str) -> keras.Model:
         graph = _keras.call_graph(model)
         inputs, outputs = _keras.input_structure(graph), _keras.output_structure(graph)
         if id(model) in self.cuts:
@@ -175,7 +176,7 @@ class _Builder:
         new_inputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], inputs)
         through = {id(tensor): None for tensor in keras.tree.flatten(new_inputs)}
 
-        def output(tensor: Any) -> Any:
+        def output(tensor: Tensor) -> Any:
             new = tensors[id(tensor)]
             if id(new) not in through:
                 return new
@@ -185,7 +186,7 @@ class _Builder:
 
         return keras.Model(new_inputs, keras.tree.map_structure(output, outputs), name=name)
 
-    def _around_opaque(self, model: Any, name: str) -> keras.Model:
+    def _around_opaque(self, model: keras.Model, name: str) -> keras.Model:
         inputs = _keras.new_inputs(_keras.symbolic_inputs(model))
         new = self.replacement(model, "") or _identity(model)
         outputs = _called_in_graph(new, inputs)
@@ -201,11 +202,11 @@ class _Builder:
             )
         return made
 
-    def _is_cut_inside(self, model: Any) -> bool:
+    def _is_cut_inside(self, model: keras.Model) -> bool:
         """Whether a model shall end at a tensor that is not one of its outputs."""
         return id(model) in self.cuts and all(self.cuts[id(model)] is not tensor for tensor in model.outputs)
 
-    def _replay(self, node: Any, path: str, tensors: dict[int, Any]) -> None:
+    def _replay(self, node: Node, path: str, tensors: dict[int, Any]) -> None:
         """Makes in the new graph the call that `node` recorded in the original."""
         args, kwargs = node.arguments.fill_in(tensors)
         kwargs = {key: value for key, value in kwargs.items() if key != "training"}
@@ -222,7 +223,7 @@ class _Builder:
             outputs = _keras.connect(new, args, kwargs, like)
         tensors.update(zip(map(id, node.outputs), outputs))
 
-    def _own_variables(self, operation: Any, path: str, arguments: Any) -> Any:
+    def _own_variables(self, operation: keras.Operation, path: str, arguments: Structure) -> Any:
         """The arguments of a call, with copies of the variables among them: those of their layers, if any."""
         leaves = keras.tree.flatten(arguments)
         if not any(isinstance(leaf, _reach.VARIABLES) for leaf in leaves) or self.decide(operation, path).reuse:
@@ -232,14 +233,14 @@ class _Builder:
 
     # -- layers ---------------------------------------------------------------------------------------
 
-    def replacement(self, operation: Any, path: str) -> Any | None:
+    def replacement(self, operation: keras.Operation, path: str) -> Any | None:
         """What `operation` becomes, the same for each of its calls; None where it is left out."""
         if id(operation) not in self.made:
             below = f"{path}/{operation.name}".lstrip("/")
             self.made[id(operation)] = (operation, self._make(operation, below))
         return self.made[id(operation)][1]
 
-    def _make(self, operation: Any, path: str) -> Any | None:
+    def _make(self, operation: keras.Operation, path: str) -> Any | None:
         if not isinstance(operation, keras.Layer):
             return self._copy_operation(operation, path)
         if _keras.graph_of(operation) is not None:
@@ -248,7 +249,7 @@ class _Builder:
             return self._make_layer(operation, path)
 
     @contextlib.contextmanager
-    def _working_on(self, operation: Any) -> Iterator[None]:
+    def _working_on(self, operation: keras.Operation) -> Iterator[None]:
         """Remembers what is worked on when something goes wrong."""
         self.at_work.append(id(operation))
         yield
@@ -258,7 +259,7 @@ class _Builder:
         """The ids of the layers, in the operation where something went wrong, that can be decided about otherwise."""
         return self.tried.get(self.at_work[-1], []) if self.at_work else []
 
-    def _decide(self, layer: Any, path: str) -> Decision:
+    def _decide(self, layer: keras.Layer, path: str) -> Decision:
         """The first decision about a layer that was not given up."""
         decision = self.decide(layer, path)
         for _ in range(self.given_up.get(id(layer), 0)):
@@ -267,7 +268,7 @@ class _Builder:
             self.tried.setdefault(self.at_work[-1], []).append(id(layer))
         return decision
 
-    def _make_layer(self, operation: Any, path: str) -> Any | None:
+    def _make_layer(self, operation: keras.Operation, path: str) -> Any | None:
         decision = self._decide(operation, path)
         if decision.reuse:
             return self._reuse(operation, decision, path) or self._without(operation, path)
@@ -284,7 +285,7 @@ class _Builder:
             self.waiting[id(result)] = (source, new, path, decision)
         return result
 
-    def _copy_operation(self, operation: Any, path: str) -> Any:
+    def _copy_operation(self, operation: keras.Operation, path: str) -> Any:
         """A copy of an operation that is no layer."""
         runs_code = behaviour(operation).traced
         if runs_code and self.decide(operation, path).reuse:
@@ -294,12 +295,12 @@ class _Builder:
             self.state.unproved.doubts.append(Doubt(operation, new, path, name))
         return new
 
-    def _without(self, layer: Any, path: str) -> Any | None:
+    def _without(self, layer: keras.Layer, path: str) -> Any | None:
         """What stands for a layer that is left out: nothing, but for a cast."""
         self.removed.append(Removed(path, type(layer).__name__))
         return _cast_of(layer)
 
-    def _copy(self, layer: Any, decision: Decision, path: str) -> tuple[Any | None, Decision, Any]:
+    def _copy(self, layer: keras.Layer, decision: Decision, path: str) -> tuple[Any | None, Decision, Any]:
         """A copy of `layer` that is not built yet, its whole decision, and the layer whose state it gets."""
         if decision.bypass:
             self.state.passed_over.add(id(layer))
@@ -346,7 +347,7 @@ class _Builder:
         new, decision, _ = self._copy(part, self._decide(part, path), path)
         return new, decision
 
-    def _reuse(self, layer: Any, decision: Decision, path: str) -> Any | None:
+    def _reuse(self, layer: keras.Layer, decision: Decision, path: str) -> Any | None:
         """The very layer, locked where something in it must not follow the mode of the model around it."""
         if decision.bypass:
             return None
@@ -354,7 +355,7 @@ class _Builder:
             return self._reuse(layer.layer, self.decide(layer.layer, path), path)
         return self._locked(layer, together([decision, *self._decisions_within(layer, path)], path), path, layer)
 
-    def _decisions_within(self, layer: Any, path: str) -> Iterator[Decision]:
+    def _decisions_within(self, layer: keras.Layer, path: str) -> Iterator[Decision]:
         """The decisions for what a reused wrapper holds, none of which can be left out."""
         held = [getattr(layer, attribute) for _, attribute in parts_of(layer)]
         for part in layer.layers if _keras.graph_of(layer) is not None else keras.tree.flatten(held):
@@ -365,7 +366,7 @@ class _Builder:
                     yield dataclasses.replace(decision, mode=Mode.INFERENCE) if decision.bypass else decision
                 yield from self._decisions_within(part, below)
 
-    def _locked(self, layer: Any, decision: Decision, path: str, original: Any) -> Any:
+    def _locked(self, layer: keras.Layer, decision: Decision, path: str, original: Any) -> Any:
         result = layer
         if decision.lock or decision.holds_mode:
             over_stored = decision.over_stored or decision.holds_mode
@@ -399,14 +400,14 @@ class _Builder:
         self.state.unproved.check(self._working_on)
 
 
-def _called_like(layer: Any, new: Any | None) -> Any | None:
+def _called_like(layer: keras.Layer, new: Any | None) -> Any | None:
     """Gives what stands for a layer its name, which its code may read, and a config may leave out."""
     if new is not None and new.name != layer.name:
         new.name = layer.name
     return new
 
 
-def _replacement(layer: Any, replace: Callable[[Any], Any], path: str) -> keras.Layer:
+def _replacement(layer: keras.Layer, replace: Callable[[Any], Any], path: str) -> keras.Layer:
     """The new layer that a registered class puts in the place of `layer`."""
     new = named(layer, path, lambda: replace(layer))
     theirs = {id(part) for part in _keras.walk(layer)}
@@ -436,7 +437,7 @@ def _cast_of(removed: Any) -> keras.layers.Layer | None:
     return _identity(removed) if casts else None
 
 
-def _called_in_graph(new: Any, inputs: Any) -> Any:
+def _called_in_graph(new: Any, inputs: Structure) -> Any:
     """The symbolic outputs of what became of a model that is not a graph model.
 
     Keras cannot tell them of every model that runs on data: TimeDistributed asks what it holds for a shape that few

@@ -11,7 +11,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import keras
+
 from .. import _keras, _reach
+from .._keras import Variable
 from .._mode_lock import ModeLock
 from .counterparts import Counterparts, differing_operations, without_changed
 from .decision import Decision, Mode
@@ -55,7 +58,7 @@ class State:
     passed_over: set[int] = dataclasses.field(default_factory=set)
     changed: dict[int, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
-    def copy_of_variable(self, variable: Any) -> Any:
+    def copy_of_variable(self, variable: Variable) -> Any:
         """The copy of a variable that a call gets. A layer that owns it shares this one, whenever that is copied."""
         if id(variable) not in self.shared:
             self.shared[id(variable)] = _keras.copy_of_variable(variable)
@@ -179,7 +182,7 @@ class State:
         return _matched_variables(old, copy, path, fewer)
 
     def parts_by_path(
-        self, layer: Any, only: Callable[[Any], bool] = lambda part: True, prefix: str = ""
+        self, layer: keras.Layer, only: Callable[[Any], bool] = lambda part: True, prefix: str = ""
     ) -> dict[str, Any]:
         _, layer = self.stand_ins.get(id(layer), (layer, layer))
         found = {prefix: layer}
@@ -224,7 +227,7 @@ def _of_one_kind(old_parts: dict[str, Any], new_parts: dict[str, Any]) -> bool:
     }
 
 
-def _holds_state(layer: Any) -> bool:
+def _holds_state(layer: keras.Layer) -> bool:
     return any(_keras.own_variables(part) or _keras.with_state(part) for part in _keras.walk(layer))
 
 
@@ -266,7 +269,7 @@ def _matched_variables(old: Any, new: Any, path: str, fewer: bool) -> Iterator[t
         raise cannot_rebuild(old, path, f"its copy has more variables: {sorted(theirs.keys() - ours.keys())}")
 
 
-def _variables_by_name(layer: Any) -> dict[str, Any]:
+def _variables_by_name(layer: keras.Layer) -> dict[str, Any]:
     held = _keras.named_parts(layer)
     found: dict[str, Any] = {}
     for variable in _keras.own_variables(layer):

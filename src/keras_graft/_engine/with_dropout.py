@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import keras
 
@@ -76,7 +75,7 @@ def with_live_noise(rest: keras.Model) -> keras.Model:
     """A copy of a model whose noise layers run in training mode, and all others in inference mode."""
     live = decider("always", "off", copy=True, frozen=True, model=rest)
 
-    def decide(layer: Any, path: str) -> Decision:
+    def decide(layer: keras.Layer, path: str) -> Decision:
         locked = type(layer) is ModeLock and layer.training is not None  # it was locked on purpose
         return Decision() if locked else live(layer, path)
 

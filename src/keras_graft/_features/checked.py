@@ -15,6 +15,7 @@ import numpy as np
 from .. import _keras
 from .._arguments import described
 from .._behaviour import trace
+from .._keras import Structure
 from .data import Source
 
 __all__ = ["checked", "checked_inputs"]
@@ -57,7 +58,7 @@ def checked_inputs(source: Source, model: keras.Model, name: str) -> Source:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _check_inputs(model: keras.Model, inputs: Any, name: str, *, stream: bool) -> None:
+def _check_inputs(model: keras.Model, inputs: Structure, name: str, *, stream: bool) -> None:
     expected = _keras.symbolic_inputs(model)
     pairs = _pairs(expected, inputs)
     strings = pairs is not None and any(_holds_strings(leaf) and want.dtype != "string" for want, leaf in pairs)
@@ -84,7 +85,7 @@ def _check_inputs(model: keras.Model, inputs: Any, name: str, *, stream: bool) -
     )
 
 
-def _of_rank(model: keras.Model, inputs: Any) -> Any:
+def _of_rank(model: keras.Model, inputs: Structure) -> Any:
     """The inputs with a last axis of 1 where the model has one, and without it where it has none, as in Keras."""
     expected = _keras.symbolic_inputs(model)
     wanted = {id(leaf): want for want, leaf in _pairs(expected, inputs) or ()}
@@ -105,7 +106,7 @@ def _is_dense(leaf: Any) -> bool:
     return isinstance(leaf, np.ndarray) or (keras.ops.is_tensor(leaf) and not hasattr(leaf, "values"))
 
 
-def _pairs(expected: Any, inputs: Any) -> list[tuple[Any, Any]] | None:
+def _pairs(expected: Any, inputs: Structure) -> list[tuple[Any, Any]] | None:
     """Each input of a model with what it gets, as far as names or order tell."""
     tensors = keras.tree.flatten(expected)
     if isinstance(inputs, Mapping):
@@ -150,7 +151,7 @@ def _open(shape: Any) -> str:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _check_targets(model: keras.Model, targets: Any, weights: Any, name: str) -> None:
+def _check_targets(model: keras.Model, targets: Structure, weights: Structure, name: str) -> None:
     if not _has_loss(model):
         raise ValueError(
             f"Model '{model.name}' was compiled without a loss, so there is nothing to train it on. Pass one: "
@@ -182,7 +183,7 @@ def _check_targets(model: keras.Model, targets: Any, weights: Any, name: str) ->
     _check_labels(model, targets, name)
 
 
-def _has_loss(model: Any) -> bool:
+def _has_loss(model: keras.Model) -> bool:
     if _keras.losses_of(model) is not None or model.losses:
         return True
     return trace.observe(model, True, (_keras.symbolic_inputs(model),), {}).losses
@@ -205,7 +206,7 @@ def _named(losses: Any) -> str:
     return f"{names[0]!r}" if len(names) == 1 else f"{names}"
 
 
-def _outputs(model: Any, losses: Any) -> str:
+def _outputs(model: keras.Model, losses: Any) -> str:
     """The outputs of a model, by the keys that targets need, with the shapes that their losses take."""
     structure = _keras.output_structure(_keras.call_graph(model))
     names = sorted(structure) if isinstance(structure, Mapping) else model.output_names
@@ -225,7 +226,7 @@ def _taken(shape: Any, loss: Any) -> str:
     return _open(shape[:-1] if sparse else shape)
 
 
-def _hint(model: Any, known: list[Any], targets: Any) -> str:
+def _hint(model: keras.Model, known: list[Any], targets: Structure) -> str:
     """What to change, where the targets tell."""
     leaves = [leaf for leaf in keras.tree.flatten(targets) if leaf is not None]
     if not leaves:
@@ -262,7 +263,7 @@ def _is_sparse(loss: Any) -> bool:
     return _function(loss) is keras.losses.sparse_categorical_crossentropy
 
 
-def _check_labels(model: Any, targets: Any, name: str) -> None:
+def _check_labels(model: keras.Model, targets: Structure, name: str) -> None:
     """Raises for numbers of classes that a model does not have: on a GPU they make the loss NaN, without an error."""
     leaves, losses = keras.tree.flatten(targets), keras.tree.flatten(_keras.losses_of(model))
     if len(leaves) != 1 or len(losses) != 1 or len(model.outputs) != 1 or not hasattr(leaves[0], "__array__"):

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from .. import _keras
 from .._behaviour.table import behaviour
+from .._keras import Structure
 from .data import numbers, tensors
 
 __all__ = ["Computer", "alike"]
@@ -70,11 +71,11 @@ class Computer:
                     yield computed.result(), came
             yield from ((computed.result(), came) for computed, came in running)
 
-    def __call__(self, function: Callable[..., Any], batch: Any) -> list[Any]:
+    def __call__(self, function: Callable[..., Any], batch: Structure) -> list[Any]:
         """The features of one batch of a pass, by one of the compiled functions."""
         return self._checked(function(batch))
 
-    def once(self, batch: Any) -> list[Any]:
+    def once(self, batch: Structure) -> list[Any]:
         """The features of one batch."""
         data = tensors(batch)
         self._hold(self._values())
@@ -109,14 +110,14 @@ class Computer:
     def _held(self, index: int) -> tf.Tensor:
         return self.local.values[index]
 
-    def _outputs(self, batch: Any) -> list[Any]:
+    def _outputs(self, batch: Structure) -> list[Any]:
         traced = self._handed_in and not tf.executing_eagerly()
         with _Values(self._handed_in, self._held) if traced else contextlib.nullcontext():
             outputs = self.model(batch, training=False)
         keys = _keras.outputs_by_key(self.model)
         return [outputs[key] for key in keys] if isinstance(outputs, dict) else [outputs]
 
-    def _compiled_for(self, batch: Any) -> Callable[..., Any]:
+    def _compiled_for(self, batch: Structure) -> Callable[..., Any]:
         """The model as a function of TensorFlow that takes such a batch."""
         specs = self._left_open(batch)
         kind = _kind(specs)
@@ -147,18 +148,18 @@ class Computer:
             return self._sized
         return self._sized if _keras.has_loops(traced) else self._function
 
-    def _with_sizes(self, batch: Any) -> Callable[..., Any]:
+    def _with_sizes(self, batch: Structure) -> Callable[..., Any]:
         """The function that knows sizes, told of those of a batch in this thread: they are open where they differ."""
         self._sized.get_concrete_function(batch)
         return self._sized
 
-    def _left_open(self, batch: Any) -> Any:
+    def _left_open(self, batch: Structure) -> Any:
         """The kinds of the tensors of a batch, which say nothing of the sizes that the model leaves open."""
         bound = _keras.bound_inputs(_keras.graph_of(self.model), batch)
         shapes = {id(leaf): tensor.shape for leaf, tensor in zip(bound, self.model.inputs)}
         return keras.tree.map_structure(lambda leaf: _spec(leaf, shapes.get(id(leaf), ())), batch)
 
-    def _fold(self, specs: Any, batch: Any) -> Callable[..., Any]:
+    def _fold(self, specs: Any, batch: Structure) -> Callable[..., Any]:
         try:
             folded = _keras.with_constants(self._function.get_concrete_function(specs))
             pairs = zip(folded(batch), self._sized(batch))
@@ -168,7 +169,7 @@ class Computer:
         return folded if right else self._sized
 
 
-def _kind(structure: Any) -> str:
+def _kind(structure: Structure) -> str:
     leaves = keras.tree.flatten(structure)
     return str([f"{type(leaf).__name__} {getattr(leaf, 'shape', '')} {getattr(leaf, 'dtype', '')}" for leaf in leaves])
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from .._arguments import described
+from .._keras import Structure
 
 __all__ = [
     "Source",
@@ -53,7 +54,7 @@ class Source:
         return self.rows is None
 
 
-def source_of(x: Any, y: Any, weights: Any, *, steps: int | None, batch_size: int, name: str) -> Source:
+def source_of(x: Any, y: Any, weights: Structure, *, steps: int | None, batch_size: int, name: str) -> Source:
     """Where the examples of `fit` come from.
 
     Args:
@@ -84,7 +85,7 @@ def is_stream(x: Any) -> bool:
 # -- arrays -----------------------------------------------------------------------------------------------
 
 
-def rows_of_arrays(x: Any, y: Any, weights: Any, name: str) -> int:
+def rows_of_arrays(x: Any, y: Any, weights: Structure, name: str) -> int:
     """How many examples arrays hold."""
     beside = ("y", "sample_weight") if name == "x" else (f"the targets in {name}", f"the weights in {name}")
     if not keras.tree.flatten(x):
@@ -165,7 +166,7 @@ def is_cast_by_fit(leaf: Any) -> bool:
     return leaf is not None and "float" in leaf.dtype.name and leaf.dtype.name != keras.config.floatx()
 
 
-def part_of(structure: Any, start: int, stop: int) -> Any:
+def part_of(structure: Structure, start: int, stop: int) -> Any:
     """The examples of arrays from `start` on, up to `stop`."""
     return keras.tree.map_structure(lambda leaf: _rows(leaf, start, stop), structure)
 
@@ -211,7 +212,7 @@ def _own(leaf: Any) -> Any:
     return leaf.copy() if hasattr(leaf, "tocoo") else leaf
 
 
-def beside_inputs(targets: Any, weights: Any) -> tuple[Any, ...]:
+def beside_inputs(targets: Structure, weights: Structure) -> tuple[Any, ...]:
     """What stands behind the inputs in a batch of `fit`: nothing, targets, or targets and weights."""
     if weights is not None:
         return targets, weights
@@ -235,19 +236,19 @@ def _iterate(x: Any) -> Iterator[Any]:
     return (x[number] for number in (itertools.count() if x.num_batches is None else range(x.num_batches)))
 
 
-def numbers(structure: Any) -> Any:
+def numbers(structure: Structure) -> Any:
     """The same structure of numpy arrays."""
     return keras.tree.map_structure(lambda leaf: None if leaf is None else np.asarray(leaf), structure)
 
 
-def kept(structure: Any) -> Any:
+def kept(structure: Structure) -> Any:
     """The same structure of arrays of one's own, as `fit` makes them; what lies on a disk stays there alone."""
     return keras.tree.map_structure(
         lambda leaf: leaf if leaf is None or isinstance(leaf, np.memmap) else np.array(leaf), structure
     )
 
 
-def tensors(structure: Any) -> Any:
+def tensors(structure: Structure) -> Any:
     """The same structure of tensors."""
     return keras.tree.map_structure(_tensor, structure)
 

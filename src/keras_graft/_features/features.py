@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import _keras
+from .._keras import Structure
 from . import store
 from .computer import Computer, alike
 from .data import Source
@@ -158,7 +159,7 @@ class _Common:
             self.check("targets", targets)
             yield x, targets
 
-    def check(self, what: str, structure: Any) -> None:
+    def check(self, what: str, structure: Structure) -> None:
         """Raises where something is unlike that of the first batch."""
         leaves = keras.tree.flatten_with_path(structure)
         own: list[list[Any]] = [
@@ -237,7 +238,7 @@ def _names_of_inputs(model: keras.Model) -> list[str]:
     return sorted(structure) if isinstance(structure, dict) else [tensor.name for tensor in model.inputs]
 
 
-def _check_stored(path: pathlib.Path, stored: list[Any], computer: Computer, batch: Any) -> None:
+def _check_stored(path: pathlib.Path, stored: list[Any], computer: Computer, batch: Structure) -> None:
     """Raises where stored features are not those of the model: no fingerprint sees all that code may depend on.
 
     Args:
@@ -330,7 +331,7 @@ def _write_shard(folder: pathlib.Path, path: pathlib.Path, batches: list[Any]) -
         store.write(path, dict(zip(_names(len(features), targets), [*features, *_present(targets)])))
 
 
-def _read_shard(folder: pathlib.Path, path: pathlib.Path, count: int, targets: Any) -> Any:
+def _read_shard(folder: pathlib.Path, path: pathlib.Path, count: int, targets: Structure) -> Any:
     """The features and the targets of a shard, not yet in memory; the targets in the structure of `targets`."""
     with store.explained(folder):
         arrays = store.read(path, _names(count, targets))
@@ -338,13 +339,13 @@ def _read_shard(folder: pathlib.Path, path: pathlib.Path, count: int, targets: A
     return arrays[:count], keras.tree.map_structure(lambda leaf: None if leaf is None else next(came), targets)
 
 
-def _names(count: int, targets: Any) -> list[str]:
+def _names(count: int, targets: Structure) -> list[str]:
     """The names of the files of a shard with so many features, and these targets."""
     features = [_feature_file(number) for number in range(count)]
     return features + [f"target-{number}.npy" for number in range(len(_present(targets)))]
 
 
-def _present(targets: Any) -> list[Any]:
+def _present(targets: Structure) -> list[Any]:
     return [leaf for leaf in keras.tree.flatten(targets) if leaf is not None]
 
 
@@ -355,11 +356,11 @@ def _feature_file(number: int) -> str:
 # -- data -------------------------------------------------------------------------------------------------
 
 
-def _bytes_of(structure: Any) -> int:
+def _bytes_of(structure: Structure) -> int:
     """The size of all arrays that data consist of, those of sparse and ragged tensors too."""
     leaves = tf.nest.flatten(structure, expand_composites=True)
     return sum(np.asarray(leaf).nbytes for leaf in leaves if leaf is not None)
 
 
-def _rows_of(batch: Any) -> int:
+def _rows_of(batch: Structure) -> int:
     return int(next(leaf for leaf in keras.tree.flatten(batch) if leaf is not None).shape[0])

@@ -30,6 +30,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import _keras
+from .._keras import Graph
 from .._reach import attributes_of_modules, code_that_runs, content_of, globals_of, is_of, names_in
 
 __all__ = ["Uncomparable", "checksum", "fingerprint_of_data", "fingerprint_of_model"]
@@ -349,7 +350,7 @@ class _Digest:
 
     # -- layers and graphs ----------------------------------------------------------------------------
 
-    def graph(self, graph: Any, outputs: list[Any]) -> None:
+    def graph(self, graph: Graph, outputs: list[Any]) -> None:
         """Takes in a graph: its calls, by the numbers of the tensors and of what is called."""
         structure = _keras.input_structure(graph)
         self.value(keras.__version__, list(structure) if isinstance(structure, dict) else len(graph.inputs))
@@ -367,7 +368,7 @@ class _Digest:
                 tensors[id(tensor)] = len(tensors)
         self.value("gives", [tensors[id(tensor)] for tensor in outputs])
 
-    def layer(self, layer: Any) -> None:
+    def layer(self, layer: keras.Layer) -> None:
         """Takes in a layer: what it is, what it holds and all below it."""
         parts = list(_keras.walk(layer))
         weights = layer.weights
@@ -405,7 +406,7 @@ class _Digest:
                 self.value(*((path.name, checksum(path)) for path in files))
 
 
-def _reads_its_name(layer: Any) -> bool:
+def _reads_its_name(layer: keras.Layer) -> bool:
     methods = filter(inspect.isfunction, code_that_runs(layer))
     return any("name" in names_in(method) for method in methods)
 
@@ -425,7 +426,7 @@ def _may_be_set(held: Any) -> bool:
     return arrays or (isinstance(held, (bool, int, float)) and held is not False)
 
 
-def _held_by(operation: Any) -> dict[str, Any]:
+def _held_by(operation: keras.Operation) -> dict[str, Any]:
     """The attributes of a layer or an operation that Keras and TensorFlow do not keep their books in.
 
     A class of others may give another meaning to the names of the books: there what cannot be an entry counts as well.

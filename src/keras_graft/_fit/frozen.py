@@ -14,6 +14,7 @@ from .. import _keras
 from .._arguments import callbacks_in
 from .._behaviour.untouched import same_bits
 from .._features.fingerprint import Uncomparable, fingerprint_of_model
+from .._keras import Variable
 from .._split.obstacles import variables_read_by
 from .steps import is_quiet
 
@@ -101,6 +102,6 @@ def _number_of_code(features: keras.Model) -> str | None:
         return None
 
 
-def _content(variable: Any) -> Any:
+def _content(variable: Variable) -> Any:
     """The variable of TensorFlow that holds the value."""
     return variable.value if isinstance(variable, keras.Variable) else variable

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import _keras
+from .._keras import Structure, Tensor
 
 __all__ = ["fed_with_features", "in_place_of_inputs"]
 
@@ -26,7 +27,7 @@ def in_place_of_inputs(keys: list[str], tensors: list[Any]) -> dict[str, Any]:
     return {_AHEAD: dict(zip(keys, map(_past_rounding, tensors)))}
 
 
-def _past_rounding(tensor: Any) -> Any:
+def _past_rounding(tensor: Tensor) -> Any:
     """Floats as the integers of the same bits: `fit` casts arrays of floats to `keras.config.floatx()` (all)."""
     kind = keras.backend.standardize_dtype(tensor.dtype)
     if not keras.backend.is_float_dtype(kind) or kind == keras.config.floatx():
@@ -57,7 +58,7 @@ def fed_with_features(model: keras.Model, rest: keras.Model, steps_at_once: int)
     """
     usual = model.call
 
-    def call(inputs: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
+    def call(inputs: Structure, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
         if not (isinstance(inputs, Mapping) and inputs.keys() == {_AHEAD}):
             return usual(inputs, training=training, mask=mask, **kwargs)
         features = _as_computed(inputs[_AHEAD], rest)

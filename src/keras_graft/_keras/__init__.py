@@ -14,6 +14,7 @@ from keras.src.models import Functional
 from keras.src.ops.node import Node
 from keras.src.saving.keras_saveable import KerasSaveable
 
+from .aliases import *
 from .calls import *
 from .copies import *
 from .graphs import *

@@ -13,6 +13,7 @@ import keras
 from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import global_seed_generator
 
+from .aliases import Structure
 from .graphs import symbolic_inputs
 from .parts import is_of_keras
 
@@ -49,7 +50,7 @@ def first_line(error: Exception) -> str:
     return next(iter(causes + told), "no message")
 
 
-def call_arguments(layer: Any) -> tuple[Any, Any]:
+def call_arguments(layer: keras.Layer) -> tuple[Any, Any]:
     """The arguments of the last symbolic call of `layer`; for a model that had none, its inputs (all).
 
     Raises:
@@ -74,7 +75,7 @@ def global_seeds_kept() -> Iterator[None]:
         global_state.set_global_attribute(name, before)
 
 
-def call_in_mode(caller: Any, layer: Any, training: bool | None, args: Any, kwargs: Any) -> Any:
+def call_in_mode(caller: Any, layer: keras.Layer, training: bool | None, args: Structure, kwargs: Structure) -> Any:
     """Calls `layer` in the given mode, for `caller`, whose own mode holds again afterwards.
 
     Keras keeps the mode in one context for the whole call of the outermost layer, and an explicit
@@ -88,7 +89,7 @@ def call_in_mode(caller: Any, layer: Any, training: bool | None, args: Any, kwar
         context.set_value("training", mode)
 
 
-def drop_losses(layer: Any) -> None:
+def drop_losses(layer: keras.Layer) -> None:
     """Forgets the losses that `layer` and its sublayers added in the current call (all)."""
     layer._clear_losses()
 
@@ -106,12 +107,12 @@ def adopt_call(outer: Any, inner: Any) -> None:
     outer._allow_non_tensor_positional_args = True
 
 
-def take_inputs_as_they_are(layer: Any) -> None:
+def take_inputs_as_they_are(layer: keras.Layer) -> None:
     """Lets `layer` get its inputs in the dtypes in which they come (all)."""
     layer._convert_input_args = False
 
 
-def build_from_call(layer: Any, call_spec: Any) -> None:
+def build_from_call(layer: keras.Layer, call_spec: Any) -> None:
     """Builds `layer` from the arguments of a call as Keras itself would (all)."""
     layer._maybe_build(call_spec)
 
@@ -121,12 +122,12 @@ def has_tensors(call_spec: Any) -> bool:
     return bool(call_spec.tensor_arguments_dict)
 
 
-def takes_training(layer: Any) -> bool:
+def takes_training(layer: keras.Layer) -> bool:
     """Whether `layer.call` has a `training` argument."""
     return _training_argument_of(layer) is not None
 
 
-def _training_argument_of(layer: Any) -> inspect.Parameter | None:
+def _training_argument_of(layer: keras.Layer) -> inspect.Parameter | None:
     if is_of_keras(layer) and "call" not in vars(layer):
         return _training_argument(type(layer).call)  # looked up once
     return inspect.signature(layer.call).parameters.get("training")
@@ -137,7 +138,7 @@ def _training_argument(call: Callable[..., Any]) -> inspect.Parameter | None:
     return inspect.signature(call).parameters.get("training")
 
 
-def name_of_call(layer: Any) -> str:
+def name_of_call(layer: keras.Layer) -> str:
     """Name of the method that a call of `layer` runs (all)."""
     return "call" if getattr(layer, "quantization_mode", None) is None else "quantized_call"
 
@@ -153,7 +154,7 @@ def as_scope(name: str) -> str:
     return name if is_scope(name, inner=False) else f"of.{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
 
 
-def mode_of_call(layer: Any) -> Callable[[Any, Any], bool]:
+def mode_of_call(layer: keras.Layer) -> Callable[[Any, Any], bool]:
     """Tells from the arguments of a `call` of `layer`, while it runs, in which mode it does (all).
 
     It is that of the context for a `call` without a `training` argument: what it calls gets it from there.
@@ -161,7 +162,7 @@ def mode_of_call(layer: Any) -> Callable[[Any, Any], bool]:
     signature = inspect.signature(getattr(layer, name_of_call(layer)))
     parameter = signature.parameters.get("training")
 
-    def mode(args: Any, kwargs: Any) -> bool:
+    def mode(args: Structure, kwargs: Structure) -> bool:
         if parameter is None:
             return bool(call_context(layer).get_value("training"))
         given = signature.bind_partial(*args, **kwargs).arguments.get("training", parameter.default)
@@ -170,7 +171,7 @@ def mode_of_call(layer: Any) -> Callable[[Any, Any], bool]:
     return mode
 
 
-def arguments_in_mode(layer: Any, args: Any, kwargs: Any, training: bool) -> tuple[Any, Any]:
+def arguments_in_mode(layer: keras.Layer, args: Structure, kwargs: Structure, training: bool) -> tuple[Any, Any]:
     """The arguments of a `call` of `layer`, for one in another mode (all)."""
     signature = inspect.signature(getattr(layer, name_of_call(layer)))
     if "training" not in signature.parameters:
@@ -180,12 +181,12 @@ def arguments_in_mode(layer: Any, args: Any, kwargs: Any, training: bool) -> tup
     return bound.args, bound.kwargs
 
 
-def call_context(layer: Any) -> Any:
+def call_context(layer: keras.Layer) -> Any:
     """What Keras keeps for the length of a call, its mode among it: that of the call that `layer` is part of (all)."""
     return layer._get_call_context()
 
 
-def default_mode(layer: Any) -> bool | None:
+def default_mode(layer: keras.Layer) -> bool | None:
     """The mode that `layer` runs in where nobody says one: the default of its `training` argument, if that is a mode.
 
     Up to 3.15 Keras stores it in the calls of a graph as if the author had written it.
@@ -194,7 +195,7 @@ def default_mode(layer: Any) -> bool | None:
     return parameter.default if parameter is not None and isinstance(parameter.default, bool) else None
 
 
-def is_coarse(layer: Any) -> bool:
+def is_coarse(layer: keras.Layer) -> bool:
     """Whether a layer computes in half precision, or in whole numbers as quantized ones do (all)."""
     policy = getattr(layer, "dtype_policy", None)
     return isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy) or (

@@ -17,6 +17,7 @@ import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.saving.serialization_lib import SafeModeScope
 
+from .aliases import Variable
 from .parts import (
     FUNCTIONS,
     PLAIN,
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 
-def copy_from_config(layer: Any, changes: dict[str, Any]) -> Any:
+def copy_from_config(layer: keras.Layer, changes: dict[str, Any]) -> Any:
     """A new object of the class of `layer` from its config, with some entries changed, not initialised at random.
 
     The initialisers are put back by `restore_unserialized`: the values that they would draw are thrown
@@ -73,7 +74,7 @@ def copy_from_config(layer: Any, changes: dict[str, Any]) -> Any:
     return new
 
 
-def _without_draws(layer: Any, config: dict[str, Any]) -> dict[str, Any]:
+def _without_draws(layer: keras.Layer, config: dict[str, Any]) -> dict[str, Any]:
     """The config of a layer of Keras with nothing in it that draws values: what is not made need not be replaced."""
     if not is_of_keras(layer):
         return config
@@ -83,7 +84,7 @@ def _without_draws(layer: Any, config: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quiet_about_building(layer: Any) -> Iterator[None]:
+def _quiet_about_building(layer: keras.Layer) -> Iterator[None]:
     """Without what Keras says where it builds `layer` without its parts (all): a call builds these later."""
     if not sublayers(layer):
         yield
@@ -93,7 +94,7 @@ def _quiet_about_building(layer: Any) -> Iterator[None]:
         yield
 
 
-def _share_alike(layer: Any, new: Any) -> None:
+def _share_alike(layer: keras.Layer, new: Any) -> None:
     """Lets `new` hold one layer where `layer` does, which a config names twice (StackedRNNCells: all)."""
     for name in vars(layer).keys() - of_every_layer() if sublayers(layer) else ():
         value, other = vars(layer)[name], vars(new).get(name)
@@ -110,7 +111,7 @@ def _share_alike(layer: Any, new: Any) -> None:
             put(new, name, shared)
 
 
-def serialized(layer: Any) -> dict[str, Any]:
+def serialized(layer: keras.Layer) -> dict[str, Any]:
     """The config that a wrapper names `layer` by, found again in `copy_from_config` even if others have its name."""
     config: dict[str, Any] = keras.saving.serialize_keras_object(layer)
     return config if is_of_keras(layer) else {**config, "registered_name": _unmistakable(type(layer))}
@@ -120,7 +121,7 @@ def _unmistakable(kind: type) -> str:
     return f"{kind.__module__}>{kind.__qualname__}@{id(kind)}"
 
 
-def config_of(layer: Any) -> dict[str, Any]:
+def config_of(layer: keras.Layer) -> dict[str, Any]:
     """The config of a layer, with dtype policies of its own in it.
 
     The config of a `DTypePolicyMap` takes their names from the policies in it, which may stand in other layers, or be
@@ -141,7 +142,7 @@ def config_of(layer: Any) -> dict[str, Any]:
     return config
 
 
-def _config(layer: Any) -> dict[str, Any]:
+def _config(layer: keras.Layer) -> dict[str, Any]:
     """The config of a layer; where it holds what no config can name, such as a lambda, with others in its place."""
     nameless = is_of_keras(layer) and any(map(_is_nameless, objects_given(layer).values()))
     bare = _without_strangers(layer) if nameless else None
@@ -171,13 +172,13 @@ def copy_policy(policy: Any) -> Any:
     return new
 
 
-def policy_of(layer: Any) -> Any:
+def policy_of(layer: keras.Layer) -> Any:
     """The dtype policy that holds for `layer`: of a map of policies, that of its path (all)."""
     policy = layer._dtype_policy
     return policy[layer.path] if isinstance(policy, _PolicyMap) and layer.path else policy
 
 
-def _in_scope(layer: Any) -> dict[str, Any]:
+def _in_scope(layer: keras.Layer) -> dict[str, Any]:
     """What Keras finds by name while `layer` is copied: what the layer holds itself, then what the user's scopes name.
 
     A scope takes the place of those around it (all).
@@ -185,7 +186,7 @@ def _in_scope(layer: Any) -> dict[str, Any]:
     return {**global_state.get_global_attribute("custom_objects_scope_dict", {}), **_strangers(layer)}
 
 
-def _strangers(layer: Any) -> dict[str, Any]:
+def _strangers(layer: keras.Layer) -> dict[str, Any]:
     """The classes and functions in `layer` that Keras would not find by itself, under their saved names."""
     found: dict[str, Any] = {}
     for part in walk(layer):
@@ -223,7 +224,7 @@ def with_own_containers(config: Any) -> Any:
     return copy.copy(config) if isinstance(config, (dict, list, set)) else config
 
 
-def _from_config_without_strangers(layer: Any, changes: dict[str, Any], error: Exception) -> Any:
+def _from_config_without_strangers(layer: keras.Layer, changes: dict[str, Any], error: Exception) -> Any:
     """The same where the config cannot name functions that `layer` holds: others stand in their places."""
     bare = _without_strangers(layer)
     if bare is None:
@@ -234,7 +235,7 @@ def _from_config_without_strangers(layer: Any, changes: dict[str, Any], error: E
         raise error from None
 
 
-def _without_strangers(layer: Any) -> Any | None:
+def _without_strangers(layer: keras.Layer) -> Any | None:
     """What stands for `layer` to give a config without the functions of others; None where it holds none."""
     changed = {}
     for name, value in vars(layer).items():
@@ -258,7 +259,7 @@ def _stands_for(name: str) -> Any:
     return None if name.endswith(("regularizer", "constraint")) else keras.activations.linear
 
 
-def copy_of_operation(operation: Any, *, from_config: bool) -> Any:
+def copy_of_operation(operation: keras.Operation, *, from_config: bool) -> Any:
     """A new operation that computes the same as one that is no layer, and was never called (all).
 
     Args:
@@ -312,7 +313,7 @@ def adapt_like(original: Any, new: Any) -> None:
         new.enable_lora(original.lora_rank, lora_alpha=original.lora_alpha, a_initializer="zeros")
 
 
-def copy_of_variable(variable: Any) -> Any:
+def copy_of_variable(variable: Variable) -> Any:
     """A variable of its own with the value and the settings of another one (all)."""
     if isinstance(variable, tf.Variable):
         return tf.Variable(variable, trainable=variable.trainable, name=variable.name.partition(":")[0])
@@ -326,7 +327,7 @@ def copy_of_variable(variable: Any) -> Any:
     )
 
 
-def tie(layer: Any, variable: Any, other: Any) -> bool:
+def tie(layer: keras.Layer, variable: Variable, other: Any) -> bool:
     """Puts `other` in the place of `variable`, which `layer` owns; False where no attribute holds that (all)."""
     held = [attribute for attribute, value in vars(layer).items() if value is variable]
     lists = [layer._trainable_variables, layer._non_trainable_variables]
@@ -342,14 +343,14 @@ def tie(layer: Any, variable: Any, other: Any) -> bool:
     return bool(held)
 
 
-def finalize_state(layer: Any) -> None:
+def finalize_state(layer: keras.Layer) -> None:
     """Lets an adapted layer (Normalization, …) derive what it computes from its variables (all)."""
     finalize = getattr(layer, "finalize_state", None)
     if finalize is not None:
         finalize()
 
 
-def derives_the_same(layer: Any, other: Any) -> bool:
+def derives_the_same(layer: keras.Layer, other: Any) -> bool:
     """Whether two Normalization layers of equal variables derived the same from them; any other layers do (all).
 
     They do not where the variables of one were assigned, as `set_weights` does, and its `finalize_state` not called.

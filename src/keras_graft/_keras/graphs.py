@@ -15,6 +15,7 @@ import keras
 from keras.src import tree
 from keras.src.models import Functional
 
+from .aliases import Graph, Structure, Tensor
 from .parts import set_own_trainable
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 
-def graph_of(model: Any) -> Any:
+def graph_of(model: keras.Model) -> Any:
     """The functional graph of a graph model, or None where `model` is opaque (all).
 
     A graph model is an instance of exactly `Sequential` or `Functional`: a subclass may do anything.
@@ -48,7 +49,7 @@ def graph_of(model: Any) -> Any:
     return model if type(model) is Functional else None
 
 
-def call_graph(model: Any) -> Any:
+def call_graph(model: keras.Model) -> Any:
     """The functional graph that a call of `model` runs, or None where only its code says what a call does (all).
 
     That of a graph model, or of a Functional subclass that leaves `call` alone, as KerasHub backbones do.
@@ -59,7 +60,7 @@ def call_graph(model: Any) -> Any:
     return graph
 
 
-def bytes_of(tensors: Any) -> int | None:
+def bytes_of(tensors: Structure) -> int | None:
     """The size of one example of some symbolic tensors; None where it is not fixed."""
     shapes = [tensor.shape[1:] for tensor in tensors]
     if any(size is None for shape in shapes for size in shape) or any(tensor.dtype == "string" for tensor in tensors):
@@ -68,23 +69,23 @@ def bytes_of(tensors: Any) -> int | None:
     return sum(math.prod(shape) * size for shape, size in zip(shapes, sizes))
 
 
-def nodes(graph: Any) -> list[Any]:
+def nodes(graph: Graph) -> list[Any]:
     """The nodes of a functional graph, each behind those that it needs (all)."""
     by_depth = graph._nodes_by_depth
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
 
-def input_structure(graph: Any) -> Any:
+def input_structure(graph: Graph) -> Any:
     """The inputs of a functional graph in the structure in which its author gave them (all)."""
     return graph._inputs_struct
 
 
-def output_structure(graph: Any) -> Any:
+def output_structure(graph: Graph) -> Any:
     """The outputs of a functional graph in the structure in which its author gave them (all)."""
     return graph._outputs_struct
 
 
-def outputs_by_key(model: Any) -> dict[str, Any]:
+def outputs_by_key(model: keras.Model) -> dict[str, Any]:
     """The symbolic outputs of a graph model that gives one tensor, or a dict, in the order of the dict."""
     outputs = output_structure(graph_of(model))
     return dict(outputs) if isinstance(outputs, dict) else {"features": outputs}
@@ -95,7 +96,7 @@ def one_or_by_key(tensors: dict[str, Any]) -> Any:
     return next(iter(tensors.values())) if len(tensors) == 1 else tensors
 
 
-def symbolic_inputs(model: Any) -> Any:
+def symbolic_inputs(model: keras.Model) -> Any:
     """What `model` is called with: symbolic tensors in the structure in which its author gave them (all).
 
     A subclassed model knows the shapes that it was built with, but not their dtypes.
@@ -122,7 +123,7 @@ def symbolic_inputs(model: Any) -> Any:
     )
 
 
-def bound_inputs(graph: Any, given: Any) -> list[Any]:
+def bound_inputs(graph: Graph, given: Any) -> list[Any]:
     """What a call of a functional graph on `given` binds to its inputs, in their order; None for one that is left out.
 
     Keras binds a dict by name to inputs in a list, and structures of one kind leaf by leaf: its own code does it here
@@ -132,7 +133,7 @@ def bound_inputs(graph: Any, given: Any) -> list[Any]:
         ValueError: If a call would, because the structures do not go together.
     """
 
-    def refuse(inputs: Any, raise_exception: bool = False) -> None:
+    def refuse(inputs: Structure, raise_exception: bool = False) -> None:
         if raise_exception:
             raise ValueError(f"The inputs {inputs} do not go together with {graph._inputs_struct}.")
 
@@ -147,7 +148,7 @@ def bound_inputs(graph: Any, given: Any) -> list[Any]:
         return list(type(graph)._standardize_inputs(binder, given))
 
 
-def new_input(tensor: Any, name: str | None = None) -> Any:
+def new_input(tensor: Tensor, name: str | None = None) -> Any:
     """A new `keras.Input` that takes what `tensor` takes, under its name where it is an input itself (all)."""
     layer = tensor_history(tensor)[0] if in_graph(tensor) else None
     if isinstance(layer, keras.layers.InputLayer):
@@ -159,14 +160,14 @@ def new_input(tensor: Any, name: str | None = None) -> Any:
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, sparse=tensor.sparse, name=name)
 
 
-def new_inputs(structure: Any) -> Any:
+def new_inputs(structure: Structure) -> Any:
     """Inputs of a model that takes such tensors. In a dict they are named after their keys, as Keras wants it (all)."""
     if isinstance(structure, dict) and not any(map(tree.is_nested, structure.values())):
         return {key: new_input(tensor, key) for key, tensor in structure.items()}
     return tree.map_structure(new_input, structure)
 
 
-def names_behind(tensor: Any) -> set[str]:
+def names_behind(tensor: Tensor) -> set[str]:
     """The names of all operations that a symbolic tensor is computed by (all)."""
     names: set[str] = set()
     waiting = [tensor]
@@ -178,7 +179,7 @@ def names_behind(tensor: Any) -> set[str]:
     return names
 
 
-def connected_model(inputs: Any, outputs: Any, name: str | None) -> Any:
+def connected_model(inputs: Structure, outputs: Structure, name: str | None) -> Any:
     """`keras.Model(inputs, outputs)`, with an error where an output needs another input (3.12 has none)."""
     model = keras.Model(inputs, outputs, name=name)
     given = {id(tensor) for tensor in model.inputs}
@@ -188,17 +189,17 @@ def connected_model(inputs: Any, outputs: Any, name: str | None) -> Any:
     return model
 
 
-def inbound_nodes(operation: Any) -> list[Any]:
+def inbound_nodes(operation: keras.Operation) -> list[Any]:
     """Every call of `operation` on symbolic tensors, in whatever graph (all)."""
     return operation._inbound_nodes
 
 
-def in_graph(tensor: Any) -> bool:
+def in_graph(tensor: Tensor) -> bool:
     """Whether a symbolic tensor is the result of an operation (all)."""
     return hasattr(tensor, "_keras_history")
 
 
-def tensor_history(tensor: Any) -> tuple[Any, int]:
+def tensor_history(tensor: Tensor) -> tuple[Any, int]:
     """The operation that made a symbolic tensor, and which of its calls that was (all)."""
     history = tensor._keras_history
     return history.operation, history.node_index

@@ -17,6 +17,8 @@ import tensorflow as tf
 from keras.src.models import Functional
 from keras.src.utils import tracking
 
+from .aliases import Variable
+
 __all__ = [
     "BOOKKEEPING",
     "FUNCTIONS",
@@ -100,22 +102,22 @@ PLAIN = frozenset((type(None), bool, int, float, str, keras.initializers.Zeros, 
 FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.MethodDescriptorType)
 
 
-def sublayers(layer: Any) -> list[Any]:
+def sublayers(layer: keras.Layer) -> list[Any]:
     """The layers that `layer` holds directly (all)."""
     return list(getattr(layer, "_layers", ()))
 
 
-def begins_masks(layer: Any) -> bool:
+def begins_masks(layer: keras.Layer) -> bool:
     """Whether `layer` is one of those that make masks in Keras itself (all)."""
     return isinstance(layer, keras.layers.Masking) or bool(getattr(layer, "mask_zero", False))
 
 
-def was_called(layer: Any) -> bool:
+def was_called(layer: keras.Layer) -> bool:
     """Whether `layer` was called at all, on tensors or on symbolic ones (all)."""
     return bool(getattr(layer, "_called", False))
 
 
-def walk(layer: Any) -> list[Any]:
+def walk(layer: keras.Layer) -> list[Any]:
     """`layer` and every layer below it, parents first, each once."""
     if not sublayers(layer):
         return [layer]
@@ -128,27 +130,27 @@ def walk(layer: Any) -> list[Any]:
     return list(found.values())
 
 
-def own_variables(layer: Any) -> list[Any]:
+def own_variables(layer: keras.Layer) -> list[Any]:
     """The variables that belong to `layer` itself: not those of its sublayers, no seeds (all)."""
     return [*getattr(layer, "_trainable_variables", ()), *getattr(layer, "_non_trainable_variables", ())]
 
 
-def seed_states(layer: Any) -> list[Any]:
+def seed_states(layer: keras.Layer) -> list[Any]:
     """The states of the seed generators of `layer` and all its sublayers (all)."""
     return [generator.state for part in walk(layer) for generator in getattr(part, "_seed_generators", ())]
 
 
-def handle_of(variable: Any) -> Any:
+def handle_of(variable: Variable) -> Any:
     """What operations of TensorFlow take for a variable of Keras (all)."""
     return getattr(variable._value, "handle", None)
 
 
-def beneath(variable: Any) -> Any:
+def beneath(variable: Variable) -> Any:
     """The variable of TensorFlow in one of Keras; None where it has none yet (all)."""
     return variable if isinstance(variable, tf.Variable) else variable._value
 
 
-def given_to_variable(variable: Any) -> list[str]:
+def given_to_variable(variable: Variable) -> list[str]:
     """The attributes that somebody set on a variable of Keras (all)."""
     return sorted(vars(variable).keys() - _of_every_variable())
 
@@ -158,7 +160,7 @@ def _of_every_variable() -> frozenset[str]:
     return frozenset(vars(keras.Variable(0.0))) | OF_TENSORFLOW
 
 
-def named_parts(layer: Any) -> dict[int, str]:
+def named_parts(layer: keras.Layer) -> dict[int, str]:
     """Maps the id of every object that `layer` holds to the attribute that holds it.
 
     Attribute names are the same in every instance of a class, which variable names and the order of
@@ -170,7 +172,7 @@ def named_parts(layer: Any) -> dict[int, str]:
     return names
 
 
-def held_by(layer: Any) -> Iterator[tuple[str, Any]]:
+def held_by(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
     """Every object that `layer` holds, also in dicts and lists, with the attribute that holds it."""
     attributes = vars(layer)
     for attribute in sorted(attributes.keys() - BOOKKEEPING - OF_TENSORFLOW):
@@ -203,7 +205,7 @@ def _in_class(name: str, kind: type) -> str:
     return f"_{kind.__name__.lstrip('_')}{name}" if private else name
 
 
-def held(operation: Any) -> dict[str, Any]:
+def held(operation: keras.Operation) -> dict[str, Any]:
     """The attributes of a layer, or an operation, that are not bookkeeping of Keras or TensorFlow (all).
 
     Neither are the states of a stateful RNN, with which a copy begins anew.
@@ -212,7 +214,7 @@ def held(operation: Any) -> dict[str, Any]:
     return {name: every[name] for name in sorted(every.keys() - _books() - _of_class(operation))}
 
 
-def _of_class(operation: Any) -> frozenset[str]:
+def _of_class(operation: keras.Operation) -> frozenset[str]:
     """The attributes in which Keras keeps its books on a model, or the states of an RNN."""
     if isinstance(operation, keras.layers.RNN):
         return frozenset({"states"})
@@ -235,7 +237,7 @@ def of_every_layer() -> frozenset[str]:
     return frozenset(vars(keras.layers.Layer(name="reference"))) - _DECIDING
 
 
-def objects_given(layer: Any) -> dict[str, Any]:
+def objects_given(layer: keras.Layer) -> dict[str, Any]:
     """The attributes of a layer that not every layer has, and that hold more than plain values and weights (all)."""
     every = vars(layer)
     of_its_class = {name: every[name] for name in sorted(every.keys() - of_every_layer())}
@@ -246,7 +248,7 @@ def objects_given(layer: Any) -> dict[str, Any]:
     }
 
 
-def put(operation: Any, name: str, value: Any) -> None:
+def put(operation: keras.Operation, name: str, value: Any) -> None:
     """Sets an attribute of a layer or an operation, also of one that is built (all)."""
     if not isinstance(operation, keras.Layer):
         setattr(operation, name, value)
@@ -290,7 +292,7 @@ def _flat(value: Any) -> Iterator[tuple[str, Any]]:
         yield "", value
 
 
-def own_methods(model: Any) -> list[str]:
+def own_methods(model: keras.Model) -> list[str]:
     """The methods of its class that were replaced on `model` itself, such as its `call` (all)."""
     return sorted(
         name
@@ -299,14 +301,14 @@ def own_methods(model: Any) -> list[str]:
     )
 
 
-def bare_operations(layer: Any) -> list[Any]:
+def bare_operations(layer: keras.Layer) -> list[Any]:
     """The operations of the graph of `layer` that are no layers; none where it has no graph (all)."""
     graph = layer._functional if isinstance(layer, keras.Sequential) else layer
     operations = graph.operations if isinstance(graph, Functional) else []
     return [operation for operation in operations if not isinstance(operation, keras.Layer)]
 
 
-def set_own_trainable(layer: Any, trainable: bool) -> None:
+def set_own_trainable(layer: keras.Layer, trainable: bool) -> None:
     """Sets the flag of `layer` alone (all).
 
     `layer.trainable = value` hands the value on to sublayers, and on TensorFlow does nothing at all
@@ -316,35 +318,35 @@ def set_own_trainable(layer: Any, trainable: bool) -> None:
         layer._trainable = trainable
 
 
-def own_trainable(layer: Any) -> bool:
+def own_trainable(layer: keras.Layer) -> bool:
     """The flag of `layer` alone (all)."""
     return layer._trainable
 
 
-def set_trainable(layer: Any, trainable: bool) -> None:
+def set_trainable(layer: keras.Layer, trainable: bool) -> None:
     """Sets the flags of `layer` and of all below it as Keras does, for a class with a `trainable` of its own (all)."""
     keras.Layer.trainable.fset(layer, trainable)
 
 
-def drop_activity_regularizers(layer: Any) -> None:
+def drop_activity_regularizers(layer: keras.Layer) -> None:
     """Takes the activity losses from `layer` and everything below it (all)."""
     for part in walk(layer):
         if getattr(part, "activity_regularizer", None) is not None:
             part.activity_regularizer = None
 
 
-def is_built_by_calling(layer: Any) -> bool:
+def is_built_by_calling(layer: keras.Layer) -> bool:
     """Whether only a call creates the state of `layer`: it has sublayers and no `build` (all)."""
     return bool(sublayers(layer)) and getattr(layer.build, "_is_default", False)
 
 
-def saved_variables(layer: Any) -> int:
+def saved_variables(layer: keras.Layer) -> int:
     """How many variables Keras writes into a file for `layer`: those of LoRA are merged into others (all)."""
     lora = ("lora_kernel_a", "lora_kernel_b", "lora_embeddings_a", "lora_embeddings_b")
     merged = {id(getattr(part, name, None)) for part in walk(layer) for name in lora}
     return sum(id(variable) not in merged for part in walk(layer) for variable in own_variables(part))
 
 
-def with_state(layer: Any) -> bool:
+def with_state(layer: keras.Layer) -> bool:
     """Whether `layer` keeps state outside its variables and its config: vocabularies (all)."""
     return hasattr(layer, "save_assets") and hasattr(layer, "load_assets")

@@ -20,6 +20,8 @@ from tensorflow.python.data.ops import (
 )
 from tensorflow.python.framework import op_def_registry
 
+from .aliases import Graph
+
 __all__ = ["batches_of_a_pass", "drawn_anew"]
 
 
@@ -44,7 +46,7 @@ def drawn_anew(dataset: Any) -> Iterator[tuple[str, bool]]:
         yield from drawn_anew(source)
 
 
-def _drawn_in(graph: Any) -> Iterator[tuple[str, bool]]:
+def _drawn_in(graph: Graph) -> Iterator[tuple[str, bool]]:
     """The same for a function in a pipeline, by the definitions of the operations that it runs."""
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     known = [(node, definition) for node in nodes if (definition := op_def_registry.get(node.op)) is not None]

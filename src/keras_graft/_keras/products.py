@@ -9,14 +9,16 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
 
+from .aliases import Graph
 from .tensorflow import function_named
 
 __all__ = ["products_in"]
 
 
-def products_in(graph: Any) -> int:
+def products_in(graph: Graph) -> int:
     """The multiplications of all operations that the outputs of a graph hang on."""
     reached: dict[int, Any] = {}
     waiting = [tensor.op for tensor in graph.outputs]
@@ -28,7 +30,7 @@ def products_in(graph: Any) -> int:
     return sum(map(_products, reached.values()))
 
 
-def _products(operation: Any) -> int:
+def _products(operation: keras.Operation) -> int:
     """The multiplications of one operation of TensorFlow, and of the functions that it calls."""
     kind = operation.type
     if kind in ("While", "StatelessWhile"):
@@ -52,12 +54,12 @@ def _rounds(condition: Any) -> int:
     return max((int(bound) for bound in bounds if bound is not None), default=1)
 
 
-def _function(operation: Any, attribute: str) -> Any:
+def _function(operation: keras.Operation, attribute: str) -> Any:
     return function_named(operation, operation.get_attr(attribute).name)
 
 
 def _rows_of_first(transposed: str) -> Callable[[Any], int]:
-    def size(operation: Any) -> int:
+    def size(operation: keras.Operation) -> int:
         return operation.inputs[0].shape[-2 if operation.get_attr(transposed) else -1]
 
     return size

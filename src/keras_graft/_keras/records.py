@@ -17,6 +17,7 @@ from keras.src import tree
 from keras.src.ops.function import make_node_key
 from keras.src.ops.node import KerasHistory, Node
 
+from .aliases import Graph, Structure
 from .graphs import call_graph, graph_of, nodes, tensor_history
 from .parts import own_variables, walk
 
@@ -35,7 +36,7 @@ __all__ = [
 RECORDS = ("_inbound_nodes", "_outbound_nodes")
 
 
-def connect(operation: Any, args: Any, kwargs: Any, like: list[Any]) -> list[Any]:
+def connect(operation: keras.Operation, args: Structure, kwargs: Structure, like: list[Any]) -> list[Any]:
     """Enters the call `operation(*args, **kwargs)` into the graph, its outputs shaped as `like`.
 
     The shapes are known from the graph that is being copied, so no shape inference runs; and nothing is
@@ -95,7 +96,7 @@ def _take_out(made: list[Any]) -> None:
                     consumers.remove(node)
 
 
-def record_calls(model: Any) -> list[Any]:
+def record_calls(model: keras.Model) -> list[Any]:
     """Enters the calls of a graph that were made within `unrecorded` into the records of their operations (all).
 
     So it can be saved, and others built on its tensors, as those of any model. Returns the calls that were not there.
@@ -122,7 +123,7 @@ def record_calls(model: Any) -> list[Any]:
     return missing
 
 
-def forget_with(model: Any, calls: list[Any]) -> None:
+def forget_with(model: keras.Model, calls: list[Any]) -> None:
     """Takes calls out of the records again once `model` is gone, unless something else is built on them by then."""
     before = _uses(calls)
 
@@ -177,7 +178,7 @@ def _undone(handed_in: Any, always: bool) -> Iterator[None]:
                 vars(part).update(flags["own"])
 
 
-def forget_calls(graph: Any) -> None:
+def forget_calls(graph: Graph) -> None:
     """Takes the calls of a graph that is not needed any more out of the record of its operations (all).
 
     Those that others were recorded behind stay: no call gets another index.
@@ -186,7 +187,7 @@ def forget_calls(graph: Any) -> None:
         _take_out(nodes(graph))
 
 
-def _layers_in(structure: Any) -> Iterator[Any]:
+def _layers_in(structure: Structure) -> Iterator[Any]:
     for item in tree.flatten(structure):
         if isinstance(item, keras.Layer):
             yield item

@@ -11,13 +11,16 @@ from typing import Any
 import keras
 from keras.src.backend.common import global_state
 
+from .aliases import Structure
 from .graphs import call_graph, graph_of, nodes
 from .parts import sublayers, walk
 
 __all__ = ["obeys_stored_modes", "rests_on_stored_modes", "stored_modes_passed_over", "strip_training"]
 
 
-def strip_training(layer: Any, originals: Iterable[Any] = (), leave: Callable[[Any], bool] | None = None) -> None:
+def strip_training(
+    layer: keras.Layer, originals: Iterable[Any] = (), leave: Callable[[Any], bool] | None = None
+) -> None:
     """Removes every stored `training=` from the graphs of `layer` and of all below it that is not in `originals`.
 
     Up to 3.15 Keras writes `training=False` into the calls of Dropout and RNN layers by itself, and
@@ -42,12 +45,12 @@ def strip_training(layer: Any, originals: Iterable[Any] = (), leave: Callable[[A
             node.arguments.kwargs.pop("training", None)
 
 
-def rests_on_stored_modes(layer: Any) -> bool:
+def rests_on_stored_modes(layer: keras.Layer) -> bool:
     """Whether a `training=` that is stored in a graph below `layer` decides what a call of it does (from 3.16)."""
     return bool(_graphs_with_modes(layer)) and obeys_stored_modes()
 
 
-def _graphs_with_modes(layer: Any) -> list[Any]:
+def _graphs_with_modes(layer: keras.Layer) -> list[Any]:
     """The functional graphs below `layer` that store modes in their calls, each once (all)."""
     graphs = {id(graph): graph for graph in map(call_graph, walk(layer)) if graph is not None}
     return [g for g in graphs.values() if any("training" in node.arguments.kwargs for node in nodes(g))]
@@ -75,7 +78,7 @@ def obeys_stored_modes() -> bool:
 
 
 @contextlib.contextmanager
-def stored_modes_passed_over(layer: Any) -> Iterator[None]:
+def stored_modes_passed_over(layer: keras.Layer) -> Iterator[None]:
     """Lets the graphs below `layer` run in the mode that they are called in, in this thread (needed from 3.16 on).
 
     The graphs may belong to models of the user, so what they store stays as it is.
@@ -87,7 +90,7 @@ def stored_modes_passed_over(layer: Any) -> Iterator[None]:
     thread = threading.get_ident()
 
     def runner(run: Callable[..., Any]) -> Callable[..., Any]:
-        def without_modes(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        def without_modes(inputs: Structure, *args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != thread or args or kwargs:
                 return run(inputs, *args, **kwargs)
             return run(inputs, operation_fn=_without_stored_mode)
@@ -109,7 +112,7 @@ def stored_modes_passed_over(layer: Any) -> Iterator[None]:
 _passing_over = threading.RLock()
 
 
-def _without_stored_mode(operation: Any) -> Any:
+def _without_stored_mode(operation: keras.Operation) -> Any:
     """`operation`, called without the mode that its node stores."""
     if not isinstance(operation, keras.Layer):
         return operation

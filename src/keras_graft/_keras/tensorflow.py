@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
+import keras
 import tensorflow as tf
 from tensorflow.python.framework import auto_control_deps_utils, op_def_registry
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from .aliases import Graph, Node, Structure
 
 __all__ = [
     "Nature",
@@ -51,7 +54,7 @@ _SEEDS = frozenset({"seed", "seed2"})
 _RESOURCE = tf.resource.as_datatype_enum
 
 
-def reached_by(tensors: Any, inputs_of: Callable[[Any], Any] = lambda operation: operation.inputs) -> list[Any]:
+def reached_by(tensors: Structure, inputs_of: Callable[[Any], Any] = lambda operation: operation.inputs) -> list[Any]:
     """The operations of a graph that some tensors depend on, by those of their inputs that count."""
     reached: dict[int, Any] = {}
     waiting = [tensor.op for tensor in tensors]
@@ -63,13 +66,13 @@ def reached_by(tensors: Any, inputs_of: Callable[[Any], Any] = lambda operation:
     return list(reached.values())
 
 
-def constants_of(operation: Any, branch: int | None = None) -> list[bytes]:
+def constants_of(operation: keras.Operation, branch: int | None = None) -> list[bytes]:
     """The constants within the functions that an operation calls, by dtype and value."""
     held = [node.attr["value"].tensor for node in _nodes_within(operation, branch) if node.op == "Const"]
     return [value.SerializeToString() for value in held]
 
 
-def nature_of(operation: Any, branch: int | None = None) -> Nature:
+def nature_of(operation: keras.Operation, branch: int | None = None) -> Nature:
     """What an operation is, with all that the functions do which it calls (bodies of loops, branches).
 
     Args:
@@ -83,13 +86,13 @@ def nature_of(operation: Any, branch: int | None = None) -> Nature:
     return next((nature for nature in (Nature.RANDOM, Nature.UNKNOWN) if nature in natures), Nature.PURE)
 
 
-def assigned_by(operation: Any) -> list[Any]:
+def assigned_by(operation: keras.Operation) -> list[Any]:
     """The handles of the variables, tables, … among the inputs of an operation that it assigns."""
     nodes = [operation.node_def, *_nodes_within(operation)]
     return _resources_written_by(operation) if any(map(_assigns, nodes)) else []
 
 
-def form_of(operation: Any, branch: int | None = None) -> Any:
+def form_of(operation: keras.Operation, branch: int | None = None) -> Any:
     """What an operation computes, without names: those of functions, and of gradients, in private attributes."""
     held = {name: value for name, value in operation.node_def.attr.items() if not name.startswith("_")}
     values = {name: value for name, value in held.items() if not (value.HasField("func") or value.list.func)}
@@ -98,7 +101,7 @@ def form_of(operation: Any, branch: int | None = None) -> Any:
     return operation.type, tuple(sorted(attributes.items())), inner
 
 
-def _nature(node: Any) -> Nature:
+def _nature(node: Node) -> Nature:
     definition = _definition_of(node.op)
     if definition is None:
         return Nature.UNKNOWN
@@ -124,12 +127,12 @@ def _only_reads(kind: str) -> bool:
     return kind in auto_control_deps_utils.RESOURCE_READ_OPS
 
 
-def _resources_written_by(operation: Any) -> list[Any]:
+def _resources_written_by(operation: keras.Operation) -> list[Any]:
     """The resources that an operation may assign to, as TensorFlow itself keeps their order (likewise)."""
     return list(auto_control_deps_utils.get_read_write_resource_inputs(operation)[1])
 
 
-def _is_told_not_to_draw(node: Any) -> bool:
+def _is_told_not_to_draw(node: Node) -> bool:
     """Whether an operation with a seed does not use it: pooling in fixed regions, a recurrent layer without dropout."""
     attributes = node.attr
     return ("deterministic" in attributes and attributes["deterministic"].b) or (
@@ -142,7 +145,7 @@ def _seed_argument(definition: Any) -> int | None:
     return next((n for n, argument in enumerate(definition.input_arg) if argument.name in ("seed", "key")), None)
 
 
-def _has_fixed_seed(operation: Any) -> bool:
+def _has_fixed_seed(operation: keras.Operation) -> bool:
     """Whether a stateless operation gets its seed from constants alone: the same numbers in every call."""
     number = None if operation.op_def.is_stateful else _seed_argument(operation.op_def)
     if number is None:
@@ -151,7 +154,7 @@ def _has_fixed_seed(operation: Any) -> bool:
     return all(source.inputs or source.type == "Const" for source in behind)
 
 
-def _assigns(node: Any) -> bool:
+def _assigns(node: Node) -> bool:
     definition = _definition_of(node.op)
     if definition is None or definition.output_arg or _only_reads(node.op):
         return False
@@ -162,11 +165,11 @@ def _is_handle(argument: Any) -> bool:
     return bool(argument.type == _RESOURCE)
 
 
-def _calls_functions(node: Any) -> bool:
+def _calls_functions(node: Node) -> bool:
     return any(value.func.name or value.list.func for value in node.attr.values())
 
 
-def _nodes_within(operation: Any, branch: int | None = None) -> Iterator[Any]:
+def _nodes_within(operation: keras.Operation, branch: int | None = None) -> Iterator[Any]:
     """The nodes of all functions that an operation calls, also those within these; of its branches, all or one."""
     functions = operation.graph._functions
     called = _functions_of(operation.node_def)
@@ -182,13 +185,13 @@ def _nodes_within(operation: Any, branch: int | None = None) -> Iterator[Any]:
             yield from nodes
 
 
-def _functions_of(node: Any) -> list[str]:
+def _functions_of(node: Node) -> list[str]:
     """The names of the functions that a node calls, in an order that does not hang on how they are kept."""
     held = [value for _, value in sorted(node.attr.items())]
     return [name for value in held for name in (value.func.name, *(part.name for part in value.list.func)) if name]
 
 
-def function_called_by(operation: Any, branch: int | None = None) -> Any | None:
+def function_called_by(operation: keras.Operation, branch: int | None = None) -> Any | None:
     """The graph of the one function that an operation calls: always, or where it is known which branch it chooses."""
     if operation.type in ("PartitionedCall", "StatefulPartitionedCall"):
         name = operation.node_def.attr["f"].func.name
@@ -199,19 +202,19 @@ def function_called_by(operation: Any, branch: int | None = None) -> Any | None:
     return function_named(operation, name)
 
 
-def function_named(operation: Any, name: str) -> Any | None:
+def function_named(operation: keras.Operation, name: str) -> Any | None:
     """The graph of a function that an operation calls by name."""
     function = operation.graph._get_function(name)
     return None if function is None else function.graph
 
 
-def _branch(operation: Any, number: int) -> str:
+def _branch(operation: keras.Operation, number: int) -> str:
     """The name of the function that an operation with branches calls for a number; the last for one beyond."""
     branches = _branches(operation)
     return branches[number if 0 <= number < len(branches) else -1]
 
 
-def _branches(operation: Any) -> list[str]:
+def _branches(operation: keras.Operation) -> list[str]:
     """The names of the functions that an operation chooses from, in the order of the numbers that choose them."""
     held = operation.node_def.attr
     if "branches" in held:
@@ -219,12 +222,12 @@ def _branches(operation: Any) -> list[str]:
     return [held["else_branch"].func.name, held["then_branch"].func.name]
 
 
-def captured_by(graph: Any) -> dict[int, Any]:
+def captured_by(graph: Graph) -> dict[int, Any]:
     """What stands outside of a graph that is being traced for each tensor that came into it, by the id of that."""
     return {id(inner): outer for outer, inner in graph.captures}
 
 
-def at_call_time(graph: Any, value: Callable[[], Any], kind: tf.TensorSpec) -> Any:
+def at_call_time(graph: Graph, value: Callable[[], Any], kind: tf.TensorSpec) -> Any:
     """In a function that is being traced: what `value` gives in each call of it (TensorFlow 2.20 to 2.22).
 
     Args:
@@ -235,18 +238,18 @@ def at_call_time(graph: Any, value: Callable[[], Any], kind: tf.TensorSpec) -> A
     return graph.capture_call_time_value(value, kind)
 
 
-def has_loops(traced: Any) -> bool:
+def has_loops(traced: Graph) -> bool:
     """Whether a traced function, or one that it calls, runs a loop (TensorFlow 2.20 to 2.22)."""
     graph = traced.graph.as_graph_def()
     called = (node for function in graph.library.function for node in function.node_def)
     return any("body" in node.attr and "cond" in node.attr for node in (*graph.node, *called))
 
 
-def with_constants(traced: Any) -> Callable[[Any], list[Any]]:
+def with_constants(traced: Graph) -> Callable[[Any], list[Any]]:
     """A traced function of one structure of tensors with its variables as constants (TensorFlow 2.20 to 2.22)."""
     constant = convert_variables_to_constants_v2(traced)
 
-    def call(structure: Any) -> list[Any]:
+    def call(structure: Structure) -> list[Any]:
         leaves = tf.nest.flatten(structure, expand_composites=True)
         return constant(*(leaf for leaf in leaves if leaf is not None))
 

@@ -17,6 +17,7 @@ from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.trainers.data_adapters.array_slicing import convert_to_sliceable
 from tensorflow.python.framework.random_seed import DEFAULT_GRAPH_SEED, get_seed
 
+from .aliases import Structure
 from .calls import first_line
 from .graphs import call_graph, output_structure
 from .records import surgery
@@ -39,7 +40,7 @@ __all__ = [
 
 
 @contextlib.contextmanager
-def call_replaced(model: Any, call: Callable[..., Any], steps_at_once: int) -> Iterator[None]:
+def call_replaced(model: keras.Model, call: Callable[..., Any], steps_at_once: int) -> Iterator[None]:
     """Puts `call` in the place of `model.call`, for inputs of any structure; and the functions that train it as new.
 
     They are traced with the call that the model has then, and Keras keeps them (all). A model that is compiled within
@@ -68,25 +69,25 @@ def call_replaced(model: Any, call: Callable[..., Any], steps_at_once: int) -> I
         attributes.update(before)
 
 
-def beside_graph(model: Any) -> list[str]:
+def beside_graph(model: keras.Model) -> list[str]:
     """The methods that let a call of a model do more than its graph: `__call__`, or a `call` put on the model (all)."""
     return [*overridden(model, ["__call__"]), *(["call"] if "call" in vars(model) else [])]
 
 
-def unknown_to_optimizer(model: Any) -> list[str]:
+def unknown_to_optimizer(model: keras.Model) -> list[str]:
     """The paths of the variables that train and that the optimizer of a model was not built with (all)."""
     known = _known_to_optimizer(model)
     new = [] if known is None else [part for part in model.trainable_variables if id(part) not in known]
     return [variable.path for variable in new]
 
 
-def still_trained(model: Any) -> list[str]:
+def still_trained(model: keras.Model) -> list[str]:
     """The paths of frozen variables that `fit` goes on training: with the step that it made before (all)."""
     known = _known_to_optimizer(model) if model.train_function is not None else None
     return [part.path for part in model.non_trainable_variables if known and id(part) in known]
 
 
-def _known_to_optimizer(model: Any) -> set[int] | None:
+def _known_to_optimizer(model: keras.Model) -> set[int] | None:
     """The ids of the variables that the optimizer of a model was built with; None where it was not built (all)."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # around which one scales the loss
     if optimizer is None or not optimizer.built:
@@ -103,7 +104,7 @@ METHODS_OF_FIT = (
 METHODS_OF_PREDICT = ("predict", "make_predict_function", "predict_step")
 
 
-def overridden(model: Any, names: Iterable[str]) -> list[str]:
+def overridden(model: keras.Model, names: Iterable[str]) -> list[str]:
     """Which of some methods of a model are not those of `keras.Model`."""
     return [name for name in names if getattr(getattr(model, name), "__func__", None) is not getattr(keras.Model, name)]
 
@@ -170,7 +171,7 @@ def functions_traced_anew() -> Iterator[None]:
 _in_this_thread = threading.local()
 
 
-def takes_inputs(model: Any, inputs: Any) -> bool:
+def takes_inputs(model: keras.Model, inputs: Structure) -> bool:
     """Whether a call of `model` on arrays of such names and shapes goes through, as Keras sees it (all)."""
 
     def spec(leaf: Any) -> Any:
@@ -185,7 +186,7 @@ def takes_inputs(model: Any, inputs: Any) -> bool:
     return True
 
 
-def losses_of(model: Any) -> Any:
+def losses_of(model: keras.Model) -> Any:
     """The losses that `model` was compiled with, as they were given (all); None where there are none."""
     return getattr(model._compile_loss, "_user_loss", None)
 
@@ -194,7 +195,7 @@ def losses_of(model: Any) -> Any:
 _ROWS = 997
 
 
-def error_of_loss(model: Any, targets: Any, weights: Any) -> str | None:
+def error_of_loss(model: keras.Model, targets: Structure, weights: Structure) -> str | None:
     """What Keras has against targets and weights of such shapes, by a loss of its own (all); None where nothing."""
 
     def spec(leaf: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import keras
 
 from .. import _keras
+from .._keras import Tensor
 
 __all__ = ["Ending", "Head", "Stage", "ending_of", "is_units", "steps_back"]
 
@@ -81,7 +82,7 @@ def steps_back(stage: Any) -> Iterator[Any]:
         yield stage
 
 
-def _steps_to(tensor: Any) -> Iterator[Any]:
+def _steps_to(tensor: Tensor) -> Iterator[Any]:
     while True:
         operation, index = _keras.tensor_history(tensor)
         inputs = _keras.inbound_nodes(operation)[index].input_tensors
@@ -163,7 +164,7 @@ _PASSING = (
 )
 
 
-def _kind_of(operation: Any) -> Kind | None:
+def _kind_of(operation: keras.Operation) -> Kind | None:
     """The numbers that an operation gives, None where it does not tell. A subclass may do anything."""
     if type(operation) in _WITH_ACTIVATION:
         function = operation.activation
@@ -173,7 +174,7 @@ def _kind_of(operation: Any) -> Kind | None:
     return _KINDS_OF_OPERATIONS.get(type(operation))
 
 
-def _passes(operation: Any) -> bool:
+def _passes(operation: keras.Operation) -> bool:
     if type(operation) is keras.layers.Activation:  # that is there for its dtype, as in mixed precision
         return operation.activation is keras.activations.linear
     return isinstance(operation, _PASSING)

@@ -13,6 +13,7 @@ import keras
 from typing_extensions import TypedDict
 
 from .._arguments import did_you_mean, hint_about
+from .._keras import Structure
 from .ending import Ending, Head, ending_of, is_units
 
 __all__ = [
@@ -196,7 +197,7 @@ def compares_probabilities(loss: Any, ending: Ending) -> bool:
         return False
 
 
-def check_loss_of_one(outputs: Any, name: str, loss: Any) -> None:
+def check_loss_of_one(outputs: Structure, name: str, loss: Any) -> None:
     """Raises where a loss is dealt out, and the model has one output of this name: Keras says so only in `fit`."""
     if not isinstance(outputs, keras.KerasTensor):
         return
@@ -208,7 +209,7 @@ def check_loss_of_one(outputs: Any, name: str, loss: Any) -> None:
         )
 
 
-def check_endings(head: Head, outputs: Any, loss: Any) -> None:
+def check_endings(head: Head, outputs: Structure, loss: Any) -> None:
     """Raises where the head ends in numbers of another kind than its loss takes: Keras trains it, badly.
 
     Args:

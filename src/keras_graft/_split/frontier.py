@@ -13,6 +13,7 @@ import keras
 
 from .. import _keras
 from .._behaviour import trace
+from .._keras import Graph, Node, Tensor
 from .obstacles import Obstacle
 
 __all__ = ["Frontier", "Level", "Place", "flat_inputs", "inner_graph", "obstacles_in", "operations_of"]
@@ -42,10 +43,10 @@ class Level:
         """Where a tensor or a call of this level stands."""
         return (*self.place, id(part))
 
-    def is_ahead(self, tensor: Any) -> bool:
+    def is_ahead(self, tensor: Tensor) -> bool:
         return id(tensor) in self.ahead
 
-    def is_behind(self, node: Any) -> bool:
+    def is_behind(self, node: Node) -> bool:
         """Whether a call is not, or not wholly, computed ahead."""
         return not node.is_input and not all(map(self.is_ahead, node.outputs))
 
@@ -53,7 +54,7 @@ class Level:
         """The calls that are not, or not wholly, computed ahead."""
         return filter(self.is_behind, _keras.nodes(self.graph))
 
-    def needed(self, node: Any) -> list[Any]:
+    def needed(self, node: Node) -> list[Any]:
         """What the part of a call that lies behind the frontier takes from this level."""
         level = self.partial.get(id(node))
         if level is None:
@@ -97,7 +98,7 @@ class Frontier:
     why: Obstacle
     mixing: set[Place] = dataclasses.field(default_factory=set)
 
-    def level(self, graph: Any, given: set[int], place: Place = ()) -> Level:
+    def level(self, graph: Graph, given: set[int], place: Place = ()) -> Level:
         """The frontier in a graph of whose inputs those with the ids `given` are computed ahead."""
         level = Level(graph, place, set(given))
         for node in _keras.nodes(graph):
@@ -117,11 +118,11 @@ class Frontier:
                 level.ahead.update(map(id, node.outputs))
         return level
 
-    def reason(self, node: Any, level: Level) -> str:
+    def reason(self, node: Node, level: Level) -> str:
         """Why a call cannot be computed ahead although all that it takes is; empty where it can."""
         return self.why(node) or (_MIXES if level.place_of(node) in self.mixing else "")
 
-    def find(self, graph: Any) -> Level:
+    def find(self, graph: Graph) -> Level:
         """The frontier in a graph, moved ahead until all that crosses it holds one row for each example."""
         given = set(map(id, graph.inputs))
         level = self.level(graph, given)
@@ -144,7 +145,7 @@ class Frontier:
 _MIXES = "the first axis of what it gives is not that of the examples"
 
 
-def inner_graph(node: Any) -> Any:
+def inner_graph(node: Node) -> Any:
     """The graph that a call of a nested model runs, if it is called with its inputs and does nothing else."""
     graph = _keras.call_graph(node.operation)
     if graph is None or getattr(node.operation, "activity_regularizer", None) is not None:
@@ -157,7 +158,7 @@ def inner_graph(node: Any) -> Any:
     return graph if only_tensors and {*map(id, bound)} == {*map(id, node.input_tensors)} else None
 
 
-def flat_inputs(node: Any, graph: Any) -> list[Any]:
+def flat_inputs(node: Node, graph: Graph) -> list[Any]:
     """The tensors that a nested model is called with, in the order of its inputs."""
     args, kwargs = node.arguments.args, node.arguments.kwargs
     return _keras.bound_inputs(graph, args[0] if args else kwargs.get("inputs"))
@@ -191,7 +192,7 @@ class _Rows:
     makers: dict[Place, Place]
 
     @classmethod
-    def of(cls, graph: Any, level: Level) -> _Rows:
+    def of(cls, graph: Graph, level: Level) -> _Rows:
         """The lengths for what can be computed ahead."""
         fixed = [tensor.shape[0] for tensor in graph.inputs if tensor.shape[0]]
         rows = cls(fixed[0] if fixed else _EXAMPLES, {}, {})
@@ -199,7 +200,7 @@ class _Rows:
         rows._enter(graph, (), level)
         return rows
 
-    def _enter(self, graph: Any, place: Place, level: Level | None) -> None:
+    def _enter(self, graph: Graph, place: Place, level: Level | None) -> None:
         """Enters the tensors of a graph that are ahead: all of them where no level says which."""
         for node in _keras.nodes(graph):
             inner = None if node.is_input else inner_graph(node)
@@ -219,7 +220,7 @@ class _Rows:
             for tensor, (size, maker) in zip(node.outputs, made):
                 self.sizes[(*place, id(tensor))], self.makers[(*place, id(tensor))] = size, maker
 
-    def _sizes_of(self, node: Any, place: Place) -> list[int | None]:
+    def _sizes_of(self, node: Node, place: Place) -> list[int | None]:
         """The lengths of what a call gives."""
         given = [self.sizes.get((*place, id(tensor))) for tensor in node.input_tensors]
         if None in given:
@@ -238,14 +239,14 @@ class _Rows:
         return [tensor.shape[0] if tensor is not None and tensor.shape else None for tensor in outputs]
 
 
-def operations_of(model: Any) -> Iterator[Any]:
+def operations_of(model: keras.Model) -> Iterator[Any]:
     """The operations of a graph, and of the graphs nested in it; layers that are none of these, with what they hold."""
     for operation in _keras.call_graph(model).operations:
         graph = _keras.call_graph(operation)
         yield from [operation] if graph is None else operations_of(operation)
 
 
-def _may_mix(operation: Any) -> bool:
+def _may_mix(operation: keras.Operation) -> bool:
     """Whether the first axis of what an operation gives may be another than that of what it takes.
 
     The layers of Keras, but for some, leave it to the examples.

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from .. import _keras
+from .._keras import Structure
 
 __all__ = ["MaskOf", "WithMask", "Witness"]
 
@@ -23,13 +24,13 @@ class WithMask(keras.layers.Layer):
         super().__init__(**kwargs)
         _keras.take_inputs_as_they_are(self)
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Structure) -> Any:
         return inputs[0]
 
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+    def compute_mask(self, inputs: Structure, previous_mask: Any) -> Any:
         return inputs[1]
 
-    def compute_output_spec(self, inputs: Any) -> Any:
+    def compute_output_spec(self, inputs: Structure) -> Any:
         return keras.KerasTensor(inputs[0].shape, dtype=inputs[0].dtype)
 
 
@@ -41,10 +42,10 @@ class MaskOf(keras.layers.Layer):
         super().__init__(**kwargs)
         _keras.take_inputs_as_they_are(self)
 
-    def call(self, inputs: Any, mask: Any = None) -> Any:
+    def call(self, inputs: Structure, mask: Any = None) -> Any:
         return mask
 
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+    def compute_mask(self, inputs: Structure, previous_mask: Any) -> None:
         return None
 
 
@@ -56,9 +57,9 @@ class Witness(keras.layers.Layer):
         self.note = note
         _keras.take_inputs_as_they_are(self)
 
-    def call(self, inputs: Any, mask: Any = None) -> Any:
+    def call(self, inputs: Structure, mask: Any = None) -> Any:
         self.note(inputs, mask)
         return inputs
 
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+    def compute_mask(self, inputs: Structure, previous_mask: Any) -> None:
         return None

@@ -15,6 +15,7 @@ from .. import _keras
 from .._behaviour import trace
 from .._behaviour.findings import Row, rows_by_layer
 from .._behaviour.table import Effect, behaviour
+from .._keras import Node
 from .._reach import VARIABLES, reached_from
 
 __all__ = ["Obstacle", "ends_determinism", "ends_noiselessness", "runs_strange_code", "variables_read_by"]
@@ -38,7 +39,7 @@ def ends_determinism(model: keras.Model, *, noise_off: bool = False) -> Obstacle
     moving = _moving_variables(model, rows)
 
     @functools.cache
-    def why_operation(operation: Any) -> str:
+    def why_operation(operation: keras.Operation) -> str:
         if _adds_losses(operation):
             return _ADDS_LOSSES
         for part in _keras.walk(operation):
@@ -53,7 +54,7 @@ def ends_determinism(model: keras.Model, *, noise_off: bool = False) -> Obstacle
                 return f"{row.fit or row.predict}: {row.reason}"
         return ""
 
-    def why(node: Any) -> str:
+    def why(node: Node) -> str:
         return why_operation(node.operation) or _reads_what_moves(node, moving)
 
     return why
@@ -66,7 +67,7 @@ def _moving_variables(model: keras.Model, rows: Mapping[int, Row]) -> dict[int, 
     return {id(key): variable for variable in moving for key in (variable, _keras.handle_of(variable))}
 
 
-def _reads_what_moves(node: Any, moving: Mapping[int, Any]) -> str:
+def _reads_what_moves(node: Node, moving: Mapping[int, Any]) -> str:
     """Says which variable that training moves a call reads beside those of what is called: weights that are tied."""
     for read in _all_read_by(node) if moving else ():
         if id(read) in moving:
@@ -74,14 +75,14 @@ def _reads_what_moves(node: Any, moving: Mapping[int, Any]) -> str:
     return ""
 
 
-def _all_read_by(node: Any) -> Iterator[Any]:
+def _all_read_by(node: Node) -> Iterator[Any]:
     """The variables that a call of a graph reads, and then, which takes a trace, handles of those reached otherwise."""
     yield from variables_read_by(node)
     if runs_strange_code(node.operation):
         yield from trace.handles_in_call(node.operation, node.arguments.args, node.arguments.kwargs)
 
 
-def variables_read_by(node: Any) -> list[Any]:
+def variables_read_by(node: Node) -> list[Any]:
     """The variables that a call of a graph gets as arguments, or that the code which it runs reaches."""
     arguments = (node.arguments.args, node.arguments.kwargs)
     given = [leaf for leaf in keras.tree.flatten(arguments) if isinstance(leaf, VARIABLES)]
@@ -91,14 +92,14 @@ def variables_read_by(node: Any) -> list[Any]:
     return [*given, *(value for value in reached if isinstance(value, VARIABLES))]
 
 
-def runs_strange_code(operation: Any) -> bool:
+def runs_strange_code(operation: keras.Operation) -> bool:
     return any(behaviour(part).strange for part in _keras.walk(operation))
 
 
 _ADDS_LOSSES = "it adds a loss of its own"
 
 
-def _adds_losses(layer: Any) -> bool:
+def _adds_losses(layer: keras.Layer) -> bool:
     """Whether code that the library does not know calls `add_loss` in a call of `layer`."""
     if not (isinstance(layer, keras.Layer) and runs_strange_code(layer)):
         return False
@@ -118,7 +119,7 @@ def ends_noiselessness(model: keras.Model) -> Obstacle:
     """Why a layer of `model` gives something else each time that noise alone is live."""
     rows = rows_by_layer(model)
 
-    def why(node: Any) -> str:
+    def why(node: Node) -> str:
         for part in _keras.walk(node.operation):
             row = rows.get(id(part))
             if row is not None and (row.predict or (row.fit and row.effect in _NOISY)):

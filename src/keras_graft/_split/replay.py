@@ -13,6 +13,7 @@ import keras
 
 from .. import _keras
 from .._behaviour import trace
+from .._keras import Node, Tensor
 from .frontier import Level, Place, flat_inputs, operations_of
 from .masks import MaskOf, WithMask, Witness
 from .obstacles import runs_strange_code
@@ -56,7 +57,7 @@ class Crossed:
 _Emit = Callable[[Place, Any], list[Any]]
 
 
-def cut_features(model: Any, level: Level, names: Names, emit: _Emit) -> tuple[keras.Model, Crossed]:
+def cut_features(model: keras.Model, level: Level, names: Names, emit: _Emit) -> tuple[keras.Model, Crossed]:
     """The model before the frontier, and what crosses that."""
     inputs = keras.tree.map_structure(_keras.new_input, _keras.input_structure(level.graph))
     tensors = dict(zip(map(id, level.graph.inputs), keras.tree.flatten(inputs)))
@@ -97,7 +98,7 @@ class _Ahead:
             own.append(_Crossing(place, tensor, self.names.crossing[place], self.emit(place, new)))
         return Crossed(own, below)
 
-    def _replay_partly(self, node: Any, level: Level, tensors: dict[int, Any]) -> Crossed:
+    def _replay_partly(self, node: Node, level: Level, tensors: dict[int, Any]) -> Crossed:
         """Enters the part of a nested model that is ahead, as a model of its own."""
         inner, name = level.partial[id(node)], self.names.calls[level.place_of(node)]
         pairs = zip(flat_inputs(node, inner.graph), inner.graph.inputs)
@@ -116,7 +117,9 @@ class _Ahead:
         return crossed
 
 
-def cut_rest(model: Any, level: Level, names: Names, crossed: Crossed, pinned: Mapping[int, bool]) -> keras.Model:
+def cut_rest(
+    model: keras.Model, level: Level, names: Names, crossed: Crossed, pinned: Mapping[int, bool]
+) -> keras.Model:
     """The model behind the frontier."""
     behind = _Behind(level, crossed, {one.place: _entrance(one) for one in crossed.flat()}, {}, names, pinned)
     behind.replay()
@@ -162,7 +165,7 @@ class _Behind:
                 kwargs = {**kwargs, "training": self.pinned[id(node.operation)]}
             self.tensors.update(zip(map(id, node.outputs), _keras.connect(node.operation, args, kwargs, node.outputs)))
 
-    def _replay_partly(self, node: Any) -> None:
+    def _replay_partly(self, node: Node) -> None:
         """Enters the part of a nested model that is behind the frontier, as a model of its own."""
         inner, crossed = self.level.partial[id(node)], self.crossed.below[id(node)]
         outer = dict(zip(map(id, inner.graph.inputs), flat_inputs(node, inner.graph)))
@@ -225,7 +228,7 @@ class Names:
         self.taken.add(free)
         return free
 
-    def behind_an_operation(self, tensor: Any) -> Any:
+    def behind_an_operation(self, tensor: Tensor) -> Any:
         """`tensor`, behind a layer where it comes straight from an input: no output can be an input (3.12)."""
         operation, _ = _keras.tensor_history(tensor)
         if not isinstance(operation, keras.layers.InputLayer):
@@ -234,18 +237,18 @@ class Names:
         return keras.layers.Identity(name=name, dtype=tensor.dtype)(tensor)
 
 
-def _number(node: Any, level: Level) -> int | None:
+def _number(node: Node, level: Level) -> int | None:
     """Which of the calls of an operation in its graph `node` is, counted from 1; None where it is the only one."""
     calls = [id(other) for other in _keras.nodes(level.graph) if other.operation is node.operation]
     return calls.index(id(node)) + 1 if len(calls) > 1 else None
 
 
-def _label(node: Any, level: Level) -> str:
+def _label(node: Node, level: Level) -> str:
     number = _number(node, level)
     return node.operation.name + (f".call_{number}" if number else "")
 
 
-def _made_by(tensor: Any, level: Level) -> str:
+def _made_by(tensor: Tensor, level: Level) -> str:
     """The call that makes a tensor, and which of what that gives it is, in words."""
     for node in _keras.nodes(level.graph):
         numbers = [number for number, output in enumerate(node.outputs) if output is tensor]
@@ -268,7 +271,7 @@ def _entrance(one: _Crossing) -> list[Any]:
     ]
 
 
-def _like(model: Any, part: keras.Model) -> keras.Model:
+def _like(model: keras.Model, part: keras.Model) -> keras.Model:
     """A part of a nested model, with the flag of that."""
     _keras.set_own_trainable(part, model.trainable)
     return part
@@ -279,7 +282,7 @@ def emitter(model: keras.Model, level: Level, names: Names) -> _Emit:
     dtypes: dict[Place, str] = {}
     masks: dict[Place, Any] = {}
 
-    def witness(place: Place, tensor: Any) -> list[Any]:
+    def witness(place: Place, tensor: Tensor) -> list[Any]:
         def note(computed: Any, mask: Any) -> None:
             dtypes[place] = keras.backend.standardize_dtype(computed.dtype)
             if mask is not None:
@@ -287,7 +290,7 @@ def emitter(model: keras.Model, level: Level, names: Names) -> _Emit:
 
         return [Witness(note)(tensor)]
 
-    def emit(place: Place, tensor: Any) -> list[Any]:
+    def emit(place: Place, tensor: Tensor) -> list[Any]:
         name, dtype = names.crossing[place][0], dtypes.get(place, tensor.dtype)
         if dtype != tensor.dtype:
             layer = keras.layers.Identity(name=names.new(f"{name}.as_computed"), dtype=dtype)
@@ -303,6 +306,6 @@ def emitter(model: keras.Model, level: Level, names: Names) -> _Emit:
     return emit
 
 
-def _says_too_little(operation: Any) -> bool:
+def _says_too_little(operation: keras.Operation) -> bool:
     """Whether masks may begin at an operation, or its code may compute another dtype than was declared for it."""
     return runs_strange_code(operation) or any(map(_keras.begins_masks, _keras.walk(operation)))
