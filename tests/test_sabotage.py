@@ -37,7 +37,7 @@ from keras_graft._engine import policy as _policy
 from keras_graft._engine import rebuild as _rebuild
 from keras_graft._engine.decision import Decision, Mode
 from keras_graft._engine.errors import RebuildError
-from keras_graft._engine.observed import Seen
+from keras_graft._engine.side_effects import SideEffects
 from keras_graft._engine.state import State
 from keras_graft._features import features as _features
 from keras_graft._features import store as _store
@@ -65,7 +65,7 @@ def with_a_rule_of_its_own(effect: Effect, decision: Decision) -> Callable[[Patc
 
 
 def without_looking(patch: Patch) -> None:
-    patch.setattr(_policy, "observe", lambda layer: Seen(draws=False))
+    patch.setattr(_policy, "side_effects_of", lambda layer: SideEffects(draws=False))
 
 
 def without_locking_what_leaks(patch: Patch) -> None:

@@ -126,9 +126,9 @@ def check_option(name: str, value: Any, allowed: tuple[str, ...], *, or_a: str =
         )
 
 
-def did_you_mean(value: Any, known: Iterable[str]) -> str:
+def did_you_mean(value: Any, options: Iterable[str]) -> str:
     """A question for the word that was probably meant, where there is one."""
-    near = difflib.get_close_matches(value.lower(), list(known), n=1) if isinstance(value, str) else []
+    near = difflib.get_close_matches(value.lower(), list(options), n=1) if isinstance(value, str) else []
     return f' Did you mean "{near[0]}"?' if near else ""
 
 

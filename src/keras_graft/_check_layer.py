@@ -251,12 +251,12 @@ def _is_data(leaf: Any) -> bool:
 
 def _subject(layer: keras.Layer, inputs: Structure, call_arguments: dict[str, Any]) -> _Subject:
     """The layer in a model that calls it as it would be called with some data."""
-    given = keras.tree.map_structure(lambda leaf: tf.convert_to_tensor(leaf) if _is_data(leaf) else leaf, inputs)
-    data = [leaf for leaf in keras.tree.flatten((given, call_arguments)) if _is_data(leaf)]
+    tensors = keras.tree.map_structure(lambda leaf: tf.convert_to_tensor(leaf) if _is_data(leaf) else leaf, inputs)
+    data = [leaf for leaf in keras.tree.flatten((tensors, call_arguments)) if _is_data(leaf)]
     if _keras.call_graph(layer) is not None and len(inputs) == 1 and not call_arguments:
-        makers: list[Callable[[], _Subject]] = [functools.partial(_Subject, layer, layer, given[0])]
+        makers: list[Callable[[], _Subject]] = [functools.partial(_Subject, layer, layer, tensors[0])]
     else:  # some layers need to know how many examples a batch holds
-        makers = [functools.partial(_around, layer, given, call_arguments, fixed) for fixed in (False, True)]
+        makers = [functools.partial(_around, layer, tensors, call_arguments, fixed) for fixed in (False, True)]
     causes = []
     for make in makers:
         try:

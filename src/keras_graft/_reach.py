@@ -80,12 +80,12 @@ def is_plain(value: Any) -> bool:
 
 def reached_from(*roots: Any) -> Iterator[Any]:
     """Every object that is reached from some objects, these among them, each once."""
-    seen: dict[int, Any] = {}
+    visited: dict[int, Any] = {}
     waiting = list(roots)
     while waiting:
         value = waiting.pop()
-        if type(value) not in _PLAIN_TYPES and id(value) not in seen:
-            seen[id(value)] = value
+        if type(value) not in _PLAIN_TYPES and id(value) not in visited:
+            visited[id(value)] = value
             yield value
             waiting.extend(_next(value))
 
@@ -113,26 +113,26 @@ def is_own_code(value: Any) -> bool:
 
 def globals_of(function: Any) -> dict[str, Any]:
     """The globals that a function reads, also in the functions that it defines."""
-    known = function.__globals__
-    return {name: known[name] for name in _read_by(function.__code__) if name in known}
+    names = function.__globals__
+    return {name: names[name] for name in _read_by(function.__code__) if name in names}
 
 
-def attributes_of_modules(function: Any, known: frozenset[str]) -> dict[str, Any]:
+def attributes_of_modules(function: Any, packages: frozenset[str]) -> dict[str, Any]:
     """What a function may read of modules, by path: of its globals, of those it imports, and of modules in these.
 
     Args:
         function: The function.
-        known: The packages that are left out.
+        packages: Those that are left out.
     """
     names = names_in(function)
     waiting = [part for part in globals_of(function).values() if isinstance(part, types.ModuleType)]
     waiting += [sys.modules[name] for name in _imported_by(function) if name in sys.modules]
-    seen, found = set[int](), dict[str, Any]()
+    visited, found = set[int](), dict[str, Any]()
     while waiting:
         module = waiting.pop()
-        if id(module) in seen or module.__name__ == "builtins" or is_of(known, module.__name__):
+        if id(module) in visited or module.__name__ == "builtins" or is_of(packages, module.__name__):
             continue
-        seen.add(id(module))
+        visited.add(id(module))
         for name in sorted(names & vars(module).keys()):
             value = vars(module)[name]
             if isinstance(value, types.ModuleType):

@@ -174,10 +174,10 @@ def predict_samples(
         raise ValueError(f"`samples` must be an integer of 1 or more. Received: samples={samples!r}")
     batch_size = integer("batch_size", batch_size, least=1, or_none=True)
     seed = integer("seed", seed, least=0, or_none=True)
-    own = [*_keras.overridden(model, _keras.METHODS_OF_PREDICT), *_keras.beside_graph(model)]
-    if own:
+    overriding = [*_keras.overridden(model, _keras.METHODS_OF_PREDICT), *_keras.beside_graph(model)]
+    if overriding:
         raise ValueError(
-            f"Model '{model.name}' overrides {own}, which would not run. Sample from its graph alone, "
+            f"Model '{model.name}' overrides {overriding}, which would not run. Sample from its graph alone, "
             f"`keras.Model(model.input, model.output)`, and do to `values` what they do. Received: model={model!r}"
         )
     found = make_cut(model, ends_noiselessness(model))

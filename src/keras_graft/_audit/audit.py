@@ -92,14 +92,15 @@ class Audit(Report):
         Raises:
             AssertionError: With the rows of the layers that are live.
         """
-        seen = [row for row in self.rows if row.live or (row.measured is not None and not row.measured.repeats)]
-        self._refuse(seen, "these are live in `fit`")
+        live = [row for row in self.rows if row.live or (row.measured is not None and not row.measured.repeats)]
+        self._refuse(live, "these are live in `fit`")
 
     def _moves(self, row: Row) -> bool:
         """Whether a variable of the layer itself trains or changes in `fit`."""
         below = sum(other.trainable for other in self._held_by(row))
-        seen = row.measured
-        return row.trainable > below or row.changes or bool(seen and set(seen.changed) - set(seen.changed_in_predict))
+        measured = row.measured
+        moves_in_fit = measured is not None and set(measured.changed) - set(measured.changed_in_predict)
+        return row.trainable > below or row.changes or bool(moves_in_fit)
 
     def _held_by(self, row: Row) -> Iterator[Row]:
         """The rows of what a layer holds itself: they stand behind its own, and names need not differ among them."""
@@ -173,8 +174,8 @@ def audit(model: keras.Model, x: Any = None) -> Audit:
     check_model(model, "model")
     trained = {id(variable) for variable in model.trainable_variables}
     places = list(places_in(model))
-    seen = None if x is None else _seen(model, x, places)
-    rows = _with_removed(model, places, rows_of(model, places, trained, seen))
+    measurement = None if x is None else _measured(model, x, places)
+    rows = _with_removed(model, places, rows_of(model, places, trained, measurement))
     return Audit(
         name=model.name,
         keras_version=keras.__version__,
@@ -182,12 +183,12 @@ def audit(model: keras.Model, x: Any = None) -> Audit:
         totals=tuple(_totals(model, places, rows, trained)),
         parameters=size(model.weights),
         trainable=size(model.trainable_variables),
-        repeats=seen.repeats if seen else None,
-        repeats_in_predict=seen.repeats_in_predict if seen else None,
+        repeats=measurement.repeats if measurement else None,
+        repeats_in_predict=measurement.repeats_in_predict if measurement else None,
     )
 
 
-def _seen(model: keras.Model, x: Any, places: list[Place]) -> Measurement:
+def _measured(model: keras.Model, x: Any, places: list[Place]) -> Measurement:
     try:
         layers = [place.layer for place in places if isinstance(place.layer, keras.Layer)]
         return measure(model, _as_tensors(x), layers)

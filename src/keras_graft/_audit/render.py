@@ -79,8 +79,8 @@ def _said(row: Row) -> str:
 
 
 def _share(row: Row) -> str:
-    seen = row.measured
-    return f" ({seen.dropped:.1%} measured)" if seen is not None and seen.dropped else ""
+    measured = row.measured
+    return f" ({measured.dropped:.1%} measured)" if measured is not None and measured.dropped else ""
 
 
 def _summary(audit: Report) -> str:
@@ -205,12 +205,12 @@ def _details(row: Row, numbers: dict[str, int]) -> dict[str, Any]:
         "In training mode": row.behaviour,
     }
     if row.measured is not None:
-        seen = row.measured
+        measured = row.measured
         shown["Measured"] = ", ".join(
             [
-                "live in fit" if seen.live_in_fit else "the same in fit as in inference mode",
-                f"{seen.dropped:.1%} of its units dropped" if seen.dropped else "no units dropped",
-                f"changes {', '.join(seen.changed)}" if seen.changed else "changes no variables",
+                "live in fit" if measured.live_in_fit else "the same in fit as in inference mode",
+                f"{measured.dropped:.1%} of its units dropped" if measured.dropped else "no units dropped",
+                f"changes {', '.join(measured.changed)}" if measured.changed else "changes no variables",
             ]
         )
     if row.contradiction:

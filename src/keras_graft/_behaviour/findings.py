@@ -87,9 +87,9 @@ def rows_by_layer(model: keras.Model) -> dict[int, Row]:
     return dict(zip((id(place.layer) for place in places), rows_of(model, places, trained, None)))
 
 
-def rows_of(model: keras.Model, places: list[Place], trained: set[int], seen: Measurement | None) -> list[Row]:
+def rows_of(model: keras.Model, places: list[Place], trained: set[int], measurement: Measurement | None) -> list[Row]:
     fit, predict = follow(model, True), follow(model, False)
-    return [_row(place, fit, predict, trained, seen) for place in places]
+    return [_row(place, fit, predict, trained, measurement) for place in places]
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -112,23 +112,23 @@ class Place:
 def places_in(model: keras.Model) -> Iterator[Place]:
     """All layers below `model` that have a row of their own, each once."""
     frozen = not model.trainable
-    seen = {id(model)}
+    visited = {id(model)}
     if _keras.call_graph(model) is None:
-        held = list(_below(model, f"{model.name}/", 1, frozen, seen))
+        held = list(_below(model, f"{model.name}/", 1, frozen, visited))
         yield Place(model, model.name, 0, frozen, holds=bool(held))
         yield from held
     else:
-        yield from _below(model, "", 0, frozen, seen)
+        yield from _below(model, "", 0, frozen, visited)
 
 
-def _below(layer: keras.Layer, prefix: str, depth: int, frozen: bool, seen: set[int]) -> Iterator[Place]:
+def _below(layer: keras.Layer, prefix: str, depth: int, frozen: bool, visited: set[int]) -> Iterator[Place]:
     graph = _keras.call_graph(layer)
     sources = {} if graph is None else _sources(graph, prefix)
     for part in parts_of(layer):
-        if id(part) not in seen:
-            seen.add(id(part))
+        if id(part) not in visited:
+            visited.add(id(part))
             path, fixed = f"{prefix}{part.name}", frozen or not getattr(part, "trainable", True)
-            held = list(_below(part, f"{path}/", depth + 1, fixed, seen))
+            held = list(_below(part, f"{path}/", depth + 1, fixed, visited))
             yield Place(part, path, depth, fixed, sources.get(id(part), ()), bool(held))
             yield from held
 
@@ -152,11 +152,11 @@ def _sources(graph: Graph, prefix: str) -> dict[int, tuple[str, ...]]:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _row(place: Place, fit: Run, predict: Run, trained: set[int], seen: Measurement | None) -> Row:
-    layer, known = place.layer, behaviour(place.layer)
-    in_fit, in_predict = (_doing(layer, known, run, predict) for run in (fit, predict))
-    changes = bool(in_fit) and (known.effect in (Effect.STATISTICS, Effect.STATE) or _updates(layer, fit))
-    measured = seen.layers.get(id(layer)) if seen else None
+def _row(place: Place, fit: Run, predict: Run, trained: set[int], measurement: Measurement | None) -> Row:
+    layer, entry = place.layer, behaviour(place.layer)
+    in_fit, in_predict = (_doing(layer, entry, run, predict) for run in (fit, predict))
+    changes = bool(in_fit) and (entry.effect in (Effect.STATISTICS, Effect.STATE) or _updates(layer, fit))
+    measured = measurement.layers.get(id(layer)) if measurement else None
     weights = {id(weight): weight for weight in weights_of(layer)}.values()
     return Row(
         path=place.path,
@@ -164,12 +164,12 @@ def _row(place: Place, fit: Run, predict: Run, trained: set[int], seen: Measurem
         parameters=size(weights),
         trainable=size(weight for weight in weights if id(weight) in trained),
         frozen=place.frozen,
-        effect=Effect.UNKNOWN if known.traced and in_fit and not changes else known.effect,
+        effect=Effect.UNKNOWN if entry.traced and in_fit and not changes else entry.effect,
         fit=in_fit,
         predict=in_predict,
-        reason=_reason(place, known, fit, predict, bool(in_fit or in_predict)),
+        reason=_reason(place, entry, fit, predict, bool(in_fit or in_predict)),
         changes=changes,
-        silenced=bool(_would(layer, known, fit)) or (known.only_noise and not in_fit),
+        silenced=bool(_would(layer, entry, fit)) or (entry.only_noise and not in_fit),
         removed=False,
         measured=measured,
         contradiction=_contradiction(layer, measured, in_fit, in_predict, changes) if measured else "",
@@ -184,18 +184,18 @@ def weights_of(part: Any) -> list[Any]:
     return list(getattr(part, "weights", ()))
 
 
-def _doing(layer: keras.Layer, known: Behaviour, run: Run, inference: Run) -> str:
+def _doing(layer: keras.Layer, entry: Behaviour, run: Run, inference: Run) -> str:
     """What `layer` does in a run that it does not do in inference mode, in words; empty where nothing."""
     calls = run.of(layer)
-    if known.traced:
+    if entry.traced:
         return _strange(calls, inference.of(layer))
-    said = _in_training(layer, known) if any(_runs_in_training(layer, call) for call in calls) else ""
-    return said or (_changing(calls) if known.registered else "")
+    said = _in_training(layer, entry) if any(_runs_in_training(layer, call) for call in calls) else ""
+    return said or (_changing(calls) if entry.registered else "")
 
 
-def _in_training(layer: keras.Layer, known: Behaviour) -> str:
+def _in_training(layer: keras.Layer, entry: Behaviour) -> str:
     """What its row says that a layer does in training mode alone, in words."""
-    return "" if known.effect is Effect.STATISTICS and not layer.trainable else _WORDS[known.effect](layer, known)
+    return "" if entry.effect is Effect.STATISTICS and not layer.trainable else _WORDS[entry.effect](layer, entry)
 
 
 def _runs_in_training(layer: keras.Layer, call: Reached) -> bool:
@@ -225,30 +225,30 @@ def _updates(layer: keras.Layer, run: Run) -> bool:
     return any(call.own is not None and call.own.updates for call in run.of(layer))
 
 
-def _noise(layer: keras.Layer, known: Behaviour) -> str:
+def _noise(layer: keras.Layer, entry: Behaviour) -> str:
     rates = noise_rates(layer)
-    if known.rates and not rates:
+    if entry.rates and not rates:
         return ""
     shown = [f"{value:.3g}" if name == "stddev" else f"{value:.0%}" for name, value in rates.items()]
     if "stddev" in rates:
         return f"adds noise of {shown[0]}"
-    return f"drops {' and '.join(shown)}" if known.rates and not known.registered else "drops or adds noise"
+    return f"drops {' and '.join(shown)}" if entry.rates and not entry.registered else "drops or adds noise"
 
 
 _WORDS: dict[Effect, Callable[[Any, Behaviour], str]] = {
-    Effect.NOTHING: lambda layer, known: "",
+    Effect.NOTHING: lambda layer, entry: "",
     Effect.NOISE: _noise,
-    Effect.AUGMENTATION: lambda layer, known: "augments",
-    Effect.STATISTICS: lambda layer, known: "batch statistics",
-    Effect.STATE: lambda layer, known: "changes its variables",
+    Effect.AUGMENTATION: lambda layer, entry: "augments",
+    Effect.STATISTICS: lambda layer, entry: "batch statistics",
+    Effect.STATE: lambda layer, entry: "changes its variables",
 }
 
 
-def _would(layer: keras.Layer, known: Behaviour, run: Run) -> str:
+def _would(layer: keras.Layer, entry: Behaviour, run: Run) -> str:
     """What `layer` would do in training mode, if it is called in another one."""
-    if known.traced or any(_runs_in_training(layer, call) for call in run.of(layer)):
+    if entry.traced or any(_runs_in_training(layer, call) for call in run.of(layer)):
         return ""
-    return _in_training(layer, known)
+    return _in_training(layer, entry)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -256,28 +256,28 @@ def _would(layer: keras.Layer, known: Behaviour, run: Run) -> str:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _reason(place: Place, known: Behaviour, fit: Run, predict: Run, active: bool) -> str:
+def _reason(place: Place, entry: Behaviour, fit: Run, predict: Run, active: bool) -> str:
     layer = place.layer
-    could = active or bool(_would(layer, known, fit))
+    could = active or bool(_would(layer, entry, fit))
     causes = dict.fromkeys(call.cause for call in (*fit.of(layer), *predict.of(layer)) if call.cause)
     if could and (causes or not fit.of(layer)):
         return "; ".join(causes) or "it is not called"
-    if known.effect is Effect.STATISTICS and not layer.trainable:
+    if entry.effect is Effect.STATISTICS and not layer.trainable:
         return "inference statistics: frozen"
-    if active and known.effect in (Effect.NOISE, Effect.AUGMENTATION):
+    if active and entry.effect in (Effect.NOISE, Effect.AUGMENTATION):
         stopped = f"`trainable=False` does not stop {type(layer).__name__}"
         return stopped if place.frozen else "it follows the mode of the model"
-    if known.only_noise and known.rates and not noise_rates(layer):
+    if entry.only_noise and entry.rates and not noise_rates(layer):
         return "its rate is 0"
-    shown = known.traced or (active and known.effect is Effect.NOTHING)  # by a trace, where a row says nothing of it
-    return _strange_reason(layer, known, fit, active) if shown else known.reason
+    shown = entry.traced or (active and entry.effect is Effect.NOTHING)  # by a trace, where a row says nothing of it
+    return _strange_reason(layer, entry, fit, active) if shown else entry.reason
 
 
-def _strange_reason(layer: keras.Layer, known: Behaviour, run: Run, active: bool) -> str:
+def _strange_reason(layer: keras.Layer, entry: Behaviour, run: Run, active: bool) -> str:
     """What a trace told of a layer without a row."""
     calls = run.of(layer)
     if any(call.failed for call in calls):
-        return f"{known.reason}, and a trace of its call fails"
+        return f"{entry.reason}, and a trace of its call fails"
     updates = {name for call in calls if call.own is not None for name in call.own.updates}
     if updates:
         return f"it assigns {', '.join(sorted(updates))}"
@@ -294,16 +294,16 @@ def _strange_reason(layer: keras.Layer, known: Behaviour, run: Run, active: bool
 _NEVER = 1e-9
 
 
-def _contradiction(layer: keras.Layer, seen: Measured, in_fit: str, in_predict: str, changes: bool) -> str:
+def _contradiction(layer: keras.Layer, measured: Measured, in_fit: str, in_predict: str, changes: bool) -> str:
     """What a layer was seen to do and is not said to do, or the other way round; empty where both agree."""
     faults = []
-    for live, said, verb in ((seen.live_in_fit, in_fit, "fit"), (seen.live_in_predict, in_predict, "predict")):
+    for live, said, verb in ((measured.live_in_fit, in_fit, "fit"), (measured.live_in_predict, in_predict, "predict")):
         if live and not said:
             faults.append(f"its outputs in `{verb}` are not those of inference mode")
-    moved = sorted(set(seen.changed) - set(seen.changed_in_predict))
+    moved = sorted(set(measured.changed) - set(measured.changed_in_predict))
     if moved and not changes:
         faults.append(f"it changes {', '.join(moved)}")
-    if in_fit and not seen.live_in_fit and _shows(layer, seen.units):
+    if in_fit and not measured.live_in_fit and _shows(layer, measured.units):
         faults.append("its outputs in `fit` are those of inference mode")
     return " and ".join(faults)
 

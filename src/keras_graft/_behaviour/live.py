@@ -77,7 +77,8 @@ def _live_operation(operation: keras.Operation, knowledge: _Knowledge) -> LiveOp
     if function is None:
         return LiveOperation(operation, branch, constants)
     arguments = operation.inputs[len(operation.inputs) - len(function.inputs) :]
-    within = _Knowledge({id(mine): knowledge.intervals[id(given)] for mine, given in zip(function.inputs, arguments)})
+    taken = {id(inner): knowledge.intervals[id(outer)] for inner, outer in zip(function.inputs, arguments)}
+    within = _Knowledge(taken)
     return LiveOperation(operation, branch, constants, tuple(_live(function.outputs, within)))
 
 
@@ -138,13 +139,13 @@ class _Knowledge:
     def _computed(self, operation: keras.Operation, dtype: tf.DType) -> Interval:
         if operation.type in _UNIFORM and dtype.name in _SMALLEST_STEPS:
             return 0.0, 1.0 - _SMALLEST_STEPS[dtype.name]
-        given = [self.intervals[id(tensor)] for tensor in operation.inputs]
+        intervals = [self.intervals[id(tensor)] for tensor in operation.inputs]
         if operation.type == "Cast":
-            return _cast(given[0], dtype)
+            return _cast(intervals[0], dtype)
         if operation.type in _CHOOSING:
             return _hull(*(self.intervals[id(tensor)] for tensor in self.live_inputs(operation)[-2:]))
         rule = _RULES.get(operation.type)
-        return _ANYTHING if rule is None else rule(*given)
+        return _ANYTHING if rule is None else rule(*intervals)
 
 
 _CHOOSING = frozenset({"Select", "SelectV2"})
@@ -169,18 +170,18 @@ def _as_held(exact: Interval, dtype: tf.DType) -> Interval:
     return exact if dtype.is_bool or (exact[0] >= dtype.min and exact[1] <= dtype.max) else _ANYTHING
 
 
-def _cast(given: Interval, dtype: tf.DType) -> Interval:
-    low, high = given
+def _cast(interval: Interval, dtype: tf.DType) -> Interval:
+    low, high = interval
     if dtype.is_floating:
-        return given
+        return interval
     if dtype.is_bool:
         return (float(low != 0), float(high != 0)) if low == high or low > 0 or high < 0 else _EITHER
     exact = dtype in (tf.int32, tf.int64) and abs(low) < 2**31 and abs(high) < 2**31
     return (float(math.trunc(low)), float(math.trunc(high))) if exact else _ANYTHING
 
 
-def _hull(*given: Interval) -> Interval:
-    return min(low for low, _ in given), max(high for _, high in given)
+def _hull(*intervals: Interval) -> Interval:
+    return min(low for low, _ in intervals), max(high for _, high in intervals)
 
 
 def _product(one: Interval, other: Interval) -> Interval:
@@ -194,13 +195,13 @@ def _quotient(one: Interval, other: Interval) -> Interval:
     return _product(one, (1 / other[1], 1 / other[0]))
 
 
-def _first(given: Interval, *_: Interval) -> Interval:
-    return given
+def _first(interval: Interval, *_: Interval) -> Interval:
+    return interval
 
 
 def _rising(function: Callable[[float], float]) -> Callable[[Interval], Interval]:
     """The rule of a function that never falls."""
-    return lambda given: tuple(end if math.isinf(end) else function(end) for end in given)  # type: ignore[return-value]
+    return lambda interval: tuple(end if math.isinf(end) else function(end) for end in interval)  # type: ignore[return-value]
 
 
 def _truth(always: bool, never: bool) -> Interval:
@@ -219,8 +220,8 @@ def _equal(one: Interval, other: Interval) -> Interval:
     return _truth(one[0] == one[1] == other[0] == other[1], one[1] < other[0] or other[1] < one[0])
 
 
-def _no(given: Interval) -> Interval:
-    return 1.0 - given[1], 1.0 - given[0]
+def _no(interval: Interval) -> Interval:
+    return 1.0 - interval[1], 1.0 - interval[0]
 
 
 _RULES: dict[str, Callable[..., Interval]] = {
@@ -228,16 +229,16 @@ _RULES: dict[str, Callable[..., Interval]] = {
     **dict.fromkeys("Reshape ExpandDims Squeeze BroadcastTo Tile Transpose StridedSlice".split(), _first),
     "Fill": lambda _, value: value,
     "Pack": _hull,
-    "ConcatV2": lambda *given: _hull(*given[:-1]),
+    "ConcatV2": lambda *intervals: _hull(*intervals[:-1]),
     **dict.fromkeys(("Add", "AddV2"), lambda one, other: (one[0] + other[0], one[1] + other[1])),
     "Sub": lambda one, other: (one[0] - other[1], one[1] - other[0]),
-    "Neg": lambda given: (-given[1], -given[0]),
+    "Neg": lambda interval: (-interval[1], -interval[0]),
     "Mul": _product,
     "RealDiv": _quotient,
     "Maximum": lambda one, other: (max(one[0], other[0]), max(one[1], other[1])),
     "Minimum": lambda one, other: (min(one[0], other[0]), min(one[1], other[1])),
-    "Relu": lambda given: (max(given[0], 0.0), max(given[1], 0.0)),
-    "ClipByValue": lambda given, low, high: (max(given[0], low[0]), min(given[1], high[1])),
+    "Relu": lambda interval: (max(interval[0], 0.0), max(interval[1], 0.0)),
+    "ClipByValue": lambda interval, low, high: (max(interval[0], low[0]), min(interval[1], high[1])),
     "Floor": _rising(math.floor),
     "Ceil": _rising(math.ceil),
     "Less": _less,

@@ -73,7 +73,7 @@ def measure(model: keras.Model, x: Any, layers: Iterable[Any]) -> Measurement:
             watch = _Watch(variables)
             with keras.StatelessScope() as watch.scope, untouched.recording(layers, watch.around):
                 model(*inputs.as_given()[0], training=training)
-            runs[training] = watch.seen, _same(*outputs)
+            runs[training] = watch.sums, _same(*outputs)
     (fit, repeats), (predict, repeats_in_predict) = runs[True], runs[False]
     both = {id(layer) for layer in layers} & fit.keys() & predict.keys()
     return Measurement({key: _measured(fit[key], predict[key]) for key in both}, repeats, repeats_in_predict)
@@ -125,24 +125,24 @@ class _Watch:
 
     Attributes:
         variables: The variables of the model, by their ids.
-        seen: What was seen, by the id of the layer.
+        sums: What was measured, by the id of the layer.
         open: The calls that are running, the outermost first: what the layers below gave in each, with their ids.
-        given: While a call is repeated: what the layers below give, and have not given yet.
+        replayed: While a call is repeated: what the layers below give, and have not given yet.
         astray: Whether that call did not call the same layers below.
         scope: The scope that holds all variables that were assigned.
     """
 
     variables: dict[int, Any]
-    seen: dict[int, _Sums] = dataclasses.field(default_factory=dict)
+    sums: dict[int, _Sums] = dataclasses.field(default_factory=dict)
     open: list[list[tuple[int, Any]]] = dataclasses.field(default_factory=list)
-    given: list[tuple[int, Any]] | None = None
+    replayed: list[tuple[int, Any]] | None = None
     astray: bool = False
     scope: Any = None
 
     def around(
         self, layer: keras.Layer, call: Callable[..., Any], args: Structure, kwargs: Structure, training: bool
     ) -> Any:
-        if self.given is not None:
+        if self.replayed is not None:
             return self._give(layer, call, args, kwargs)
         context = _keras.call_context(layer)
         mode, state = context.get_value("training"), dict(self.scope.state_mapping)
@@ -156,9 +156,9 @@ class _Watch:
             args, kwargs = arguments.as_given(silent=layer if silent else None)
             context.set_value("training", mode)
             self._set(state)
-            self.given, self.astray = list(below), False
+            self.replayed, self.astray = list(below), False
             outputs = _arrays(call(*args, **kwargs))
-            self.astray |= bool(self.given)
+            self.astray |= bool(self.replayed)
             return outputs
 
         try:
@@ -169,9 +169,9 @@ class _Watch:
             calm = repeat(False, silent=True)
             if self.astray:  # it calls other layers in inference mode: what differs is theirs
                 calm = again
-            self.seen.setdefault(id(layer), _Sums()).add(_arrays(outputs), again, calm, changed)
+            self.sums.setdefault(id(layer), _Sums()).add(_arrays(outputs), again, calm, changed)
         finally:
-            self.given = None
+            self.replayed = None
             left.as_given()
             context.set_value("training", mode_behind)
             self._set(state_behind)
@@ -192,10 +192,10 @@ class _Watch:
 
     def _give(self, layer: keras.Layer, call: Callable[..., Any], args: Structure, kwargs: Structure) -> Any:
         """What `layer` gave when the call that is repeated ran first."""
-        given = self.given or []
-        for number, (key, outputs) in enumerate(given):
+        replayed = self.replayed or []
+        for number, (key, outputs) in enumerate(replayed):
             if key == id(layer):
-                del given[number]
+                del replayed[number]
                 return outputs
         self.astray = True
         return call(*args, **kwargs)

@@ -90,11 +90,11 @@ def parts_of(layer: keras.Layer) -> list[Any]:
         return [operation for operation in _operations(graph) if is_looked_into(operation)]
     if type(layer) is ModeLock:
         return [layer.layer]
-    known = behaviour(layer)
-    if known.parts:
-        held = keras.tree.flatten([getattr(layer, attribute) for _, attribute in known.parts])
+    row = behaviour(layer)
+    if row.parts:
+        held = keras.tree.flatten([getattr(layer, attribute) for _, attribute in row.parts])
         return [part for part in held if isinstance(part, keras.Layer)]
-    return _keras.sublayers(layer) if known.strange else []
+    return _keras.sublayers(layer) if row.strange else []
 
 
 def is_looked_into(operation: keras.Operation) -> bool:

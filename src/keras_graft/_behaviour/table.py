@@ -400,11 +400,11 @@ def _looked_at_whole(layer: keras.Layer, row: Behaviour) -> Behaviour:
 
     A function that reaches no layer cannot notice the mode, but may draw: only a trace tells.
     """
-    given = strangers_in(layer, row)
-    if not given:
+    strangers = strangers_in(layer, row)
+    if not strangers:
         return row if type(layer) is not keras.layers.Lambda else dataclasses.replace(row, traced=True)
     of_a_stranger = dataclasses.replace(row, traced=True, parts=(), keeps_flags=row.keeps_flags and _keeps_flags(layer))
-    for name, value in given.items():
+    for name, value in strangers.items():
         if name == "function" and takes_the_mode(value):
             return dataclasses.replace(of_a_stranger, effect=Effect.UNKNOWN, reason="its function takes the mode")
         for held in reached_from(value):
@@ -413,7 +413,7 @@ def _looked_at_whole(layer: keras.Layer, row: Behaviour) -> Behaviour:
                 return dataclasses.replace(of_a_stranger, effect=Effect.UNKNOWN, reason=reason)
     if row.effect is Effect.NOTHING:
         return dataclasses.replace(row, traced=True)
-    reason = f"{row.reason}, and its `{next(iter(given))}` is code of its own"
+    reason = f"{row.reason}, and its `{next(iter(strangers))}` is code of its own"
     return dataclasses.replace(of_a_stranger, effect=Effect.UNKNOWN, reason=reason)
 
 
@@ -424,16 +424,16 @@ def shared_by_copies(layer: keras.Layer) -> list[Any]:
         if is_own_code(type(part)):
             roots += code_that_runs(part)
         else:
-            given = strangers_in(part, _TABLE.get(type(part), _INERT))
-            roots += [value for value in given.values() if not isinstance(value, keras.Layer)]
+            strangers = strangers_in(part, _TABLE.get(type(part), _INERT))
+            roots += [value for value in strangers.values() if not isinstance(value, keras.Layer)]
     tracked = {id(part) for part in _keras.walk(layer)}
     return [held for held in reached_from(*roots) if isinstance(held, keras.Layer) and id(held) not in tracked]
 
 
 def _of_operation(operation: keras.Operation) -> Behaviour:
     """What an operation such as `keras.ops.map` does, by the functions that it was called with."""
-    given = [*own_attributes(operation).values(), *arguments_of(operation)]
-    if not is_own_code(type(operation)) and not any(map(_is_strange, given)):
+    values = [*own_attributes(operation).values(), *arguments_of(operation)]
+    if not is_own_code(type(operation)) and not any(map(_is_strange, values)):
         return _INERT
     for held in layers_reached_by(operation):
         return Behaviour(Effect.UNKNOWN, f"its function reaches {type(held).__name__} '{held.name}'", traced=True)

@@ -30,10 +30,10 @@ def same(original: Any, new: Any, training: bool) -> bool:
     """
     args, kwargs = call_of(original)
     try:
-        seen = observe(original, False, args, kwargs)
+        observation = observe(original, False, args, kwargs)
     except Exception:  # whatever a stranger's `call` may raise
-        seen = tried(original, False, args, kwargs)
-    if seen.draws:
+        observation = tried(original, False, args, kwargs)
+    if observation.draws:
         return True
 
     def outputs(layer: keras.Layer, mode: bool, data: Any) -> list[Any]:

@@ -84,12 +84,12 @@ def random_states_kept() -> Iterator[None]:
 def _containers(layer: keras.Layer) -> Iterator[Any]:
     """The lists, dicts, sets and queues that `layer` holds, also in one another, but for the records of its calls."""
     waiting = [value for name, value in vars(layer).items() if name not in _keras.RECORDS]
-    seen: set[int] = set()
+    visited: set[int] = set()
     while waiting:
         held = waiting.pop()
-        if id(held) in seen or not isinstance(held, (*_CONTAINERS, tuple)):
+        if id(held) in visited or not isinstance(held, (*_CONTAINERS, tuple)):
             continue
-        seen.add(id(held))
+        visited.add(id(held))
         waiting.extend(held.values() if isinstance(held, dict) else held)
         if not isinstance(held, tuple):
             yield held

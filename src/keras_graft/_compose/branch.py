@@ -69,8 +69,8 @@ Models: TypeAlias = Sequence[keras.Model | Branch] | Mapping[str, keras.Model | 
 
 def name_branches(models: Models) -> dict[str, Branch]:
     """The branches under their final names, every model checked."""
-    given = _as_branches(models)
-    chosen = [branch.name for branch in given if branch.name is not None]
+    unnamed = _as_branches(models)
+    chosen = [branch.name for branch in unnamed if branch.name is not None]
     for name in chosen:
         if not isinstance(name, str) or not name or "/" in name:
             raise ValueError(f"A branch name must be a non-empty string without '/'. Received: name={name!r}")
@@ -80,7 +80,7 @@ def name_branches(models: Models) -> dict[str, Branch]:
                 f"its own. Received: names={chosen}"
             )
     named: dict[str, Branch] = {}
-    for branch in given:
+    for branch in unnamed:
         name = branch.name or free_name(branch.model.name, {*chosen, *named})
         named[name] = dataclasses.replace(branch, name=name)
     refused = [name for name in named if not _keras.is_scope(name, inner=True)]

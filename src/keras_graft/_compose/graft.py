@@ -167,10 +167,10 @@ def _check_pooling(branch: Branch, features: Tensor) -> None:
 
 def _data_format(branch: Branch, base: keras.Model, layer: str) -> str:
     """On which side the channels of a base model stand, whatever was set globally after it was made."""
-    known = data_format_of(base)
+    data_format = data_format_of(base)
     current = keras.config.image_data_format()
-    if known is not None:
-        return known
+    if data_format is not None:
+        return data_format
     if current == "channels_last" and "channels_first" not in data_formats_in(base):
         return current
     raise ValueError(

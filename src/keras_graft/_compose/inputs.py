@@ -71,16 +71,16 @@ def _shared_inputs(branches: Mapping[str, Branch], taken: Collection[str]) -> An
     return keras.tree.map_structure(new_input, structure)
 
 
-def _in_order_of(branch: Branch, other: Branch, given: Any) -> Any:
+def _in_order_of(branch: Branch, other: Branch, tensors: Any) -> Any:
     """What is given for the inputs of the model of `other`, in the order of those of `branch`.
 
     Inputs in a list that have the same names in two models are the same inputs, whatever their order.
     """
     names, others = _names_in_list(branch), _names_in_list(other)
     if names == others or not names or not others:
-        return given
+        return tensors
     if sorted(names) == sorted(others):
-        return type(given)(given[others.index(name)] for name in names)
+        return type(tensors)(tensors[others.index(name)] for name in names)
     moved = [name for place, name in enumerate(names) if name in others and others.index(name) != place]
     if moved:
         raise ValueError(
@@ -88,7 +88,7 @@ def _in_order_of(branch: Branch, other: Branch, given: Any) -> Any:
             "different places in their models, and others have no counterpart of the same name. Give them equal names, "
             f"or use `inputs=\"separate\"`. Received: '{branch.name}' takes {names}, '{other.name}' takes {others}"
         )
-    return given
+    return tensors
 
 
 def _in_own_order(branch: Branch, first: Branch, inputs: Structure) -> Any:

@@ -52,16 +52,16 @@ def data_format_of(model: keras.Model) -> str | None:
     It is that of the last layers which have one, followed through what leaves the axes where they are.
     """
     found: set[str] = set()
-    seen: set[tuple[int, int]] = set()
+    visited: set[tuple[int, int]] = set()
     waiting = list(_keras.call_graph(model).outputs)
     while waiting:
         operation, index = _keras.tensor_history(waiting.pop())
-        if (id(operation), index) in seen:
+        if (id(operation), index) in visited:
             continue
-        seen.add((id(operation), index))
-        known = _format_behind(operation)
-        if known is not None:
-            found.add(known)
+        visited.add((id(operation), index))
+        data_format = _format_behind(operation)
+        if data_format is not None:
+            found.add(data_format)
         elif _leaves_axes_alone(operation, _keras.inbound_nodes(operation)[index]):
             waiting.extend(_keras.inbound_nodes(operation)[index].input_tensors)
     return found.pop() if len(found) == 1 else None

@@ -152,9 +152,9 @@ def _check_called_once(model: keras.Model, branch: Branch, path: str) -> None:
 
 
 def _no_such_output(branch: Branch, path: str) -> ValueError:
-    known = [known_path for known_path, _ in _paths(_keras.call_graph(branch.model))]
-    near = difflib.get_close_matches(path, known, n=3) or [p for p in known if p.endswith(f"/{path}")][:3]
-    hint = f"Did you mean {' or '.join(repr(name) for name in near)}?" if near else f"It has {known}."
+    paths = [known_path for known_path, _ in _paths(_keras.call_graph(branch.model))]
+    near = difflib.get_close_matches(path, paths, n=3) or [p for p in paths if p.endswith(f"/{path}")][:3]
+    hint = f"Did you mean {' or '.join(repr(name) for name in near)}?" if near else f"It has {paths}."
     return ValueError(
         f"The model of branch '{branch.name}' has no layer '{path}' at which it could be cut. {hint} "
         f"Received: output='{path}'"

@@ -56,10 +56,10 @@ def apply_layer(layer: keras.Layer, tensor: Tensor, argument: str) -> Any:
     try:
         return layer(tensor)
     except (TypeError, ValueError) as error:
-        given = keras.tree.map_structure(lambda t: t.shape, tensor)
+        shapes = keras.tree.map_structure(lambda t: t.shape, tensor)
         raise ValueError(
             f"`{argument}`: the layer '{layer.name}' (of type {type(layer).__name__}) cannot be called on features of "
-            f"shape {given}. Pass one that fits. Keras says: {error}"
+            f"shape {shapes}. Pass one that fits. Keras says: {error}"
         ) from error
 
 
@@ -108,10 +108,10 @@ def dtype_for(tensors: Collection[Any]) -> str | None:
 
     A global policy that was set after a base model was made, such as mixed_float16, would otherwise round its features.
     """
-    own = keras.config.dtype_policy().compute_dtype
+    compute_dtype = keras.config.dtype_policy().compute_dtype
     floats = [tensor.dtype for tensor in tensors if "float" in tensor.dtype]
-    widest = keras.backend.result_type(own, *floats)
-    return None if widest == own else widest
+    widest = keras.backend.result_type(compute_dtype, *floats)
+    return None if widest == compute_dtype else widest
 
 
 def free_name(wanted: str, taken: Collection[str]) -> str:

@@ -117,9 +117,9 @@ class Counterparts:
         Raises:
             Unprovable: If it holds something of Keras that has no counterpart, such as another model.
         """
-        known = self.of.get(id(value)) or self.made.get(id(value))
-        if known is not None:
-            return known[1]
+        counterpart = self.of.get(id(value)) or self.made.get(id(value))
+        if counterpart is not None:
+            return counterpart[1]
         new = self._duplicate(value)
         self.made[id(value)] = (value, new)
         return new
@@ -173,14 +173,14 @@ class Counterparts:
         return new
 
     def _belongs_to_the_original(self, value: Any) -> bool:
-        seen: dict[int, Any] = {}
+        visited: dict[int, Any] = {}
         waiting = [value]
         while waiting:
             current = waiting.pop()
             if id(current) in self.of:
                 return True
-            if id(current) not in seen and not isinstance(current, _ATOMS):
-                seen[id(current)] = current
+            if id(current) not in visited and not isinstance(current, _ATOMS):
+                visited[id(current)] = current
                 waiting += _inside(current)
         return False
 
@@ -188,7 +188,7 @@ class Counterparts:
         for held in _inside(value):
             if not isinstance(held, _ATOMS):
                 self.duplicate(held)
-        memo = {key: new for known in (self.made, self.of) for key, (_, new) in known.items()}
+        memo = {key: new for pairs in (self.made, self.of) for key, (_, new) in pairs.items()}
         return copy.deepcopy(value, memo)
 
 

@@ -33,8 +33,8 @@ from .._reach import reached_from
 from .behind_masks import lets_masks_in, makes_masks
 from .decision import Decision, Mode
 from .errors import RebuildError
-from .observed import Seen, holds_noise, leaks_its_mode, observe
 from .rates import silenced_rates
+from .side_effects import SideEffects, holds_noise, leaks_its_mode, side_effects_of
 
 __all__ = ["AUGMENTATION", "POLICIES", "Augmentation", "Decider", "DropoutPolicy", "Policy", "decider"]
 
@@ -146,35 +146,36 @@ class Decider:
 
     def __call__(self, layer: keras.Layer, path: str) -> Decision:
         if not isinstance(layer, keras.Layer):
-            _refuse_hidden_noise(layer, path, self, observe(layer))
+            _refuse_hidden_noise(layer, path, self, side_effects_of(layer))
             return Decision(reuse=not self.copy)
-        known = behaviour(layer)
+        row = behaviour(layer)
         trace.note_holder(layer)
         if type(layer) is ModeLock and self._speaks_of(layer.layer):
             return Decision(unwrap=True, reuse=not self.copy)
-        seen = observe(layer) if known.traced or known.registered else Seen(draws=False)
-        if known.traced and known.effect is Effect.NOTHING and (seen.draws or seen.updates):
-            known = dataclasses.replace(known, effect=Effect.UNKNOWN)  # it hides from Keras what it does
-        decision = _RULES[known.effect](self, layer, path, known, seen)
-        if self.copy and known.traced:
-            _refuse_to_share(layer, path, live=seen.draws and decision.mode in (Mode.OUTER, Mode.TRAINING))
+        side_effects = side_effects_of(layer) if row.traced or row.registered else SideEffects(draws=False)
+        if row.traced and row.effect is Effect.NOTHING and (side_effects.draws or side_effects.updates):
+            row = dataclasses.replace(row, effect=Effect.UNKNOWN)  # it hides from Keras what it does
+        decision = _RULES[row.effect](self, layer, path, row, side_effects)
+        if self.copy and row.traced:
+            _refuse_to_share(layer, path, live=side_effects.draws and decision.mode in (Mode.OUTER, Mode.TRAINING))
         over_stored = not self.copy and holds_noise(layer) and _keras.rests_on_stored_modes(layer)
-        way_out = functools.partial(self._way_out, layer, path, seen)
+        way_out = functools.partial(self._way_out, layer, path, side_effects)
         decision = _for_all(
             decision,
             way_out=way_out,
             reuse=not self.copy,
             over_stored=over_stored,
-            lock=over_stored or self._needs_lock(layer, known, seen),
-            verify=known.effect is Effect.UNKNOWN or known.registered,
+            lock=over_stored or self._needs_lock(layer, row, side_effects),
+            verify=row.effect is Effect.UNKNOWN or row.registered,
         )
         if not self.frozen:
-            _refuse_to_freeze(layer, path, decision, seen)
+            _refuse_to_freeze(layer, path, decision, side_effects)
             decision = _for_all(decision, trains=True)  # its losses count
-        elif seen.updates and decision.mode in (Mode.OUTER, Mode.TRAINING):
+        elif side_effects.updates and decision.mode in (Mode.OUTER, Mode.TRAINING):
             choice = "keep" if decision.mode is Mode.OUTER else "always"
-            cause = f"it updates {list(seen.updates)} whenever it is in training mode, so it cannot be live and frozen"
-            raise self._refused(layer, path, seen, choice, cause)
+            updated = list(side_effects.updates)
+            cause = f"it updates {updated} whenever it is in training mode, so it cannot be live and frozen"
+            raise self._refused(layer, path, side_effects, choice, cause)
         return decision
 
     def _speaks_of(self, layer: keras.Layer) -> bool:
@@ -183,7 +184,7 @@ class Decider:
         if self.augmentation == "off" and Effect.AUGMENTATION in effects:
             return True
         return self.policy != "keep" and (
-            Effect.NOISE in effects or (Effect.UNKNOWN in effects and observe(layer).draws)
+            Effect.NOISE in effects or (Effect.UNKNOWN in effects and side_effects_of(layer).draws)
         )
 
     def _as_stored(self, layer: keras.Layer, path: str) -> Decision:
@@ -211,92 +212,104 @@ class Decider:
         self.chosen[id(layer)] = chosen, [layer.name]
         return chosen
 
-    def _needs_lock(self, layer: keras.Layer, known: Behaviour, seen: Seen) -> bool:
+    def _needs_lock(self, layer: keras.Layer, row: Behaviour, side_effects: SideEffects) -> bool:
         """Whether a lock must hold the layer whatever its mode, for what it would do to those around it."""
         if not self.frozen:
-            return not layer.weights and leaks_its_mode(layer, known)
-        return seen.losses or _loses_flags(layer, known, self.copy) or leaks_its_mode(layer, known)
+            return not layer.weights and leaks_its_mode(layer, row)
+        return side_effects.losses or _loses_flags(layer, row, self.copy) or leaks_its_mode(layer, row)
 
     # -- one rule per effect ----------------------------------------------------------------------------
 
-    def nothing(self, layer: keras.Layer, path: str, known: Behaviour, seen: Seen) -> Decision:
+    def nothing(self, layer: keras.Layer, path: str, row: Behaviour, side_effects: SideEffects) -> Decision:
         return Decision()
 
-    def noise(self, layer: keras.Layer, path: str, known: Behaviour, seen: Seen) -> Decision:
+    def noise(self, layer: keras.Layer, path: str, row: Behaviour, side_effects: SideEffects) -> Decision:
         choice = self.choice(layer, path)
         adds_loss = getattr(layer, "activity_regularizer", None) is not None and not self.frozen
-        if choice == "remove" and known.only_noise and not adds_loss:
+        if choice == "remove" and row.only_noise and not adds_loss:
             return Decision(bypass=True)
         if choice in ("keep", "always"):
             mode = Mode.OUTER if choice == "keep" else Mode.TRAINING
-            live = noise_rates(layer) or not known.rates
+            live = noise_rates(layer) or not row.rates
             return Decision(mode=mode if live else Mode.ANY)
         same_kernel = self.frozen or self.lets_masks_in or self._is_masked(layer)
-        if self.copy and known.other_kernel and choice == "off" and same_kernel:
+        if self.copy and row.other_kernel and choice == "off" and same_kernel:
             return Decision(mode=Mode.INFERENCE, trains=not self.frozen)
-        if self.copy and (known.rates or known.replacement):
-            if known.other_kernel and self._is_masked(layer):
+        if self.copy and (row.rates or row.replacement):
+            if row.other_kernel and self._is_masked(layer):
                 cause = (
                     "it gets a mask, and where its rate is 0, Keras computes it by another kernel, which gives other "
                     "numbers for queries that see no key, such as those of padding"
                 )
-                raise self._refused(layer, path, seen, choice, cause)
-            if known.other_kernel and self.lets_masks_in:
+                raise self._refused(layer, path, side_effects, choice, cause)
+            if row.other_kernel and self.lets_masks_in:
                 self.other_behind_masks.append(path)
-            silent = Decision(changes=known.rates, replacement=known.replacement)
-            if known.registered and self.frozen and not known.replacement:
+            silent = Decision(changes=row.rates, replacement=row.replacement)
+            if row.registered and self.frozen and not row.replacement:
                 # Some layers of others still draw random numbers at rate 0, to no effect: a lock makes sure of them.
                 return dataclasses.replace(silent, otherwise=dataclasses.replace(silent, mode=Mode.INFERENCE))
             return silent
         if choice == "remove" and self.copy:
             raise self._refused(
-                layer, path, seen, choice, "its class is registered with neither `rates` nor a `replacement`"
+                layer, path, side_effects, choice, "its class is registered with neither `rates` nor a `replacement`"
             )
         return Decision(mode=Mode.INFERENCE)
 
-    def augmenting(self, layer: keras.Layer, path: str, known: Behaviour, seen: Seen) -> Decision:
+    def augmenting(self, layer: keras.Layer, path: str, row: Behaviour, side_effects: SideEffects) -> Decision:
         if self.augmentation == "off":
             return Decision(mode=Mode.INFERENCE)
         return Decision(mode=Mode.OUTER) if self.frozen else self._as_stored(layer, path)
 
-    def statistics(self, layer: keras.Layer, path: str, known: Behaviour, seen: Seen) -> Decision:
+    def statistics(self, layer: keras.Layer, path: str, row: Behaviour, side_effects: SideEffects) -> Decision:
         return Decision(mode=Mode.ANY) if self.frozen else self._as_stored(layer, path)
 
-    def state(self, layer: keras.Layer, path: str, known: Behaviour, seen: Seen) -> Decision:
+    def state(self, layer: keras.Layer, path: str, row: Behaviour, side_effects: SideEffects) -> Decision:
         if not self.frozen:
             return self._as_stored(layer, path)
-        if self.copy and known.replacement:
-            return Decision(replacement=known.replacement)
-        unwrap = self.copy and known.parts and layer.layer.compute_dtype == layer.compute_dtype  # else it casts
+        if self.copy and row.replacement:
+            return Decision(replacement=row.replacement)
+        unwrap = self.copy and row.parts and layer.layer.compute_dtype == layer.compute_dtype  # else it casts
         return Decision(unwrap=True) if unwrap else Decision(mode=Mode.INFERENCE)
 
-    def unknown(self, layer: keras.Layer, path: str, known: Behaviour, seen: Seen) -> Decision:
+    def unknown(self, layer: keras.Layer, path: str, row: Behaviour, side_effects: SideEffects) -> Decision:
         choice = self._choice_within(layer, path)
-        silent = seen.complete and not seen.draws
+        silent = side_effects.complete and not side_effects.draws
         if choice in ("off", "remove"):
             if silent:
                 return Decision(mode=Mode.INFERENCE) if self.frozen else self._as_stored(layer, path)
-            return self._silenced(layer, path, choice, known, seen)
+            return self._silenced(layer, path, choice, row, side_effects)
         if choice == "always" and _silent_locks(layer):
             raise self._refused(
-                layer, path, seen, choice, f"it holds {_silent_locks(layer)}, locked to inference mode by ModeLock"
+                layer,
+                path,
+                side_effects,
+                choice,
+                f"it holds {_silent_locks(layer)}, locked to inference mode by ModeLock",
             )
         if silent:
-            stands = seen.updates and self.frozen
+            stands = side_effects.updates and self.frozen
             return Decision(mode=Mode.INFERENCE) if stands else self._as_stored(layer, path)
-        if choice == "always" and not seen.complete:
-            raise self._refused(layer, path, seen, choice, "what it does in training mode could not be found out")
+        if choice == "always" and not side_effects.complete:
+            raise self._refused(
+                layer, path, side_effects, choice, "what it does in training mode could not be found out"
+            )
         return Decision(mode=Mode.OUTER if choice == "keep" else Mode.TRAINING)
 
-    def _silenced(self, layer: keras.Layer, path: str, choice: Policy, known: Behaviour, seen: Seen) -> Decision:
+    def _silenced(
+        self, layer: keras.Layer, path: str, choice: Policy, row: Behaviour, side_effects: SideEffects
+    ) -> Decision:
         """A copy with its rates at 0 where it has any, and a lock only where that does not do."""
         rates = silenced_rates(layer) if self.copy else {}
-        lockable = self._silent_when_locked(layer, seen)
+        lockable = self._silent_when_locked(layer, side_effects)
         locked = Decision(mode=Mode.INFERENCE)
         if choice == "remove" and self.copy:
             if not rates:
                 raise self._refused(
-                    layer, path, seen, choice, f"its noise ({_noise_of(layer)}) hangs on no argument of its config"
+                    layer,
+                    path,
+                    side_effects,
+                    choice,
+                    f"its noise ({_noise_of(layer)}) hangs on no argument of its config",
                 )
             lockable = False
         if not rates:
@@ -307,7 +320,7 @@ class Decider:
         if not self.frozen:
             return dataclasses.replace(self._as_stored(layer, path), changes=rates, otherwise=otherwise)
         at_zero = Decision(changes=rates, mode=Mode.INFERENCE, otherwise=otherwise)
-        if seen.updates or self._needs_lock(layer, known, seen):
+        if side_effects.updates or self._needs_lock(layer, row, side_effects):
             return at_zero
         return dataclasses.replace(at_zero, mode=Mode.ANY, otherwise=at_zero)
 
@@ -338,23 +351,24 @@ class Decider:
 
     # -- what else can be done -------------------------------------------------------------------------
 
-    def _silent_when_locked(self, layer: keras.Layer, seen: Seen) -> bool:
+    def _silent_when_locked(self, layer: keras.Layer, side_effects: SideEffects) -> bool:
         """Whether a lock is possible, and enough."""
-        moves = layer.trainable_variables or seen.updates
-        return seen.quiet_in_inference and (self.frozen or not moves)
+        moves = layer.trainable_variables or side_effects.updates
+        return side_effects.quiet_in_inference and (self.frozen or not moves)
 
-    def _way_out(self, layer: keras.Layer, path: str, seen: Seen, *, comparable: bool = True) -> str:
+    def _way_out(self, layer: keras.Layer, path: str, side_effects: SideEffects, *, comparable: bool = True) -> str:
         """What works for this very layer, where what was chosen for it cannot be done, as a sentence."""
         chosen, asked = self.chosen.get(id(layer), ("", [layer.name]))
-        off, keep = self._silent_when_locked(layer, seen), not (self.frozen and seen.updates)
+        off, keep = self._silent_when_locked(layer, side_effects), not (self.frozen and side_effects.updates)
         words = " or ".join(f'"{word}"' for word, works in (("off", off), ("keep", keep)) if works and word != chosen)
-        lock_would_do = chosen == "always" or (chosen == "off" and seen.quiet_in_inference)
-        helped = chosen in ("off", "remove") or not seen.complete  # to be live and frozen is no matter of knowing more
+        lock_would_do = chosen == "always" or (chosen == "off" and side_effects.quiet_in_inference)
+        # To be live and frozen is no matter of knowing more.
+        helped = chosen in ("off", "remove") or not side_effects.complete
         ways = {
             "freeze it first (`layer.trainable = False`)": lock_would_do
             and not self.frozen
             and layer.trainable_variables
-            and not seen.updates,
+            and not side_effects.updates,
             f"use {words} for it (pass a callable as policy, and return that where the layer is in {asked})": words,
             "end the base model before it (`Branch(output=...)`)": self.frozen
             and "/" not in path
@@ -366,11 +380,13 @@ class Decider:
         sentence = "; or ".join(way for way, works in ways.items() if works)
         return f"{sentence[:1].upper()}{sentence[1:]}. " if sentence else ""
 
-    def _refused(self, layer: keras.Layer, path: str, seen: Seen, choice: str, cause: str) -> RebuildError:
+    def _refused(
+        self, layer: keras.Layer, path: str, side_effects: SideEffects, choice: str, cause: str
+    ) -> RebuildError:
         last_way = 'Let its code draw random numbers and update variables in training mode only, and use "off" for it. '
         return RebuildError(
             f"Policy \"{choice}\" cannot be kept for layer '{path}' (of type {type(layer).__name__}): {cause}. "
-            f"{self._way_out(layer, path, seen) or last_way}Received: layer={layer!r}"
+            f"{self._way_out(layer, path, side_effects) or last_way}Received: layer={layer!r}"
         )
 
 
@@ -403,27 +419,27 @@ def _silent_locks(layer: keras.Layer) -> list[str]:
     return [part.name for part in within if behaviour(part).effect is Effect.NOISE]
 
 
-def _loses_flags(layer: keras.Layer, known: Behaviour, copy: bool) -> bool:
+def _loses_flags(layer: keras.Layer, row: Behaviour, copy: bool) -> bool:
     weights = any(_keras.own_variables(part) for part in _keras.walk(layer))
     regularised = any(getattr(part, "activity_regularizer", None) is not None for part in _keras.walk(layer))
-    return (weights and not known.keeps_flags) or (regularised and not copy)
+    return (weights and not row.keeps_flags) or (regularised and not copy)
 
 
-def _refuse_hidden_noise(operation: keras.Operation, path: str, decide: Decider, seen: Seen) -> None:
+def _refuse_hidden_noise(operation: keras.Operation, path: str, decide: Decider, side_effects: SideEffects) -> None:
     """Raises where an operation that is no layer, which nothing can lock, does what was not chosen."""
     reached = layers_reached_by(operation)
     noisy = [held for held in reached if behaviour(held).effect is Effect.NOISE]
-    choices = {decide.choice(part, path) for part in noisy or [operation]} if seen.draws else set[Policy]()
+    choices = {decide.choice(part, path) for part in noisy or [operation]} if side_effects.draws else set[Policy]()
     cause = ""
-    if seen.updates and decide.frozen:
-        cause = f"it updates {list(seen.updates)}"
+    if side_effects.updates and decide.frozen:
+        cause = f"it updates {list(side_effects.updates)}"
     elif choices & {"off", "remove"}:
         cause = "it draws random numbers, and what is no layer cannot be silenced"
-    elif "always" in choices and not seen.draws_always:
+    elif "always" in choices and not side_effects.draws_always:
         cause = "it draws random numbers in training mode alone, and what is no layer has no mode of its own"
     elif decide.copy and any(map(_has_weights, reached)):
         cause = "a copy would share weights with the original (`copy=False` says so)"
-    elif decide.copy and seen.draws and any(map(_keras.seed_states, reached)):
+    elif decide.copy and side_effects.draws and any(map(_keras.seed_states, reached)):
         cause = "a copy would share seeds with the original (`copy=False` says so)"
     if cause:
         held = [f"{type(part).__name__} '{part.name}'" for part in reached]
@@ -453,9 +469,9 @@ def _refuse_to_share(layer: keras.Layer, path: str, *, live: bool) -> None:
             )
 
 
-def _refuse_to_freeze(layer: keras.Layer, path: str, decision: Decision, seen: Seen) -> None:
-    moves = "has trainable weights" if layer.trainable_variables else f"updates {list(seen.updates)}"
-    if decision.holds_mode and not decision.trains and (layer.trainable_variables or seen.updates):
+def _refuse_to_freeze(layer: keras.Layer, path: str, decision: Decision, side_effects: SideEffects) -> None:
+    moves = "has trainable weights" if layer.trainable_variables else f"updates {list(side_effects.updates)}"
+    if decision.holds_mode and not decision.trains and (layer.trainable_variables or side_effects.updates):
         raise ValueError(
             f"Layer '{path}' (of type {type(layer).__name__}) has to be locked for this policy, and a locked layer is "
             f"frozen, but it {moves}. {decision.way_out()}Received: layer={layer!r}"

@@ -210,13 +210,13 @@ def _with_moved_rates(config: Any, silent: Any) -> Any:
 def _check_still(layer: keras.Layer, inner: Any, path: str, decision: Decision) -> None:
     """Raises where a layer that must compute the same in both modes draws random numbers or moves variables."""
     args, kwargs = _keras.call_arguments(layer)
-    seen = _observed(layer, path, decision, args, kwargs)
+    observation = _observed(layer, path, decision, args, kwargs)
     locked = decision.mode is Mode.INFERENCE
-    if seen.draws and not locked and trace.observe(layer, False, args, kwargs).draws:
-        seen = dataclasses.replace(seen, draws=False)  # it draws in both modes: that is what it computes
-    if not (seen.updates or seen.draws):
+    if observation.draws and not locked and trace.observe(layer, False, args, kwargs).draws:
+        observation = dataclasses.replace(observation, draws=False)  # it draws in both modes: that is what it computes
+    if not (observation.updates or observation.draws):
         return
-    what = f"updates {list(seen.updates)}" if seen.updates else "draws random numbers"
+    what = f"updates {list(observation.updates)}" if observation.updates else "draws random numbers"
     way_out = (
         "even in inference mode, or reads what changes from call to call: it ignores the mode that it is called with, "
         "so nothing around it can silence it. "

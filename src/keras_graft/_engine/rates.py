@@ -35,10 +35,10 @@ def _silenced(name: str, value: Any, rows: Mapping[str, Mapping[str, Any]]) -> A
     """
     if isinstance(value, dict):
         new = {key: _silenced(str(key), held, rows) for key, held in value.items()}
-        known = rows.get(value.get("registered_name") or value.get("class_name") or "", {})
+        silent_at = rows.get(value.get("registered_name") or value.get("class_name") or "", {})
         held = value.get("config")
-        if known and isinstance(held, dict):
-            live = {key: silent for key, silent in known.items() if held.get(key) not in (silent, None)}
+        if silent_at and isinstance(held, dict):
+            live = {key: silent for key, silent in silent_at.items() if held.get(key) not in (silent, None)}
             new["config"] = {**new["config"], **live} if live else new["config"]
         return value if all(new[key] is value[key] for key in value) else new
     if isinstance(value, (list, tuple)):

@@ -277,7 +277,7 @@ class _Builder:
             if decision.verify:
                 self.state.unproved.left_out.append((operation, path))
             return self._without(operation, path)
-        built = named(operation, path, lambda: _keras.build_like(new, source, self.state.given))
+        built = named(operation, path, lambda: _keras.build_like(new, source, self.state.started))
         result = self._locked(new, decision, path, source)
         if built:
             self.state.transfer(source, new, path, decision)

@@ -44,7 +44,7 @@ class State:
         unproved: Takes what copies may not hold.
         stand_ins: For layers inside wrappers: the layer, and the one that holds the state of its replacement.
         shared: What each variable of the original, by its id, became: the first copy, if several layers share it.
-        given: The id of each new variable that started with the value of a variable of the original: both of them.
+        started: The id of each new variable that started with the value of a variable of the original: both of them.
         replaced: The ids of the layers that another one has replaced.
         passed_over: The ids of the layers that were left out.
         changed: The changes that copies were made with, by the id of the original.
@@ -53,7 +53,7 @@ class State:
     unproved: Unproved = dataclasses.field(default_factory=Unproved)
     stand_ins: dict[int, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
     shared: dict[int, Any] = dataclasses.field(default_factory=dict)
-    given: dict[int, Any] = dataclasses.field(default_factory=dict)
+    started: dict[int, Any] = dataclasses.field(default_factory=dict)
     replaced: set[int] = dataclasses.field(default_factory=set)
     passed_over: set[int] = dataclasses.field(default_factory=set)
     changed: dict[int, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
@@ -114,7 +114,7 @@ class State:
         if not (_keras.own_variables(old) or _keras.own_variables(copy)):
             return
         for old_variable, new_variable in list(self._pairs(old, copy, path, fewer)):
-            if self.given.get(id(new_variable), (None, None))[1] is not old_variable:
+            if self.started.get(id(new_variable), (None, None))[1] is not old_variable:
                 new_variable.assign(old_variable.value)
             if new_variable.trainable is not old_variable.trainable:
                 new_variable.trainable = old_variable.trainable
@@ -176,7 +176,7 @@ class State:
     def _pairs(self, old: Any, copy: Any, path: str, fewer: bool) -> Iterable[tuple[Any, Any]]:
         """The own variables of a layer with those of its copy."""
         variables = _keras.own_variables(copy)
-        sources = [self.given[id(variable)][1] for variable in variables if id(variable) in self.given]
+        sources = [self.started[id(variable)][1] for variable in variables if id(variable) in self.started]
         if {id(v) for v in sources} == {id(v) for v in _keras.own_variables(old)} and len(sources) == len(variables):
             return zip(sources, variables)  # each started with the value of its namesake
         return _matched_variables(old, copy, path, fewer)

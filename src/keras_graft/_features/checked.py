@@ -110,8 +110,8 @@ def _pairs(expected: Any, inputs: Structure) -> list[tuple[Any, Any]] | None:
     """Each input of a model with what it gets, as far as names or order tell."""
     tensors = keras.tree.flatten(expected)
     if isinstance(inputs, Mapping):
-        known = expected if isinstance(expected, Mapping) else {tensor.name: tensor for tensor in tensors}
-        return [(known[key], inputs[key]) for key in known] if known.keys() <= inputs.keys() else None
+        by_name = expected if isinstance(expected, Mapping) else {tensor.name: tensor for tensor in tensors}
+        return [(by_name[key], inputs[key]) for key in by_name] if by_name.keys() <= inputs.keys() else None
     leaves = keras.tree.flatten(inputs)
     return list(zip(tensors, leaves)) if len(tensors) == len(leaves) else None
 
@@ -158,12 +158,12 @@ def _check_targets(model: keras.Model, targets: Structure, weights: Structure, n
             "`model.compile(optimizer, loss='mse')`, for example."
         )
     losses = _keras.losses_of(model)
-    known = [_known(loss) for loss in keras.tree.flatten(losses) if loss is not None]
-    if not known or None in known:
+    of_keras = [_known(loss) for loss in keras.tree.flatten(losses) if loss is not None]
+    if not of_keras or None in of_keras:
         return
     quoted = name if name.startswith("the ") else f"`{name}`"
-    given = [leaf for leaf in keras.tree.flatten(targets) if leaf is not None]
-    if any(map(_holds_strings, given)):
+    leaves = [leaf for leaf in keras.tree.flatten(targets) if leaf is not None]
+    if any(map(_holds_strings, leaves)):
         raise ValueError(
             f"{quoted} must be numbers for loss={_named(losses)}. Turn names of classes into their numbers first: "
             f"`classes, y = numpy.unique(names, return_inverse=True)`. Received: {described(targets)}"
@@ -178,7 +178,8 @@ def _check_targets(model: keras.Model, targets: Structure, weights: Structure, n
         raise ValueError(
             f"{quoted} must fit the outputs of model '{model.name}' and its loss {_named(losses)}. Expected targets "
             f"for {_outputs(model, losses)}. Received: {described(targets)}"
-            f"{'' if weights is None else f', weights {described(weights)}'}.{_hint(model, known, targets)} ({cause})"
+            f"{'' if weights is None else f', weights {described(weights)}'}."
+            f"{_hint(model, of_keras, targets)} ({cause})"
         )
     _check_labels(model, targets, name)
 
@@ -226,7 +227,7 @@ def _taken(shape: Any, loss: Any) -> str:
     return _open(shape[:-1] if sparse else shape)
 
 
-def _hint(model: keras.Model, known: list[Any], targets: Structure) -> str:
+def _hint(model: keras.Model, of_keras: list[Any], targets: Structure) -> str:
     """What to change, where the targets tell."""
     leaves = [leaf for leaf in keras.tree.flatten(targets) if leaf is not None]
     if not leaves:
@@ -236,12 +237,12 @@ def _hint(model: keras.Model, known: list[Any], targets: Structure) -> str:
     if len(leaves) > 1:
         return ""
     classes, rank = model.outputs[0].shape[-1], len(leaves[0].shape)
-    if _is_sparse(known[0]) and rank == len(model.outputs[0].shape) and leaves[0].shape[-1] == classes:
-        other = _mirrored(known[0], "CategoricalCrossentropy")
+    if _is_sparse(of_keras[0]) and rank == len(model.outputs[0].shape) and leaves[0].shape[-1] == classes:
+        other = _mirrored(of_keras[0], "CategoricalCrossentropy")
         return f" These are rows of probabilities: {other}pass y.argmax(axis=-1)."
     numbers = rank < len(model.outputs[0].shape) or leaves[0].shape[-1] == 1
-    if _function(known[0]) is keras.losses.categorical_crossentropy and numbers:
-        other = _mirrored(known[0], "SparseCategoricalCrossentropy")
+    if _function(of_keras[0]) is keras.losses.categorical_crossentropy and numbers:
+        other = _mirrored(of_keras[0], "SparseCategoricalCrossentropy")
         return f" These are numbers of classes: {other}pass keras.utils.to_categorical(y, {classes})."
     return ""
 

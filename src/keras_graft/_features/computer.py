@@ -178,7 +178,7 @@ def _spec(leaf: Any, shape: tuple[int | None, ...]) -> Any:
     """What a function has to know of a tensor that an input of a shape takes."""
     if not isinstance(leaf, tf.Tensor) or len(leaf.shape) != len(shape):
         return leaf
-    sizes = [size if known else None for size, known in zip(leaf.shape, shape)]
+    sizes = [size if fixed else None for size, fixed in zip(leaf.shape, shape)]
     return tf.TensorSpec(sizes, leaf.dtype)
 
 

@@ -90,10 +90,10 @@ def rows_of_arrays(x: Any, y: Any, weights: Structure, name: str) -> int:
     beside = ("y", "sample_weight") if name == "x" else (f"the targets in {name}", f"the weights in {name}")
     if not keras.tree.flatten(x):
         raise TypeError(_no_arrays(name, x))
-    for argument, given in zip((name, *beside), (x, y, weights)):
-        leaves = [leaf for leaf in keras.tree.flatten(given) if leaf is not None]
+    for argument, value in zip((name, *beside), (x, y, weights)):
+        leaves = [leaf for leaf in keras.tree.flatten(value) if leaf is not None]
         if not all(getattr(leaf, "shape", ()) for leaf in leaves):
-            raise TypeError(_no_arrays(argument, given))
+            raise TypeError(_no_arrays(argument, value))
     sizes = {int(leaf.shape[0]) for leaf in keras.tree.flatten((x, y, weights)) if leaf is not None}
     if len(sizes) > 1:
         raise ValueError(
@@ -107,18 +107,18 @@ def rows_of_arrays(x: Any, y: Any, weights: Structure, name: str) -> int:
     return sizes.pop()
 
 
-def _no_arrays(argument: str, given: Any) -> str:
+def _no_arrays(argument: str, value: Any) -> str:
     """The sentence for something that holds no examples, with what turns it into an array where that is known."""
     expected = "arrays or tensors of shape (examples, ...), alone, in a list or in a dict"
     if argument in ("x", "validation_data"):
         expected += ", a tf.data.Dataset of batches, a keras.utils.PyDataset or a generator of batches"
     way = ""
-    if isinstance(given, (list, tuple, range)):
+    if isinstance(value, (list, tuple, range)):
         way = " Python lists of numbers become an array by numpy.asarray(...)."
-    elif callable(given):
+    elif callable(value):
         way = " A function that makes a generator has to be called."
     quoted = argument if argument.startswith("the ") else f"`{argument}`"
-    return f"{quoted} must be {expected}.{way} Received: {described(given)} (of type {type(given).__name__})"
+    return f"{quoted} must be {expected}.{way} Received: {described(value)} (of type {type(value).__name__})"
 
 
 def _slices(x: Any, rows: int, batch_size: int) -> Iterator[tuple[Any, tuple[Any, ...]]]:

@@ -162,13 +162,13 @@ class _Common:
     def check(self, what: str, structure: Structure) -> None:
         """Raises where something is unlike that of the first batch."""
         leaves = keras.tree.flatten_with_path(structure)
-        own: list[list[Any]] = [
+        current: list[list[Any]] = [
             [(".".join(map(str, path)), leaf is None) for path, leaf in leaves],
             [() if leaf is None else tuple(np.shape(leaf)[1:]) for _, leaf in leaves],
             ["None" if leaf is None else _dtype_of(leaf) for _, leaf in leaves],
         ]
-        expected = self.first.setdefault(what, own)
-        for kind, one, other in zip(("structures", "shapes", "dtypes"), expected, own):
+        expected = self.first.setdefault(what, current)
+        for kind, one, other in zip(("structures", "shapes", "dtypes"), expected, current):
             if one != other:
                 pairs = [[here, there] for here, there in zip(one, other) if here != there]
                 raise ValueError(

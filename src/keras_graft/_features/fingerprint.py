@@ -125,13 +125,13 @@ class _Digest:
     Attributes:
         weights: Whether the values of the weights of layers count.
         digest: What they become.
-        known: Numbers for the objects that were taken in, by their ids; with the objects, so that no other gets these.
+        numbers: Those of the objects that were taken in, by their ids; with the objects, so that no other gets one.
         open: How deep the containers lie that are being taken in, by their ids.
     """
 
     weights: bool = True
     digest: Any = dataclasses.field(default_factory=lambda: hashlib.blake2b(digest_size=32))
-    known: dict[int, tuple[int, Any]] = dataclasses.field(default_factory=dict)
+    numbers: dict[int, tuple[int, Any]] = dataclasses.field(default_factory=dict)
     open: dict[int, int] = dataclasses.field(default_factory=dict)
 
     def hexdigest(self) -> str:
@@ -149,8 +149,8 @@ class _Digest:
             self._container(value)
         elif isinstance(value, keras.KerasTensor) or tf.is_symbolic_tensor(value):
             self._text(f"symbolic {value.dtype} {value.shape}")
-        elif id(value) in self.known:
-            self._text(f"object {self.known[id(value)][0]}")
+        elif id(value) in self.numbers:
+            self._text(f"object {self.numbers[id(value)][0]}")
         elif isinstance(value, (np.ndarray, np.generic, tf.Tensor, tf.Variable, keras.Variable)):
             self._tensor(value)
         else:
@@ -217,13 +217,13 @@ class _Digest:
         """What each value becomes, sorted: sets come in another order in each process."""
         found = []
         for value in values:
-            alone = _Digest(self.weights, known=dict(self.known), open=dict(self.open))
+            alone = _Digest(self.weights, numbers=dict(self.numbers), open=dict(self.open))
             alone.value(value)
             found.append(alone.digest.digest())
         return sorted(found)
 
     def _know(self, value: Any) -> None:
-        self.known.setdefault(id(value), (len(self.known), value))
+        self.numbers.setdefault(id(value), (len(self.numbers), value))
 
     # -- objects and code -----------------------------------------------------------------------------
 
@@ -372,8 +372,8 @@ class _Digest:
         """Takes in a layer: what it is, what it holds and all below it."""
         parts = list(_keras.walk(layer))
         weights = layer.weights
-        for known in [*parts, *weights]:
-            self._know(known)
+        for numbers in [*parts, *weights]:
+            self._know(numbers)
         for part in parts:
             graph = _keras.call_graph(part)
             if graph is not None:

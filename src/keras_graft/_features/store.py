@@ -275,8 +275,8 @@ def _clear(place: pathlib.Path) -> None:
         return
     try:
         # Another machine does not always see the locks of this one.
-        known = lock is not None and place.name.startswith(f"{_NEW}{_system()}-")
-        if known or time.time() - _last_change(place) > _LONG:
+        ours = lock is not None and place.name.startswith(f"{_NEW}{_system()}-")
+        if ours or time.time() - _last_change(place) > _LONG:
             _remove(place)
     finally:
         _unlock(lock)

@@ -230,9 +230,9 @@ def _with_integers(arguments: dict[str, Any]) -> dict[str, Any]:
 def _why_not_ahead(model: keras.Model, found: Split) -> str:
     """Why a model is better trained as it is; empty where its frozen part should be computed once."""
     way = "; ".join(f"'{path}': {why}" for path, why in list(found.in_the_way.items())[:5])
-    own = [*_keras.overridden(model, _keras.METHODS_OF_FIT), *_keras.beside_graph(model)]
-    if own:
-        return f"it overrides {own}, which would get features in place of its inputs."
+    overriding = [*_keras.overridden(model, _keras.METHODS_OF_FIT), *_keras.beside_graph(model)]
+    if overriding:
+        return f"it overrides {overriding}, which would get features in place of its inputs."
     if found.empty:
         return f"nothing in it can be computed ahead. In the way: {way}."
     size, raw = found.bytes_per_example, _keras.bytes_of(model.inputs)

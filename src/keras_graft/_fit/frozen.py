@@ -44,8 +44,8 @@ class Frozen:
         nodes = [node for graph in graphs.values() for node in _keras.nodes(graph)]
         read = [variable for node in nodes for variable in variables_read_by(node)]
         seeds = {id(state) for state in _keras.seed_states(features)}
-        known = [variable for variable in (*features.weights, *read) if id(variable) not in seeds]
-        used = {id(_content(variable)): variable for variable in reversed(known)}
+        variables = [variable for variable in (*features.weights, *read) if id(variable) not in seeds]
+        used = {id(_content(variable)): variable for variable in reversed(variables)}
         values = [(variable, tf.convert_to_tensor(_content(variable))) for variable in used.values()]
         return cls(features, values, _number_of_code(features))
 

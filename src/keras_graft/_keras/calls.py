@@ -165,8 +165,8 @@ def mode_of_call(layer: keras.Layer) -> Callable[[Any, Any], bool]:
     def mode(args: Structure, kwargs: Structure) -> bool:
         if parameter is None:
             return bool(call_context(layer).get_value("training"))
-        given = signature.bind_partial(*args, **kwargs).arguments.get("training", parameter.default)
-        return isinstance(given, int) and bool(given)
+        mode = signature.bind_partial(*args, **kwargs).arguments.get("training", parameter.default)
+        return isinstance(mode, int) and bool(mode)
 
     return mode
 

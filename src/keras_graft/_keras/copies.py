@@ -362,21 +362,21 @@ def derives_the_same(layer: keras.Layer, other: Any) -> bool:
     return all((ours == theirs).all() for ours, theirs in arrays)
 
 
-def build_like(new: Any, original: Any, given: dict[int, Any]) -> bool:
+def build_like(new: Any, original: Any, started: dict[int, Any]) -> bool:
     """Builds `new` with the shapes that `original` was built with; False where only a call can.
 
     Variables start with the values of their namesakes in `original`, instead of values that are thrown away.
-    The id of each that did is entered into `given`, with the variable itself, so that no other gets its id, and
+    The id of each that did is entered into `started`, with the variable itself, so that no other gets its id, and
     its namesake.
     """
     if not new.built and not is_built_by_calling(new):
-        with _quiet_about_building(original), _weights_of(original, new, given):
+        with _quiet_about_building(original), _weights_of(original, new, started):
             new.build_from_config(with_own_containers(original.get_build_config()))
     return all(part.built for part in walk(new))
 
 
 @contextlib.contextmanager
-def _weights_of(original: Any, new: Any, given: dict[int, Any]) -> Iterator[None]:
+def _weights_of(original: Any, new: Any, started: dict[int, Any]) -> Iterator[None]:
     variables = own_variables(original)
     names = [variable.name for variable in variables]
     sources = {v.name: v for v in variables if names.count(v.name) == 1}
@@ -396,7 +396,7 @@ def _weights_of(original: Any, new: Any, given: dict[int, Any]) -> Iterator[None
             return tf.convert_to_tensor(beneath(source))
 
         variable = add_weight(*args, **{**kwargs, "initializer": value_of_source})
-        given.update({id(variable): (variable, source)} if used else {})
+        started.update({id(variable): (variable, source)} if used else {})
         return variable
 
     vars(new)["add_weight"] = add_given_weight

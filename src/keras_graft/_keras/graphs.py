@@ -123,8 +123,8 @@ def symbolic_inputs(model: keras.Model) -> Any:
     )
 
 
-def bound_inputs(graph: Graph, given: Any) -> list[Any]:
-    """What a call of a functional graph on `given` binds to its inputs, in their order; None for one that is left out.
+def bound_inputs(graph: Graph, inputs: Any) -> list[Any]:
+    """What a call of a functional graph on `inputs` binds to its inputs, in their order; None for one that is left out.
 
     Keras binds a dict by name to inputs in a list, and structures of one kind leaf by leaf: its own code does it here
     (`Functional._standardize_inputs`: all).
@@ -145,7 +145,7 @@ def bound_inputs(graph: Graph, given: Any) -> list[Any]:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of entries that nothing takes, which a call warns of
-        return list(type(graph)._standardize_inputs(binder, given))
+        return list(type(graph)._standardize_inputs(binder, inputs))
 
 
 def new_input(tensor: Tensor, name: str | None = None) -> Any:
@@ -182,9 +182,9 @@ def names_behind(tensor: Tensor) -> set[str]:
 def connected_model(inputs: Structure, outputs: Structure, name: str | None) -> Any:
     """`keras.Model(inputs, outputs)`, with an error where an output needs another input (3.12 has none)."""
     model = keras.Model(inputs, outputs, name=name)
-    given = {id(tensor) for tensor in model.inputs}
+    inputs_before = {id(tensor) for tensor in model.inputs}
     for layer in model.layers:
-        if isinstance(layer, keras.layers.InputLayer) and id(layer.output) not in given:
+        if isinstance(layer, keras.layers.InputLayer) and id(layer.output) not in inputs_before:
             raise ValueError(f"an output is computed from '{layer.name}', which is not an input of the model")
     return model
 

@@ -49,9 +49,9 @@ def drawn_anew(dataset: Any) -> Iterator[tuple[str, bool]]:
 def _drawn_in(graph: Graph) -> Iterator[tuple[str, bool]]:
     """The same for a function in a pipeline, by the definitions of the operations that it runs."""
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    known = [(node, definition) for node in nodes if (definition := op_def_registry.get(node.op)) is not None]
-    with_numbers = next((node.op for node, definition in known if _is_stateless_draw(definition)), None)
-    for node, definition in known:
+    defined = [(node, definition) for node in nodes if (definition := op_def_registry.get(node.op)) is not None]
+    with_numbers = next((node.op for node, definition in defined if _is_stateless_draw(definition)), None)
+    for node, definition in defined:
         inputs, attributes = ({part.name for part in parts} for parts in (definition.input_arg, definition.attr))
         unseeded = {"seed", "seed2"} <= attributes and node.attr["seed"].i == node.attr["seed2"].i == 0
         generator = "resource" in inputs and inputs & {"alg", "algorithm"}

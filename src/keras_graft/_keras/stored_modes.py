@@ -31,15 +31,15 @@ def strip_training(
         originals: Layers that stay as they are, with everything below.
         leave: Tells of a layer that is no graph model whether the graphs below it stay as they are.
     """
-    seen = {id(part) for original in originals for part in walk(original)}
+    visited = {id(part) for original in originals for part in walk(original)}
     waiting = [layer]
     while waiting:
         part = waiting.pop()
         graph = graph_of(part)
         below = sublayers(part)
-        if id(part) in seen or (graph is None and below and leave is not None and leave(part)):
+        if id(part) in visited or (graph is None and below and leave is not None and leave(part)):
             continue
-        seen.add(id(part))
+        visited.add(id(part))
         waiting.extend(below)
         for node in nodes(graph) if graph is not None else ():
             node.arguments.kwargs.pop("training", None)
@@ -59,11 +59,11 @@ def _graphs_with_modes(layer: keras.Layer) -> list[Any]:
 @functools.cache
 def obeys_stored_modes() -> bool:
     """Whether a `training=` that is stored in a call prevails over the mode of the whole model (from 3.16)."""
-    seen = []
+    modes = []
 
     class Witness(keras.layers.Layer):
         def call(self, x: Any, training: bool | None = None) -> Any:
-            seen.append(training)
+            modes.append(training)
             return x
 
     before = global_state.get_global_attribute("current_call_ctx")  # it may be asked for within a call
@@ -74,7 +74,7 @@ def obeys_stored_modes() -> bool:
         model(keras.ops.ones((1, 1)), training=True)
     finally:
         global_state.set_global_attribute("current_call_ctx", before)
-    return seen[-1] is False
+    return modes[-1] is False
 
 
 @contextlib.contextmanager

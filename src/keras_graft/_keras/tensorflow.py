@@ -175,11 +175,11 @@ def _nodes_within(operation: keras.Operation, branch: int | None = None) -> Iter
     called = _functions_of(operation.node_def)
     if branch is not None:
         called = [_branch(operation, branch)]
-    seen = set[str]()
+    visited = set[str]()
     while called:
         name = called.pop()
-        if name in functions and name not in seen:
-            seen.add(name)
+        if name in functions and name not in visited:
+            visited.add(name)
             nodes = functions[name].cached_definition.node_def
             called.extend(inner for node in nodes for inner in _functions_of(node))
             yield from nodes

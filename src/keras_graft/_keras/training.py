@@ -76,15 +76,15 @@ def beside_graph(model: keras.Model) -> list[str]:
 
 def unknown_to_optimizer(model: keras.Model) -> list[str]:
     """The paths of the variables that train and that the optimizer of a model was not built with (all)."""
-    known = _known_to_optimizer(model)
-    new = [] if known is None else [part for part in model.trainable_variables if id(part) not in known]
+    optimized = _known_to_optimizer(model)
+    new = [] if optimized is None else [part for part in model.trainable_variables if id(part) not in optimized]
     return [variable.path for variable in new]
 
 
 def still_trained(model: keras.Model) -> list[str]:
     """The paths of frozen variables that `fit` goes on training: with the step that it made before (all)."""
-    known = _known_to_optimizer(model) if model.train_function is not None else None
-    return [part.path for part in model.non_trainable_variables if known and id(part) in known]
+    optimized = _known_to_optimizer(model) if model.train_function is not None else None
+    return [part.path for part in model.non_trainable_variables if optimized and id(part) in optimized]
 
 
 def _known_to_optimizer(model: keras.Model) -> set[int] | None:

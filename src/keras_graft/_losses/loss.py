@@ -100,21 +100,21 @@ def _argument_meant(name: str) -> str:
 
 def _check_names(key: str, value: Any) -> None:
     """Raises for names that Keras would look up, and not find, only when training starts."""
-    known = keras.losses if key == "loss" else keras.metrics
+    package = keras.losses if key == "loss" else keras.metrics
     for name in keras.tree.flatten(value):
         if isinstance(name, str) and name not in _SHORT_NAMES:
             try:
-                known.get(name)
+                package.get(name)
             except ValueError:
                 raise ValueError(
                     f"`{key}` names something that Keras does not know. Pass an object of "
-                    f"`keras.{known.__name__.rpartition('.')[2]}`, or one of the names that Keras has for them, such "
-                    f"as 'mse'.{_name_meant(name, known)} Received: {key}={name!r}"
+                    f"`keras.{package.__name__.rpartition('.')[2]}`, or one of the names that Keras has for them, such "
+                    f"as 'mse'.{_name_meant(name, package)} Received: {key}={name!r}"
                 ) from None
 
 
-def _name_meant(name: str, known: Any) -> str:
-    functions = [word for word in vars(known) if word.islower() and callable(vars(known)[word])]
+def _name_meant(name: str, package: Any) -> str:
+    functions = [word for word in vars(package) if word.islower() and callable(vars(package)[word])]
     return did_you_mean(name, {*functions, *_SHORT_NAMES} - {"get", "serialize", "deserialize"})
 
 
@@ -311,9 +311,9 @@ def _crossentropy(loss: Any, ending: Ending) -> _Crossentropy | None:
         short = loss.lower() in ("crossentropy", "ce")  # which `compile` chooses by the shapes of targets and outputs
         chosen = keras.losses.binary_crossentropy if ending.units == 1 else keras.losses.categorical_crossentropy
         loss = chosen if short else None if loss in _SHORT_NAMES else keras.losses.get(loss)
-    for known, (function, binary) in _CLASSES.items():
-        if loss is function or loss is known:
-            return _Crossentropy(known.__name__, binary, False)
-        if isinstance(loss, known) and type(loss).call is known.call and type(loss).__call__ is known.__call__:
-            return _Crossentropy(known.__name__, binary, bool(loss.get_config().get("from_logits")))
+    for package, (function, binary) in _CLASSES.items():
+        if loss is function or loss is package:
+            return _Crossentropy(package.__name__, binary, False)
+        if isinstance(loss, package) and type(loss).call is package.call and type(loss).__call__ is package.__call__:
+            return _Crossentropy(package.__name__, binary, bool(loss.get_config().get("from_logits")))
     return None

@@ -98,9 +98,9 @@ class Frontier:
     why: Obstacle
     mixing: set[Place] = dataclasses.field(default_factory=set)
 
-    def level(self, graph: Graph, given: set[int], place: Place = ()) -> Level:
-        """The frontier in a graph of whose inputs those with the ids `given` are computed ahead."""
-        level = Level(graph, place, set(given))
+    def level(self, graph: Graph, inputs_ahead: set[int], place: Place = ()) -> Level:
+        """The frontier in a graph of whose inputs those with the ids `inputs_ahead` are computed ahead."""
+        level = Level(graph, place, set(inputs_ahead))
         for node in _keras.nodes(graph):
             if node.is_input:
                 continue
@@ -124,8 +124,8 @@ class Frontier:
 
     def find(self, graph: Graph) -> Level:
         """The frontier in a graph, moved ahead until all that crosses it holds one row for each example."""
-        given = set(map(id, graph.inputs))
-        level = self.level(graph, given)
+        inputs = set(map(id, graph.inputs))
+        level = self.level(graph, inputs)
         if not any(map(_may_mix, operations_of(graph))):
             return level
         rows = _Rows.of(graph, level)
@@ -139,7 +139,7 @@ class Frontier:
             if mixing <= self.mixing:
                 return level
             self.mixing.update(mixing)
-            level = self.level(graph, given)
+            level = self.level(graph, inputs)
 
 
 _MIXES = "the first axis of what it gives is not that of the examples"

@@ -11,11 +11,11 @@ from .. import _keras
 from .._behaviour import trace
 from .._behaviour.table import Behaviour, Effect, behaviour
 
-__all__ = ["Seen", "holds_noise", "leaks_its_mode", "observe"]
+__all__ = ["SideEffects", "holds_noise", "leaks_its_mode", "side_effects_of"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
+class SideEffects:
     """What a stranger was seen to do when it was traced in training mode, as it would be once frozen.
 
     Attributes:
@@ -40,7 +40,7 @@ class Seen:
         return self.complete and not (self.draws_always or self.updates_always)
 
 
-def observe(layer: keras.Layer) -> Seen:
+def side_effects_of(layer: keras.Layer) -> SideEffects:
     """Traces a call of `layer` in training mode. Nothing runs, and nothing of it changes."""
     harmless = {  # moved by layers that stand still once they are frozen
         variable.path
@@ -53,24 +53,24 @@ def observe(layer: keras.Layer) -> Seen:
         layer = layer if isinstance(layer, keras.Layer) else trace.Applied(layer)
         with _keras.stored_modes_passed_over(layer) if holds_noise(layer) else contextlib.nullcontext():
             try:
-                seen, complete = trace.observe(layer, True, arguments, keywords, twice=True), True
-                doubtful = seen.draws or seen.updates
-                still = trace.observe(layer, False, arguments, keywords, twice=True) if doubtful else seen
+                observation, complete = trace.observe(layer, True, arguments, keywords, twice=True), True
+                doubtful = observation.draws or observation.updates
+                still = trace.observe(layer, False, arguments, keywords, twice=True) if doubtful else observation
             except Exception:  # whatever a stranger's `call` may raise
-                seen, complete = trace.tried(layer, True, arguments, keywords), False
-                still = dataclasses.replace(seen, draws=False, updates=())
+                observation, complete = trace.tried(layer, True, arguments, keywords), False
+                still = dataclasses.replace(observation, draws=False, updates=())
     except Exception:  # nothing is known of it then
-        return Seen(draws=True, complete=False)
-    updates = tuple(name for name in seen.updates if name not in harmless)
+        return SideEffects(draws=True, complete=False)
+    updates = tuple(name for name in observation.updates if name not in harmless)
     always = any(name not in harmless for name in still.updates)
-    return Seen(seen.draws, still.draws, updates, always, seen.losses, complete)
+    return SideEffects(observation.draws, still.draws, updates, always, observation.losses, complete)
 
 
 def holds_noise(layer: keras.Layer) -> bool:
     return any(behaviour(part).effect is Effect.NOISE for part in _keras.walk(layer))
 
 
-def leaks_its_mode(layer: keras.Layer, known: Behaviour) -> bool:
+def leaks_its_mode(layer: keras.Layer, row: Behaviour) -> bool:
     """Whether layers behind `layer` may get another mode than the one that it was called in.
 
     Image layers take training mode for granted where they are called without a mode, and up to 3.15 Keras hands that
@@ -78,7 +78,7 @@ def leaks_its_mode(layer: keras.Layer, known: Behaviour) -> bool:
     """
     if _keras.default_mode(layer):
         return True
-    if not known.traced:
+    if not row.traced:
         return False
     try:
         return any(trace.observe(layer, mode, *trace.call_of(layer)).leaks for mode in (True, False))
