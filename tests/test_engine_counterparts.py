@@ -1064,3 +1064,22 @@ def test_noise_in_an_object_of_ones_own_is_live(policy: Any) -> None:
     assert not np.array_equal(outputs(branch, training=True), outputs(branch, training=True))
     if policy == "keep":
         np.testing.assert_array_equal(outputs(branch), outputs(base))
+
+
+def in_capitals(text: Any) -> Any:
+    return tf.strings.upper(text)
+
+
+@pytest.mark.parametrize(
+    "standardize", [in_capitals, lambda text: tf.strings.lower(text) + "!"], ids=["named", "lambda"]
+)
+@pytest.mark.parametrize("split", ["whitespace", lambda text: tf.strings.split(text, "t")], ids=["word", "lambda"])
+def test_text_vectorization_with_functions_of_ones_own_is_copied(standardize: Any, split: Any) -> None:
+    """Keras leaves these functions as they are in its config, and its `from_config` does not take that."""
+    texts = np.array([["the Cat sat"], ["a dog"]], dtype=object)
+    layer = layers.TextVectorization(standardize=standardize, split=split)
+    layer.adapt(texts)
+    x = keras.Input((1,), dtype="string")
+    base = keras.Model(x, layers.Dropout(0.5)(layers.Embedding(20, 3)(layer(x))))
+    data = tf.constant(texts.tolist())
+    np.testing.assert_array_equal(outputs(with_dropout(base, "off"), data, training=True), outputs(base, data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array as arrays
 import collections
+import copy
 import dataclasses
 import decimal
 import enum
@@ -511,6 +512,92 @@ def adapted() -> Any:
     layer = keras.layers.Normalization()
     layer.adapt(RARE)
     return layer
+
+
+class Reads(layers.Layer):
+    """Multiplies with a number that it reads off what it holds."""
+
+    def __init__(self, held: Any, read: Callable[[Any], Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.held, self.read = [held], read
+
+    def call(self, inputs: Any) -> Any:
+        return inputs * tf.cast(self.read(self.held[0]), "float32")
+
+
+def partial_with_an_attribute() -> Any:
+    made = functools.partial(max, 1)
+    made.gain = 2.0  # type: ignore[attr-defined]
+    return made
+
+
+def told() -> Any:
+    def function() -> None:
+        pass
+
+    function.__doc__ = "2"
+    return function
+
+
+HELD_AND_SET: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "the seed of an initialiser": (
+        lambda: keras.initializers.RandomNormal(1.0, seed=1),
+        lambda held: held(()),
+        lambda held: setattr(held, "seed", 3),
+    ),
+    "an attribute of a loss": (
+        lambda: keras.losses.Huber(2.0),
+        lambda held: getattr(held, "gain", 2.0),
+        lambda held: setattr(held, "gain", 3.0),
+    ),
+    "an argument of a loss": (
+        lambda: keras.losses.Huber(0.1),
+        lambda held: held(np.ones((1, 1)), np.zeros((1, 1))),
+        lambda held: held._fn_kwargs.update(delta=0.5),
+    ),
+    "an attribute of a partial function": (
+        partial_with_an_attribute,
+        lambda held: held.gain,
+        lambda held: setattr(held, "gain", 3.0),
+    ),
+    "what a function says of itself": (
+        told,
+        lambda held: float(held.__doc__),
+        lambda held: setattr(held, "__doc__", "3"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "read", "change"), HELD_AND_SET.values(), ids=HELD_AND_SET)
+def test_what_was_set_on_an_object_that_a_layer_holds_is_in_its_number(make: Any, read: Any, change: Any) -> None:
+    x, layer = keras.Input((4,)), Reads(make(), read)
+    model = keras.Model(x, layer(x))
+    before = fingerprint_of_model(model)
+    assert fingerprint_of_model(model) == before
+    change(layer.held[0])
+    assert fingerprint_of_model(model) != before
+
+
+def test_an_initialiser_without_a_seed_has_one_number() -> None:
+    numbers = set()
+    for _ in range(2):
+        x = keras.Input((4,))
+        layer = Reads(keras.initializers.RandomNormal(), lambda held: held.stddev)
+        numbers.add(fingerprint_of_model(keras.Model(x, layer(x))))
+    assert len(numbers) == 1
+
+
+class Plain:
+    def __init__(self) -> None:
+        self.gain = 2.0
+
+
+def test_to_copy_an_object_changes_no_number() -> None:
+    x, layer = keras.Input((4,)), Reads(Plain(), lambda held: held.gain)
+    model = keras.Model(x, layer(x))
+    before = fingerprint_of_model(model)
+    copy.deepcopy(Plain())
+    assert fingerprint_of_model(model) == before
 
 
 SET_SINCE: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {

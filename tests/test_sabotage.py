@@ -22,6 +22,7 @@ import test_engine_counterparts as copies
 import test_features
 import test_features_computer
 import test_fit_head
+import test_originals
 import test_sampling
 from keras import layers
 from zoo import ZOO
@@ -29,6 +30,7 @@ from zoo import ZOO
 import keras_graft as kg
 from keras_graft import _keras, _mode_lock, _sampling
 from keras_graft._behaviour import trial as _trial
+from keras_graft._behaviour import untouched as _untouched
 from keras_graft._behaviour.table import Effect
 from keras_graft._compose import freeze_and_merge as _compose
 from keras_graft._compose import graft as _graft
@@ -390,6 +392,14 @@ def without_a_call_in_doubt(patch: Patch) -> None:
     patch.setattr(_trial, "agree", lambda original, copy, training: True)
 
 
+def without_undoing(patch: Patch) -> None:
+    patch.setattr(_untouched, "_undone", lambda value: iter(()))
+
+
+def without_variables_beneath(patch: Patch) -> None:
+    patch.setattr(_untouched, "_variables_beneath", lambda layer, reached, changed: iter(()))
+
+
 PROOFS: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
     *(
         (
@@ -412,6 +422,14 @@ PROOFS: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
         functools.partial(copies.test_what_is_handed_over_is_not_shared, "an array"),
     ),
     (without_a_call_in_doubt, copies.test_a_doubt_is_decided_by_a_call),
+    *(
+        (without_undoing, functools.partial(test_originals.test_what_a_layer_reaches_is_as_it_was, what))
+        for what in ("an array", "a table", "a table of buckets", "a generator of numpy")
+    ),
+    *(
+        (without_variables_beneath, functools.partial(test_originals.test_what_a_layer_reaches_is_as_it_was, what))
+        for what in ("a module of TensorFlow", "weights, moved by a step that is mapped")
+    ),
 ]
 
 

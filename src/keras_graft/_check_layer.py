@@ -261,7 +261,7 @@ def _subject(layer: keras.Layer, inputs: Structure, call_arguments: dict[str, An
     for make in makers:
         try:
             subject = make()
-            with keras.StatelessScope(), _keras.functions_traced_anew():
+            with _unchanged(layer), keras.StatelessScope(), _keras.functions_traced_anew():
                 subject.model(subject.data, training=False)
         except Exception as error:  # whatever a stranger's `call` may raise
             causes.append(error)

@@ -215,8 +215,8 @@ def _reached_by_function(function: Any) -> list[Any]:
 def _held_by_object(value: Any) -> list[Any]:
     kind = type(value)
     if isinstance(value, keras.Operation):
-        given = [] if isinstance(value, keras.Layer) else arguments_of(value)
-        return [*own_attributes(value).values(), *_keras.sublayers(value), *code_that_runs(value), *given]
+        held = [*own_attributes(value).values(), *_keras.sublayers(value), *code_that_runs(value)]
+        return [*held, *(_keras.bare_operations(value) if isinstance(value, keras.Layer) else arguments_of(value))]
     if kind.__module__.startswith("tensorflow."):
         return _held_by_tensorflow(value)
     slots = [getattr(value, name, None) for base in kind.__mro__ for name in _names(base)]
@@ -234,7 +234,7 @@ def _held_by_tensorflow(value: Any) -> list[Any]:
     return [*vars(value).values()] if loaded else []
 
 
-_OF_TENSORFLOW_ALONE = (tf.random.Generator, tf.data.Dataset, tf.Module)
+_OF_TENSORFLOW_ALONE = (tf.random.Generator, tf.data.Dataset)
 
 
 def _names(base: type) -> list[str]:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import random
 import threading
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,22 +40,23 @@ UNTRACKED = "a variable that Keras does not track"
 def left_as_it_was(layer: keras.Layer) -> Iterator[None]:
     """Puts back what a call of `layer` may change.
 
-    A stateless scope keeps the variables of Keras as they are, but not those of TensorFlow in them, which code of
-    others may move: that of a class, or of a SavedModel that was loaded.
+    A stateless scope keeps the variables of Keras as they are, but not those of TensorFlow in them. These, and all else
+    that a layer reaches, code of others may change: that of a class or a function, or of a SavedModel that was loaded.
     """
     with _keras.surgery, _keras.functions_traced_anew():
         yield from _put_back(layer)
 
 
 def _put_back(layer: keras.Layer) -> Iterator[None]:
-    parts = _keras.walk(layer)
-    of_others = any(is_own_code(type(part)) for part in parts)
-    beneath = map(_keras.beneath, getattr(layer, "variables", ()) if of_others else ())
-    variables = {id(held): held for held in [*hidden_variables(layer), *beneath] if held is not None}
+    parts, reached = _keras.walk(layer), list(reached_from(layer))
+    changed_by_code = reached if any(map(is_own_code, reached)) else []
+    variables = {id(variable): variable for variable in _variables_beneath(layer, reached, changed_by_code)}
     with tf.init_scope():
         values = [(variable, variable.read_value()) for variable in variables.values()]  # no copies until one is moved
-    attributes = [(vars(part), dict(vars(part))) for part in parts]
-    contents = {id(held): (held, _entries(held)) for part in parts for held in _containers(part)}
+        undo = [put_back for value in changed_by_code for put_back in _undone(value)]
+    owners = {id(owner): owner for owner in [*parts, *filter(_is_an_owner, changed_by_code)]}
+    attributes = [(vars(owner), dict(vars(owner))) for owner in owners.values()]
+    contents = {id(held): (held, _entries(held)) for owner in owners.values() for held in _containers(owner)}
     try:
         with random_states_kept(), _keras.global_seeds_kept():
             yield
@@ -68,6 +70,57 @@ def _put_back(layer: keras.Layer) -> Iterator[None]:
         with tf.init_scope():
             for variable, value in values:
                 variable.assign(value)
+            for put_back in undo:
+                put_back()
+
+
+def _variables_beneath(layer: keras.Layer, reached: list[Any], changed_by_code: list[Any]) -> Iterator[Any]:
+    """The variables of TensorFlow that a call may assign although a stateless scope keeps those of Keras."""
+    yield from _hidden_among(reached)
+    if changed_by_code:
+        known = [value for value in reached if isinstance(value, keras.Variable)]
+        beneath = map(_keras.beneath, [*getattr(layer, "variables", ()), *known])
+        yield from (variable for variable in beneath if variable is not None)
+
+
+def _is_an_owner(value: Any) -> bool:
+    """Whether code of others may set attributes of an object, as it may on a layer."""
+    if not hasattr(value, "__dict__") or isinstance(value, (type, types.FunctionType, types.MethodType)):
+        return False
+    return isinstance(value, (keras.Layer, types.SimpleNamespace)) or is_own_code(value)
+
+
+# Larger arrays are not copied for what hardly any code does.
+_LARGE = 2**28
+
+
+def _undone(value: Any) -> Iterator[Callable[[], None]]:
+    """How to put back what code may change in an array, a table, or what draws random numbers."""
+    if isinstance(value, np.ndarray) and value.dtype != object and value.flags.writeable and value.nbytes <= _LARGE:
+        yield functools.partial(_rewrite, value, value.copy())
+    elif isinstance(value, np.random.Generator):
+        yield functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+    elif isinstance(value, np.random.RandomState):
+        yield functools.partial(value.set_state, value.get_state())
+    elif isinstance(value, random.Random):
+        yield functools.partial(value.setstate, value.getstate())
+    elif isinstance(value, _TABLES):
+        yield functools.partial(_rewrite_table, value, _keras.entries_of(value))
+
+
+_TABLES = (tf.lookup.experimental.MutableHashTable, tf.lookup.experimental.DenseHashTable)
+
+
+def _rewrite(array: np.ndarray, before: np.ndarray) -> None:
+    if not same_bits(array, before):
+        array[...] = before
+
+
+def _rewrite_table(table: Any, before: tuple[tf.Tensor, tf.Tensor]) -> None:
+    now = _keras.entries_of(table)
+    if not all(map(same_bits, map(np.asarray, now), map(np.asarray, before))):
+        table.remove(now[0])
+        table.insert(*before)
 
 
 @contextlib.contextmanager
@@ -129,7 +182,10 @@ def hidden_values(layer: keras.Layer) -> list[np.ndarray]:
 
 def hidden_variables(layer: keras.Layer, *, generators: bool = True) -> list[Any]:
     """Variables of TensorFlow that `layer` reaches and Keras does not know, also those of random generators."""
-    reached = list(reached_from(layer))
+    return _hidden_among(list(reached_from(layer)), generators=generators)
+
+
+def _hidden_among(reached: list[Any], *, generators: bool = True) -> list[Any]:
     found = [part for part in reached if isinstance(part, tf.Variable)]
     found += [part.state for part in reached if generators and isinstance(part, tf.random.Generator)]
     return found

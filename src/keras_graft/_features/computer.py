@@ -85,12 +85,14 @@ class Computer:
             self._hold([])
 
     def _checked(self, computed: list[Any]) -> list[Any]:
-        """The features, if they are of the dtypes that the layers declared: what is behind takes these for granted."""
+        """The features, if they are what the layers declared: what is behind takes that for granted."""
         for (key, declared), tensor in zip(_keras.outputs_by_key(self.model).items(), computed):
-            kind = keras.backend.standardize_dtype(tensor.dtype)
-            if kind != declared.dtype:
+            said, got = (f"as {keras.backend.standardize_dtype(one.dtype)}" for one in (declared, tensor))
+            if said == got and len(tensor.shape) != len(declared.shape):
+                said, got = (f"with shape {tuple(one.shape)}" for one in (declared, tensor))
+            if said != got:
                 raise ValueError(
-                    f"What crosses the frontier at '{key}' is declared as {declared.dtype} and computed as {kind}. "
+                    f"What crosses the frontier at '{key}' is declared {said} and computed {got}. "
                     "Let the layer that gives it declare what it gives (a Lambda without `output_shape` is traced), or "
                     "use `fit` and `predict`."
                 )

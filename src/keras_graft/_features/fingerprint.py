@@ -30,6 +30,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import _keras
+from .._behaviour.untouched import random_states_kept
 from .._keras import Graph
 from .._reach import attributes_of_modules, code_that_runs, content_of, globals_of, is_of, names_in
 
@@ -215,12 +216,13 @@ class _Digest:
 
     def _in_no_order(self, values: Any) -> list[bytes]:
         """What each value becomes, sorted: sets come in another order in each process."""
-        found = []
-        for value in values:
-            alone = _Digest(self.weights, numbers=dict(self.numbers), open=dict(self.open))
-            alone.value(value)
-            found.append(alone.digest.digest())
-        return sorted(found)
+        return sorted(map(self._alone, values))
+
+    def _alone(self, value: Any) -> bytes:
+        """What a value becomes, beside all that was taken in so far."""
+        alone = _Digest(self.weights, numbers=dict(self.numbers), open=dict(self.open))
+        alone.value(value)
+        return alone.digest.digest()
 
     def _know(self, value: Any) -> None:
         self.numbers.setdefault(id(value), (len(self.numbers), value))
@@ -272,6 +274,7 @@ class _Digest:
 
     def _partial(self, value: Any) -> None:
         self.value("partial", type(value).__name__, value.func, value.args, value.keywords)
+        self.value(*([vars(value)] if vars(value) else []))
 
     def _module(self, value: types.ModuleType) -> None:
         if not (is_of(_LIBRARIES, value.__name__) or value.__name__ == "builtins"):
@@ -305,6 +308,20 @@ class _Digest:
             return
         self.value(type(value), config, getattr(value, "variables", None))
         self.value({key: own for key, own in _keras.attributes(value).items() if inspect.isroutine(own)})
+        if getattr(value, "variables", None) is None:
+            self._set_since_made(value)
+
+    def _set_since_made(self, value: Any) -> None:
+        """Takes in what was set on an object of Keras after it was made: its config need not say it."""
+        try:
+            with random_states_kept():
+                fresh = _keras.attributes(type(value).from_config(value.get_config()))
+        except Exception:  # whatever a config of others may raise
+            return
+        drawn = {"seed"} if getattr(value, "_init_seed", None) is None else set()  # a number of its own in each process
+        for key, held in _keras.attributes(value).items():
+            if key not in drawn and not (key in fresh and self._alone(held) == self._alone(fresh[key])):
+                self.value("set", key, held)
 
     def _instance(self, value: Any) -> None:
         """Takes in any other object: by its attributes, or by what its own pickle would hold."""
@@ -345,6 +362,8 @@ class _Digest:
             return
         self.value(function.__code__, function.__defaults__, function.__kwdefaults__, vars(function))
         self.value(*(content_of(cell) for cell in function.__closure__ or ()))
+        if function.__doc__ is not None and function.__doc__ not in function.__code__.co_consts[:1]:
+            self.value("told", function.__doc__)
         if not of_a_library:
             self.value(_reached_by(function))
 
@@ -372,8 +391,8 @@ class _Digest:
         """Takes in a layer: what it is, what it holds and all below it."""
         parts = list(_keras.walk(layer))
         weights = layer.weights
-        for numbers in [*parts, *weights]:
-            self._know(numbers)
+        for member in [*parts, *weights]:
+            self._know(member)
         for part in parts:
             graph = _keras.call_graph(part)
             if graph is not None:
@@ -456,7 +475,7 @@ _WITHOUT_STRINGS = frozenset({"loss", "optimizer"})
 _VALUES = (int, float, complex, bytes, np.ndarray, np.generic, tf.Tensor, tf.Variable, types.BuiltinFunctionType)
 
 _OF_EVERY_CLASS = frozenset(
-    "__dict__ __weakref__ __doc__ __module__ __firstlineno__ __static_attributes__ _abc_impl".split()
+    "__dict__ __weakref__ __doc__ __module__ __firstlineno__ __static_attributes__ __slotnames__ _abc_impl".split()
 )
 
 _WRAPPERS = (property, staticmethod, classmethod, functools.cached_property)

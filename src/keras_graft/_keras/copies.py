@@ -63,7 +63,8 @@ def copy_from_config(layer: keras.Layer, changes: dict[str, Any]) -> Any:
         SafeModeScope(safe_mode=False),
     ):
         try:
-            new = type(layer).from_config({**_without_draws(layer, with_own_containers(config_of(layer))), **changes})
+            config = _with_functions_serialized(layer, with_own_containers(config_of(layer)))
+            new = type(layer).from_config({**_without_draws(layer, config), **changes})
         except Exception as error:
             new = _from_config_without_strangers(layer, changes, error)
     _share_alike(layer, new)
@@ -72,6 +73,14 @@ def copy_from_config(layer: keras.Layer, changes: dict[str, Any]) -> Any:
         for attribute in [name for name, value in objects_given(part).items() if _draws_values(value)]:
             attributes[attribute] = keras.initializers.Zeros()
     return new
+
+
+def _with_functions_serialized(layer: keras.Layer, config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a layer as its `from_config` takes it: TextVectorization leaves functions in its own (all)."""
+    if not isinstance(layer, keras.layers.TextVectorization):
+        return config
+    functions = {name: value for name, value in config.items() if isinstance(value, FUNCTIONS)}
+    return {**config, **{name: keras.saving.serialize_keras_object(value) for name, value in functions.items()}}
 
 
 def _without_draws(layer: keras.Layer, config: dict[str, Any]) -> dict[str, Any]:
@@ -230,7 +239,8 @@ def _from_config_without_strangers(layer: keras.Layer, changes: dict[str, Any], 
     if bare is None:
         raise error
     try:
-        return type(layer).from_config({**with_own_containers(config_of(bare)), **changes})
+        config = _with_functions_serialized(layer, with_own_containers(config_of(bare)))
+        return type(layer).from_config({**config, **changes})
     except Exception:
         raise error from None
 

@@ -25,6 +25,7 @@ __all__ = [
     "captured_by",
     "constants_of",
     "default_of_table",
+    "entries_of",
     "form_of",
     "function_called_by",
     "function_named",
@@ -259,3 +260,16 @@ def with_constants(traced: Graph) -> Callable[[Any], list[Any]]:
 def default_of_table(table: Any) -> Any:
     """What a lookup table of TensorFlow gives for keys that are not in it (2.20 to 2.22)."""
     return table._default_value
+
+
+def entries_of(table: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """The keys and values in a lookup table; not the empty buckets that one of buckets exports too (2.20 to 2.22)."""
+    keys, values = table.export()
+    if not isinstance(table, tf.lookup.experimental.DenseHashTable):
+        return keys, values
+    no_keys = [tf.convert_to_tensor(key, table.key_dtype) for key in (table._empty_key, table._deleted_key)]
+    keys = tf.reshape(keys, (-1, *no_keys[0].shape))
+    values = tf.reshape(values, (-1, *table._default_value.shape))
+    free = [tf.reduce_all(tf.reshape(keys == no_key, (len(keys), -1)), axis=1) for no_key in no_keys]
+    taken = tf.logical_not(tf.reduce_any(free, axis=0))
+    return keys[taken], values[taken]
