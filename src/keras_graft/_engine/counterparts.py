@@ -401,7 +401,7 @@ def _pickled(value: Any) -> list[Any]:
 
 def _is_passing(value: Any) -> bool:
     """Whether a value belongs to a call that was traced once: it tells nothing."""
-    if isinstance(value, _ATOMS):
+    if isinstance(value, (*_ATOMS, keras.random.SeedGenerator)):  # to ask TensorFlow takes much longer
         return False
     return isinstance(value, keras.KerasTensor) or (tf.is_tensor(value) and tf.is_symbolic_tensor(value))
 

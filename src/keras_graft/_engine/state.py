@@ -90,7 +90,7 @@ class State:
         for part, stand_in in self.stand_ins.values():
             if id(stand_in) in counterparts.of:
                 counterparts.add(part, counterparts.of[id(stand_in)][1])
-        of_others = any(_reach.is_own_code(type(part)) for part in old_parts.values())
+        of_others = any(not _keras.is_of_keras(p) and _reach.is_own_code(type(p)) for p in old_parts.values())
         if of_others and not (self._is_changed_within(old_parts, new) or _keras.rests_on_stored_modes(original)):
             live = decision.mode in (Mode.OUTER, Mode.TRAINING)
             self.unproved.outside.append(Doubt(original, new, path, attribute="", live=live))
@@ -135,7 +135,7 @@ class State:
             names = without_changed(old, copy, names, changes)
             names, doubtful = self._not_meant(copies, part_path, names) if names else ([], [])
         doubtful += counterparts.hand_over(old, copy, names)
-        doubtful += differing_operations(old, copy)
+        doubtful += differing_operations(old, copy) if isinstance(old, keras.Model) else []
         live = not changes and copies.decision.mode in (Mode.OUTER, Mode.TRAINING)
         doubts = [(f"{part_path}.{name}".lstrip("."), live) for name in doubtful]
         self.unproved.doubts.extend(Doubt(copies.original, copies.copy, copies.path, *doubt) for doubt in doubts)

@@ -403,7 +403,7 @@ def _weights_of(original: Any, new: Any, started: dict[int, Any]) -> Iterator[No
             if not (same_dtype and tuple(shape) == tuple(source.shape)):
                 return keras.initializers.get(usual)(shape, dtype=dtype)
             used.append(source)
-            return tf.convert_to_tensor(beneath(source))
+            return beneath(source).value()
 
         variable = add_weight(*args, **{**kwargs, "initializer": value_of_source})
         started.update({id(variable): (variable, source)} if used else {})
