@@ -71,7 +71,10 @@ class Counterparts:
     def differences(self, old: Any, new: Any) -> list[str]:
         """The attributes in which a copy does not provably hold what the original holds."""
         ours, theirs = _keras.held(old), _keras.held(new)
-        others = [name for name, value in ours.items() if not (name in theirs and self.alike(value, theirs[name]))]
+        in_both = {name: (value, theirs[name]) for name, value in ours.items() if name in theirs}
+        to_compare = [name for name, (old, new) in in_both.items() if old is not new or type(old) not in _PLAIN]
+        others = [name for name in to_compare if not self.alike(*in_both[name])]
+        others += [name for name in ours if name not in theirs]
         lost = [name for name in others if not _is_passing(ours[name])]
         return lost + [name for name in theirs if name not in ours and theirs[name] is not None]
 
@@ -102,8 +105,6 @@ class Counterparts:
 
     def alike(self, old: Any, new: Any) -> bool:
         """Whether `new` is provably the same by value, with the counterparts of what belongs to the original."""
-        if old is new and type(old) in _PLAIN:
-            return True
         try:
             return _Comparison(self.of).alike(old, new)
         except Exception:  # whatever a stranger's `==` may raise, or a structure too deep
@@ -323,7 +324,10 @@ class _Comparison:
     def initializers(self, old: Any, new: Any) -> bool:
         if type(old) is not type(new):
             return False
-        return bool(old.get_config() == new.get_config()) if _keras.is_of_keras(old) else self._objects(old, new)
+        if not _keras.is_of_keras(old):
+            return self._objects(old, new)
+        plain = all(type(value) in _keras.PLAIN for value in vars(old).values())
+        return (plain and vars(old) == vars(new)) or bool(old.get_config() == new.get_config())
 
 
 _COMPARED_BY: dict[Any, Callable[[_Comparison, Any, Any], bool]] = {

@@ -57,18 +57,19 @@ def copy_from_config(layer: keras.Layer, changes: dict[str, Any]) -> Any:
     The initialisers are put back by `restore_unserialized`: the values that they would draw are thrown
     away anyhow, and drawing them is most of the time that copying a large model takes.
     """
+    given = objects_given(layer)
     with (
         _quiet_about_building(layer),
-        keras.saving.custom_object_scope(_in_scope(layer)),
+        keras.saving.custom_object_scope(_in_scope(layer, given)),
         SafeModeScope(safe_mode=False),
     ):
         try:
-            config = _with_functions_serialized(layer, with_own_containers(config_of(layer)))
-            new = type(layer).from_config({**_without_draws(layer, config), **changes})
+            config = _with_functions_serialized(layer, _without_draws(layer, config_of(layer, given)))
+            new = type(layer).from_config({**with_own_containers(config), **changes})
         except Exception as error:
             new = _from_config_without_strangers(layer, changes, error)
     _share_alike(layer, new)
-    for part in walk(new):
+    for part in walk(new) if sublayers(new) or not is_of_keras(new) else ():
         attributes = vars(part)
         for attribute in [name for name, value in objects_given(part).items() if _draws_values(value)]:
             attributes[attribute] = keras.initializers.Zeros()
@@ -130,7 +131,7 @@ def _unmistakable(kind: type) -> str:
     return f"{kind.__module__}>{kind.__qualname__}@{id(kind)}"
 
 
-def config_of(layer: keras.Layer) -> dict[str, Any]:
+def config_of(layer: keras.Layer, given: dict[str, Any] | None = None) -> dict[str, Any]:
     """The config of a layer, with dtype policies of its own in it.
 
     The config of a `DTypePolicyMap` takes their names from the policies in it, which may stand in other layers, or be
@@ -138,11 +139,11 @@ def config_of(layer: keras.Layer) -> dict[str, Any]:
     """
     maps = [part._dtype_policy for part in walk(layer) if isinstance(getattr(part, "_dtype_policy", None), _PolicyMap)]
     if not maps:
-        return _config(layer)
+        return _config(layer, given)
     policies = [policy for policy_map in maps for policy in policy_map._policy_map.values()]
     before = [dict(vars(policy)) for policy in policies]
     try:
-        config = _config(layer)
+        config = _config(layer, given)
     finally:
         for policy, attributes in zip(policies, before):
             vars(policy).update(attributes)
@@ -151,9 +152,10 @@ def config_of(layer: keras.Layer) -> dict[str, Any]:
     return config
 
 
-def _config(layer: keras.Layer) -> dict[str, Any]:
+def _config(layer: keras.Layer, given: dict[str, Any] | None) -> dict[str, Any]:
     """The config of a layer; where it holds what no config can name, such as a lambda, with others in its place."""
-    nameless = is_of_keras(layer) and any(map(_is_nameless, objects_given(layer).values()))
+    given = objects_given(layer) if given is None else given
+    nameless = is_of_keras(layer) and any(map(_is_nameless, given.values()))
     bare = _without_strangers(layer) if nameless else None
     if bare is not None:
         return bare.get_config()
@@ -187,19 +189,20 @@ def policy_of(layer: keras.Layer) -> Any:
     return policy[layer.path] if isinstance(policy, _PolicyMap) and layer.path else policy
 
 
-def _in_scope(layer: keras.Layer) -> dict[str, Any]:
+def _in_scope(layer: keras.Layer, given: dict[str, Any]) -> dict[str, Any]:
     """What Keras finds by name while `layer` is copied: what the layer holds itself, then what the user's scopes name.
 
     A scope takes the place of those around it (all).
     """
-    return {**global_state.get_global_attribute("custom_objects_scope_dict", {}), **_strangers(layer)}
+    return {**global_state.get_global_attribute("custom_objects_scope_dict", {}), **_strangers(layer, given)}
 
 
-def _strangers(layer: keras.Layer) -> dict[str, Any]:
+def _strangers(layer: keras.Layer, given: dict[str, Any]) -> dict[str, Any]:
     """The classes and functions in `layer` that Keras would not find by itself, under their saved names."""
     found: dict[str, Any] = {}
     for part in walk(layer):
-        held = [*objects_given(part).values(), getattr(part, "_dtype_policy", None)]
+        objects = given if part is layer else objects_given(part)
+        held = [*objects.values(), getattr(part, "_dtype_policy", None)]
         others = [value for value in held if not is_of_keras(value) and _may_be_a_stranger(value)]
         kinds = [value if isinstance(value, (*FUNCTIONS, type)) else type(value) for value in others]
         for named in [type(part), *kinds]:
@@ -294,8 +297,11 @@ def _draws_values(value: Any) -> bool:
 
 def _clone(initializer: Any) -> Any:
     """An initialiser of its own that draws what another one draws (all)."""
-    plain = all(type(value) in PLAIN for value in vars(initializer).values())
-    return copy.copy(initializer) if plain else initializer.clone()
+    if not all(type(value) in PLAIN for value in vars(initializer).values()):
+        return initializer.clone()
+    new = object.__new__(type(initializer))
+    vars(new).update(vars(initializer))
+    return new
 
 
 def restore_unserialized(original: Any, new: Any) -> None:

@@ -210,8 +210,11 @@ def held(operation: keras.Operation) -> dict[str, Any]:
 
     Neither are the states of a stateful RNN, with which a copy begins anew.
     """
-    every = attributes(operation)
-    return {name: every[name] for name in sorted(every.keys() - _books() - _of_class(operation))}
+    kind: Any = type(operation)
+    every = attributes(operation) if _slots_of_instances(kind) else vars(operation)
+    more = _of_class(operation)
+    books = _books() | more if more else _books()
+    return {name: value for name, value in every.items() if name not in books}
 
 
 def _of_class(operation: keras.Operation) -> frozenset[str]:
@@ -239,12 +242,11 @@ def of_every_layer() -> frozenset[str]:
 
 def objects_given(layer: keras.Layer) -> dict[str, Any]:
     """The attributes of a layer that not every layer has, and that hold more than plain values and weights (all)."""
-    every = vars(layer)
-    of_its_class = {name: every[name] for name in sorted(every.keys() - of_every_layer())}
+    books = _books()
     return {
         name: value
-        for name, value in of_its_class.items()
-        if type(value) not in PLAIN and not isinstance(value, keras.Variable)
+        for name, value in vars(layer).items()
+        if type(value) not in PLAIN and name not in books and not isinstance(value, keras.Variable)
     }
 
 
