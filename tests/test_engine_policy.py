@@ -217,11 +217,6 @@ def test_remove_leaves_a_custom_layer_trainable_where_its_rate_can_be_set_to_0()
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Attention that gets masks: where its rate is 0, Keras takes a kernel that gives other numbers for padding
-# ---------------------------------------------------------------------------------------------------------
-
-
-# ---------------------------------------------------------------------------------------------------------
 # Losses of a model's own
 # ---------------------------------------------------------------------------------------------------------
 
@@ -255,7 +250,7 @@ def test_a_copy_has_the_losses_that_layers_without_weights_add(kind: Any, policy
 
 
 # ---------------------------------------------------------------------------------------------------------
-# What made-up data and a trace of open sizes do not show
+# Precision
 # ---------------------------------------------------------------------------------------------------------
 
 
@@ -285,8 +280,3 @@ def test_stochastic_depth_is_silent_in_every_precision(dtype: str) -> None:
     expected = np.asarray(model(x, training=False))
     for made in (with_dropout(model, "off"), freeze_and_merge([model], head=None, dropout="off")):
         np.testing.assert_array_equal(np.asarray(made(x, training=True)), expected)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# What `with_dropout` must not take away
-# ---------------------------------------------------------------------------------------------------------
