@@ -100,6 +100,11 @@ def outputs(model: Any, x: Any) -> Any:
     return keras.tree.map_structure(array, model(keras.tree.map_structure(tf.constant, x), training=False))
 
 
+def expect(model: Any, x: Any, expected: Any) -> None:
+    """`model` computes `expected` in inference mode, but for the last places."""
+    np.testing.assert_allclose(outputs(model, x), expected, rtol=1e-5, atol=1e-6)
+
+
 def values(model: Any) -> list[bytes]:
     """The values of all weights, to the bit. Seeds of noise layers are none."""
     return [array(variable).tobytes() for variable in model.weights]

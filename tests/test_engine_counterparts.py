@@ -6,7 +6,6 @@ import functools
 import pathlib
 import types
 import warnings
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import KERAS_3_12
 from keras import layers
 
 import keras_graft as kg
@@ -429,50 +427,6 @@ def test_two_classes_of_one_name_stay_two(wrap: Any) -> None:
     assert_copied(model_of(wrap([named_scale(2.0)(), named_scale(5.0)()])))
 
 
-def test_two_classes_of_one_name_below_a_layer_are_two_or_an_error() -> None:
-    class Both(layers.Layer):
-        def __init__(self, parts: Any, **kwargs: Any) -> None:
-            super().__init__(**kwargs)
-            self.parts = parts
-
-        def call(self, x: Any) -> Any:
-            for part in self.parts:
-                x = part(x)
-            return x
-
-        def get_config(self) -> dict[str, Any]:
-            return {**super().get_config(), "parts": [keras.saving.serialize_keras_object(p) for p in self.parts]}
-
-        @classmethod
-        def from_config(cls, config: dict[str, Any]) -> Any:
-            config["parts"] = [keras.saving.deserialize_keras_object(part) for part in config["parts"]]
-            return cls(**config)
-
-    base = model_of(Both([named_scale(2.0)(), named_scale(5.0)()]))
-    with pytest.raises(RebuildError, match=r"parts\[0\] is of another class in its copy.*saved under the same name"):
-        branch_of(base)
-
-
-def test_a_copy_that_holds_a_layer_of_the_original_is_refused() -> None:
-    class Sharing(layers.Layer):
-        def __init__(self, inner: Any, **kwargs: Any) -> None:
-            super().__init__(**kwargs)
-            self.inner = inner
-
-        def call(self, x: Any) -> Any:
-            return self.inner(x)
-
-        def get_config(self) -> dict[str, Any]:
-            return {**super().get_config(), "inner": self.inner}
-
-        @classmethod
-        def from_config(cls, config: dict[str, Any]) -> Any:
-            return cls(**config)
-
-    with pytest.raises(RebuildError, match="its copy holds the very layer"):
-        branch_of(model_of(Sharing(layers.Dense(3))))
-
-
 @pytest.mark.parametrize("global_policy", ["float32", "mixed_bfloat16"])
 def test_autocast_and_maps_of_policies_are_copied(global_policy: str) -> None:
     class Plain(layers.Layer):
@@ -538,31 +492,6 @@ def test_a_subclassed_model_keeps_its_hidden_state() -> None:
     assert_copied(base)
 
 
-class Secretive(layers.Layer):
-    """A layer that holds what nobody can look into, which decides what it computes only if it says so."""
-
-    factors: Any = {}  # noqa: RUF012
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.key = (number for number in (1, 2))
-
-    def call(self, x: Any) -> Any:
-        return x * self.factors.get(id(self.key), 1.0)
-
-
-def test_a_doubt_is_decided_by_a_call() -> None:
-    assert_copied(model_of(Secretive(name="secretive")))
-    base = model_of(Secretive(name="secretive"))
-    Secretive.factors[id(base.layers[0].key)] = 3.0
-    try:
-        with pytest.raises(RebuildError, match=r"Layer 'secretive'.*its attribute 'key'.*computes something else"):
-            branch_of(base)
-        np.testing.assert_array_equal(outputs(branch_of(base, copy=False)), outputs(base))
-    finally:
-        Secretive.factors.clear()
-
-
 def test_rates_that_no_config_carries_are_copied() -> None:
     class Dropping(layers.Layer):
         rate = 0.0
@@ -595,43 +524,6 @@ def test_copy_false_leaves_a_part_that_is_not_used_trainable() -> None:
     freeze_and_merge([kg.Branch(base, output="used")], head=1, loss="mse", copy=False)
     unused = base.get_layer("unused")
     assert list(map(id, base.trainable_variables)) == [id(unused.kernel), id(unused.bias)]
-
-
-class Noisy(layers.Layer):
-    """A layer with a rate in its config, and state that is not in it."""
-
-    def __init__(self, rate: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.rate = rate
-        self.keep = 1 - rate
-        self.drop = layers.Dropout(rate) if rate else None
-        self.center = Center()
-        self.shift: Any = 0.0
-
-    def call(self, x: Any, training: Any = None) -> Any:
-        x = self.center(x) + self.shift
-        return x if self.drop is None else self.drop(x, training=training)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "rate": self.rate}
-
-
-@pytest.mark.parametrize("policy", ["keep", "off", "remove", "always"])
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_state_is_handed_over_beside_rates_that_are_changed(policy: Any, wrapped: bool) -> None:
-    noisy = Noisy(0.5)
-    noisy.center.fit_to(X)
-    noisy.shift = FORGOTTEN.copy()
-    base = model_of(layers.Pipeline([noisy]) if wrapped else noisy)
-    expected = outputs(base)
-    branch = branch_of(base, dropout=policy)
-    if policy != "always":
-        np.testing.assert_array_equal(outputs(branch), expected)
-    if policy in ("off", "remove"):
-        np.testing.assert_array_equal(outputs(branch, training=True), expected)
-    else:
-        noise = outputs(branch, training=True)
-        assert (np.isclose(noise, 2 * expected, rtol=1e-5) | (noise == 0)).all()
 
 
 class Quantizable(keras.Model):
@@ -863,69 +755,6 @@ def test_what_a_model_with_a_call_of_its_own_keeps_under_the_names_of_graphs_is_
     assert_copied(base)
 
 
-FACTORS: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
-
-
-class Outside(layers.Layer):
-    """Computes with a number that a table outside holds for it."""
-
-    def call(self, x: Any) -> Any:
-        return x * FACTORS.get(self, 1.0)
-
-
-class ClipsByOutside(layers.Layer):
-    """Which shows on large values alone."""
-
-    def call(self, x: Any) -> Any:
-        return keras.ops.clip(x, -FACTORS.get(self, 1e9), FACTORS.get(self, 1e9))
-
-
-class TrainsByOutside(layers.Layer):
-    """Which shows in training mode alone."""
-
-    def call(self, x: Any, training: bool = False) -> Any:
-        return x * FACTORS.get(self, 1.0) if training else x
-
-
-@pytest.mark.parametrize("kind", [Outside, ClipsByOutside, TrainsByOutside])
-def test_a_copy_that_misses_what_lies_outside_of_its_original_is_refused(kind: Any) -> None:
-    layer = kind(name="outside")
-    FACTORS[layer] = 3.0
-    base = model_of(layer)
-    expected = outputs(base)
-    with pytest.raises(RebuildError, match=r"'outside' .*what lies outside of it.*`copy=False`"):
-        with_dropout(base, "keep")
-    np.testing.assert_array_equal(outputs(branch_of(base, copy=False)), expected)
-
-
-class OutsideInACell(layers.Layer):
-    """A cell that computes with a number that a table outside holds for it."""
-
-    state_size = output_size = 2
-
-    def build(self, input_shape: Any) -> None:
-        self.kernel = self.add_weight(shape=(input_shape[-1], 2), name="kernel")
-
-    def call(self, x: Any, states: Any) -> Any:
-        new = FACTORS.get(self, 1.0) * keras.ops.matmul(x, self.kernel) + states[0]
-        return new, [new]
-
-
-class OutsideInTime(Outside):
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        return input_shape
-
-
-@pytest.mark.parametrize("wrap, kind", [(layers.RNN, OutsideInACell), (layers.TimeDistributed, OutsideInTime)])
-def test_what_lies_outside_of_a_layer_in_a_wrapper_is_missed_as_well(wrap: Any, kind: Any) -> None:
-    layer = kind()
-    FACTORS[layer] = 3.0
-    base = model_of(layers.Reshape((2, 4)), layers.Dense(3), wrap(layer, name="wrapper"), layers.Flatten())
-    for make in (branch_of, lambda model: with_dropout(model, "off")):
-        with pytest.raises(RebuildError, match=r"'wrapper' .*what lies outside of it"):
-            make(base)
-
-
 class ByName(keras.Model):
     """Computes with its name, which no config of a model with arguments of its own carries."""
 
@@ -950,40 +779,6 @@ def test_a_copy_has_the_name_of_its_original() -> None:
     base(X)
     assert_copied(base)
     np.testing.assert_array_equal(outputs(with_dropout(inner, "off")), outputs(inner))
-
-
-VARIABLES: dict[str, Callable[[Any], Any]] = {
-    "of Keras": keras.Variable,
-    "of TensorFlow": lambda value: tf.Variable(value, trainable=False),
-}
-
-
-@pytest.mark.parametrize("kind", VARIABLES)
-def test_a_variable_that_an_operation_reads_is_copied(kind: str) -> None:
-    variable = VARIABLES[kind](FORGOTTEN)
-    x = keras.Input((8,))
-    base = keras.Model(x, layers.Dense(3)(x * variable), name="base")
-    expected = outputs(base)
-    branch, silenced = branch_of(base), with_dropout(base, "off")
-    variable.assign(0.0 * FORGOTTEN)
-    np.testing.assert_array_equal(outputs(branch), expected)
-    np.testing.assert_array_equal(outputs(silenced), expected)
-
-
-@pytest.mark.parametrize("first", [True, False])
-def test_weights_that_an_operation_reads_stay_those_of_their_layer(first: bool) -> None:
-    x, dense = keras.Input((8,)), layers.Dense(8)
-    dense.build((None, 8))
-    y = dense(keras.ops.matmul(x, dense.kernel)) if first else keras.ops.matmul(dense(x), dense.kernel)
-    base = keras.Model(x, y, name="base")
-    expected = outputs(base)
-    copy = with_dropout(base, "keep")
-    assert len(copy.trainable_variables) == 2
-    dense.kernel.assign(0.0 * dense.kernel)
-    np.testing.assert_array_equal(outputs(copy), expected)
-    mine = next(layer for layer in copy.layers if isinstance(layer, layers.Dense))
-    mine.kernel.assign(0.0 * mine.kernel)
-    assert not outputs(copy).any()
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -1030,21 +825,6 @@ def test_data_set_on_a_graph_model_are_copied(kind: str) -> None:
     assert copied.bounds["low"].tolist() == [0.0, 0.0, 0.0] and copied.bounds["low"] is not base.bounds["low"]
     assert not hasattr(copied, "last")
     assert len(copied.weights) == 2
-
-
-@pytest.mark.parametrize("make", [layers.StringLookup, layers.TextVectorization])
-def test_weights_of_words_are_copied(make: Any, tmp_path: pathlib.Path) -> None:
-    words = np.array([["a"], ["b"], ["b"], ["c"]])
-    layer = make(output_mode="tf_idf")
-    layer.adapt(words)
-    shape = (1,) if make is layers.StringLookup else ()
-    base = keras.Sequential([keras.Input(shape, dtype="string"), layer, layers.Dense(4)], name="base")
-    x = tf.constant([["a"], ["b"], ["unknown"]] if shape else ["a", "b", "unknown"])
-    if KERAS_3_12:  # plain Keras does not load its file there
-        with pytest.raises(RebuildError, match="copy=False"):
-            with_dropout(base, "keep")
-        return
-    np.testing.assert_array_equal(outputs(with_dropout(base, "keep"), x), outputs(base, x))
 
 
 class DropsInAnObject(layers.Layer):

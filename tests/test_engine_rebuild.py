@@ -16,7 +16,6 @@ from zoo import ZOO
 from keras_graft import _keras
 from keras_graft._engine.decision import Decision
 from keras_graft._engine.errors import RebuildError
-from keras_graft._engine.policy import decider
 from keras_graft._engine.rebuild import rebuild
 
 
@@ -113,40 +112,6 @@ def test_optional_inputs_stay_optional() -> None:
     np.testing.assert_array_equal(guarantees.array(copy([np.ones((2, 4)), None])), np.ones((2, 4)))
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4", "float8"])
-def test_quantized_layers_keep_their_values(dtype: str) -> None:
-    model = zoo.make_sequential()
-    for layer in model.layers:
-        if layer.weights:
-            layer.quantize(dtype)
-    copy = faithful(model)
-    x = zoo.vectors(8)
-    np.testing.assert_array_equal(guarantees.array(copy(x)), guarantees.array(model(x)))
-
-
-def test_a_lora_layer_keeps_its_adapters() -> None:
-    model = keras.Sequential([keras.Input((6,)), layers.Dense(4, name="dense")])
-    model.get_layer("dense").enable_lora(2)
-    zoo.shaken(model)
-    copy = faithful(model)
-    np.testing.assert_array_equal(guarantees.array(copy(zoo.vectors(8))), guarantees.array(model(zoo.vectors(8))))
-
-
-def test_unnamed_weights_are_matched() -> None:
-    class Unnamed(layers.Layer):
-        def build(self, shape: Any) -> None:
-            self.add_weight(shape=(shape[-1],))
-            self.kept = [self.add_weight(shape=(shape[-1],)), self.add_weight(shape=(shape[-1],))]
-
-        def call(self, x: Any) -> Any:
-            first, second, third = _keras.own_variables(self)
-            return x * first + second - 2 * third
-
-    model = zoo.sequential(keras.Input((6,)), Unnamed(), Unnamed())
-    copy = faithful(model)
-    np.testing.assert_array_equal(guarantees.array(copy(zoo.vectors(8))), guarantees.array(model(zoo.vectors(8))))
-
-
 def test_a_layer_that_only_a_call_builds_gets_its_weights() -> None:
     class Lazy(layers.Layer):
         def __init__(self, **kwargs: Any) -> None:
@@ -175,22 +140,6 @@ def test_a_layer_without_a_faithful_config_is_named_with_the_way_out() -> None:
         faithful(model)
 
 
-def test_a_copy_with_other_variables_is_refused() -> None:
-    class Grown(layers.Layer):
-        def build(self, shape: Any) -> None:
-            self.scale = self.add_weight(shape=(shape[-1],), name="scale")
-
-        def call(self, x: Any) -> Any:
-            return x
-
-    model = keras.Sequential([keras.Input((6,)), Grown()])
-    grown = model.layers[0]
-    grown._tracker.unlock()
-    grown.extra = grown.add_weight(shape=(2,), name="extra")
-    with pytest.raises(RebuildError, match=r"its variable 'extra' \(2,\) has no equal in the copy"):
-        faithful(model)
-
-
 def test_a_legacy_file_is_copied(tmp_path: pathlib.Path) -> None:
     model = zoo.make_convolutional()
     loaded = keras.models.model_from_json(model.to_json())
@@ -198,10 +147,3 @@ def test_a_legacy_file_is_copied(tmp_path: pathlib.Path) -> None:
     loaded.load_weights(tmp_path / "model.weights.h5")
     data = zoo.images(4)
     np.testing.assert_array_equal(guarantees.array(faithful(loaded)(data)), guarantees.array(model(data)))
-
-
-def test_decisions_that_disagree_within_a_wrapper_are_refused() -> None:
-    model = zoo.make_bidirectional()
-    chosen = iter(["keep", "always", "keep", "always"])
-    with pytest.raises(RebuildError, match=r"different modes at once \('outer' and 'training'\)"):
-        rebuild(model, decider(lambda layer: next(chosen), "keep", copy=True, frozen=True))

@@ -278,24 +278,6 @@ def test_targets_of_a_dataset_are_kept_with_its_features(tmp_path: pathlib.Path)
         np.testing.assert_allclose(history.history["loss"], expected, rtol=1e-4)
 
 
-def test_each_epoch_holds_each_example_once_in_an_order_of_its_own(tmp_path: pathlib.Path) -> None:
-    seen: list[list[float]] = [[]]
-
-    class Watching(keras.losses.Loss):
-        def call(self, y_true: Any, y_pred: Any) -> Any:
-            seen[-1].extend(np.asarray(y_true).ravel().tolist())
-            return keras.ops.square(y_true - y_pred)
-
-    model = merged()
-    model.compile("sgd", Watching(), run_eagerly=True)
-    numbers = np.arange(100, dtype="float32")[:, None]
-    following = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append([]))
-    fit_head(model, X, numbers, cache=tmp_path, epochs=3, verbose=0, callbacks=[following])
-    epochs = [epoch[-100:] for epoch in seen[:3]]
-    assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2] != sorted(epochs[2])
-
-
 def test_several_heads_train_on_features_that_are_computed_once(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -749,37 +731,6 @@ def test_a_disk_that_is_really_full_is_a_clear_error(tmp_path: pathlib.Path) -> 
         signal.signal(signal.SIGXFSZ, usual)
     features, _ = filled(tmp_path)
     assert_right(features)
-
-
-@pytest.mark.parametrize("sizes", [(10, 40, 10), (40, 40, 10), (7, 1, 33, 59)])
-def test_uneven_batches_come_from_a_folder_as_they_came(tmp_path: pathlib.Path, sizes: Any) -> None:
-    ends = np.cumsum(sizes)
-    signature = (tf.TensorSpec((None, 8)), tf.TensorSpec((None, 1)))
-
-    def data() -> Any:
-        batches = [(X[end - size : end], Y[end - size : end]) for size, end in zip(sizes, ends)]
-        dataset = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
-        return dataset.apply(tf.data.experimental.assert_cardinality(len(sizes)))
-
-    one, other = merged(), merged()
-    one.fit(data(), epochs=3, shuffle=False, verbose=0)
-    fit_head(other, data(), epochs=3, cache=tmp_path, verbose=0)
-    np.testing.assert_allclose(other.history.history["loss"], one.history.history["loss"], rtol=1e-5)
-
-
-def test_lists_of_targets_and_missing_ones_come_from_a_folder(tmp_path: pathlib.Path) -> None:
-    def make() -> keras.Model:
-        keras.utils.set_random_seed(1)
-        x = keras.Input((8,))
-        hidden = layers.Dense(4, trainable=False)(x)
-        model = keras.Model(x, [layers.Dense(1)(hidden), layers.Dense(1)(hidden)])
-        model.compile("sgd", ["mse", "mse"])
-        return model
-
-    one, other = make(), make()
-    expected = one.fit(X, [Y, Y + 1], shuffle=False, verbose=0).history["loss"]
-    found = fit_head(other, X, [Y, Y + 1], shuffle=False, cache=tmp_path, verbose=0).history["loss"]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_folded_features_are_the_same_but_for_rounding_and_are_kept_apart(tmp_path: pathlib.Path) -> None:

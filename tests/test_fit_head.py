@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import pathlib
 import weakref
 from collections.abc import Callable, Iterator
@@ -18,9 +17,7 @@ from helpers import KERAS_3_12, dense_base
 from keras import layers
 from zoo import if_quick
 
-from keras_graft import _keras, fit_head, freeze_and_merge, predict_samples, split
-from keras_graft._features.shards import Shards
-from keras_graft._fit import steps as _steps
+from keras_graft import fit_head, freeze_and_merge, predict_samples, split
 
 X = zoo.vectors(100, 8)
 Y = (X.sum(axis=1) > 0).astype("int64")
@@ -412,161 +409,6 @@ def test_a_callback_may_call_a_sequential_model_on_arrays() -> None:
     np.testing.assert_array_equal(seen[0], array(made(X)))
 
 
-def test_callbacks_hear_of_every_batch() -> None:
-    heard = []
-    made = model(head=[layers.Dense(2)])
-    listens = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: heard.append(batch))
-    fit_head(made, X, Y, batch_size=10, epochs=2, verbose=0, callbacks=[listens])
-    assert heard == list(range(10)) * 2
-
-
-@pytest.mark.parametrize(
-    "callbacks, calls",
-    [
-        (None, 1),
-        ([keras.callbacks.EarlyStopping("loss", patience=9), keras.callbacks.ReduceLROnPlateau("loss")], 1),
-        ([keras.callbacks.ModelCheckpoint("{path}/a.weights.h5", save_weights_only=True)], 1),
-        ([keras.callbacks.ModelCheckpoint("{path}/a.weights.h5", save_weights_only=True, save_freq=4)], 10),
-        ([keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None)], 10),
-        ([keras.callbacks.TerminateOnNaN()], 10),
-    ],
-)
-def test_steps_run_at_once_where_no_code_of_the_user_notices(
-    callbacks: Any, calls: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for callback in callbacks or []:
-        if isinstance(callback, keras.callbacks.ModelCheckpoint):
-            callback.filepath = callback.filepath.format(path=tmp_path)
-    counted = []
-    made = small()
-    function = made._make_function
-    monkeypatch.setattr(made, "_make_function", lambda step: counting(function(step), counted), raising=False)
-    fit_head(made, X, X[:, :1], batch_size=10, verbose=0, callbacks=callbacks)
-    assert len(counted) == calls
-    assert made.steps_per_execution == 1
-
-
-def counting(function: Callable[..., Any], counted: list[int]) -> Callable[..., Any]:
-    def call(iterator: Any) -> Any:
-        counted.append(1)
-        return function(iterator)
-
-    return call
-
-
-@pytest.mark.parametrize("rows, iterators", [(96, 1), (100, 1), (290, 1), (2620, 10)])
-def test_all_epochs_share_an_iterator_where_calls_fit_into_them(
-    rows: int, iterators: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x = np.resize(X, (rows, 8))
-    made = model(head=[layers.Dense(2)])
-    begun = []
-    iterate = tf.data.Dataset.__iter__
-    monkeypatch.setattr(tf.data.Dataset, "__iter__", lambda self: begun.append(self) or iterate(self))
-    history = fit_head(made, x, np.resize(Y, rows), batch_size=20, epochs=5, verbose=0)
-    assert len(history.history["loss"]) == 5
-    assert len(begun) == iterators
-    assert history.params["steps"] == -(-rows // 20)
-
-
-@pytest.mark.parametrize("seed", [None, 1])
-def test_the_order_of_every_epoch_is_that_of_fit(seed: int | None) -> None:
-    """With a seed Keras shuffles every epoch alike, up to 3.15; 3.16-dev always does."""
-
-    def orders(batches: Callable[[], Any]) -> list[list[int]]:
-        tf.random.set_seed(seed)
-        return [np.concatenate([array(batch) for batch in epoch]).astype(int).tolist() for epoch in batches()]
-
-    plain = _keras.training.ArrayDataAdapter(np.arange(50), batch_size=20, shuffle=True)
-    fit = orders(lambda: (iter(data) for data in [plain.get_tf_dataset()] for _ in range(3)))
-    batches = iter(_keras.batches_of_fit(np.arange(50), 20, shuffle=True))
-    ours = orders(lambda: (itertools.islice(batches, 3) for _ in range(3)))
-    tf.random.set_seed(1)
-    assert [sorted(order) for order in ours] == [list(range(50))] * 3
-    if seed is None:
-        assert len({*map(tuple, ours)}) == len({*map(tuple, fit)})
-    else:
-        assert ours == fit
-
-
-def test_sparse_targets_reach_the_loss_as_in_fit() -> None:
-    targets = tf.sparse.from_dense(np.eye(2, dtype="float32")[Y])
-
-    class Dense(keras.losses.Loss):
-        def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-            return tf.reduce_mean((tf.sparse.to_dense(y_true) - y_pred) ** 2)
-
-    histories = [trained(train, model("off", loss=Dense(), metrics=[]), X, targets) for train in (plain_fit, fit_head)]
-    np.testing.assert_allclose(histories[1]["loss"], histories[0]["loss"], rtol=1e-5)
-
-
-def test_steps_of_a_large_rest_are_not_run_at_once() -> None:
-    wide = [layers.Dense(2000), layers.Dense(8000), layers.Dense(1)]
-    frozen = zoo.sequential(keras.Input((8,)), layers.Dense(4))
-    frozen.trainable = False
-    made = zoo.sequential(keras.Input((8,)), frozen, *wide)
-    made.compile("sgd", "mse")
-    at_once = _steps.steps_at_once(made, made, {**ARGUMENTS, "x": X[:16], "batch_size": 2})
-    assert at_once == 1
-
-
-ARGUMENTS: dict[str, Any] = {"callbacks": None, "steps_per_epoch": None, "validation_steps": None, "verbose": 0}
-
-
-def test_frozen_weights_that_change_before_the_first_step_are_an_error(tmp_path: pathlib.Path) -> None:
-    path = str(tmp_path / "other.weights.h5")
-    model().save_weights(path)
-    made = model()
-    kernel = made.get_layer("a").weights[0]
-    kernel.assign(kernel + 1)
-    load = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: made.load_weights(path))
-    with pytest.raises(
-        ValueError, match=r"changed 1 frozen weights .* at the beginning.*Load weights.*before `fit_head`"
-    ):
-        fit_head(made, X, Y, verbose=0, callbacks=[load])
-
-
-def test_frozen_weights_that_change_later_are_said() -> None:
-    made = model()
-    kernel = made.get_layer("a").weights[0]
-    change = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: kernel.assign(kernel + 1))
-    with pytest.warns(UserWarning, match=r"1 frozen weights .*kernel.* changed while `fit_head` trained"):
-        fit_head(made, X, Y, verbose=0, callbacks=[change])
-
-
-class Scales(layers.Layer):
-    """Multiplies by a plain attribute."""
-
-    scale = 1.0
-
-    def call(self, inputs: Any) -> Any:
-        return inputs * self.scale
-
-
-def scaled(**options: Any) -> keras.Model:
-    keras.utils.set_random_seed(3)
-    inputs = keras.Input((8,))
-    made = keras.Model(inputs, layers.Dense(1)(Scales(name="scales")(layers.Dense(4, trainable=False)(inputs))))
-    made.compile("sgd", "mse", **options)
-    return made
-
-
-def test_an_attribute_that_changes_before_the_first_step_is_an_error() -> None:
-    made = scaled()
-    change = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: setattr(made.get_layer("scales"), "scale", 3.0))
-    with pytest.raises(ValueError, match=r"what frozen layers hold beside their weights at the beginning.*use `fit`"):
-        fit_head(made, X, X[:, :1], verbose=0, callbacks=[change])
-
-
-def test_an_attribute_that_changes_later_is_said() -> None:
-    made = scaled(run_eagerly=True)
-    change = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: setattr(made.get_layer("scales"), "scale", 1.0 + epoch)
-    )
-    with pytest.warns(UserWarning, match=r"what frozen layers hold beside their weights changed while"):
-        fit_head(made, X, X[:, :1], verbose=0, epochs=2, callbacks=[change])
-
-
 class Adds(layers.Layer):
     """Adds a loss."""
 
@@ -590,101 +432,6 @@ def test_a_loss_that_a_frozen_layer_adds_counts(wrap: Callable[[Any], Any]) -> N
         return made
 
     assert_same_training(make, lambda: (X, X[:, :1]))
-
-
-def test_batches_with_weights_alone_and_batches_without_examples_train_as_in_fit() -> None:
-    def make() -> keras.Model:
-        keras.utils.set_random_seed(3)
-        return freeze_and_merge([base()], 2, loss=CROSSENTROPY)
-
-    def batches() -> Iterator[Any]:
-        while True:
-            yield X[:10], Y[:10]
-            yield X[:0], Y[:0]
-            yield X[10:30], Y[10:30]
-
-    def without_empty() -> Iterator[Any]:
-        yield from (batch for batch in batches() if len(batch[0]))
-
-    one, other = make(), make()
-    one.fit(without_empty(), steps_per_epoch=2, shuffle=False, verbose=0)
-    fit_head(other, batches(), steps_per_epoch=3, shuffle=False, verbose=0)
-    np.testing.assert_allclose(other.history.history["loss"], one.history.history["loss"], rtol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore:Gradients do not exist for variables:UserWarning")
-def test_targets_that_are_missing_for_one_output_stay_missing(tmp_path: pathlib.Path) -> None:
-    def make() -> keras.Model:
-        keras.utils.set_random_seed(3)
-        head = {"kind": layers.Dense(2, name="kind"), "size": layers.Dense(1, name="size")}
-        return model(head=head, loss={"kind": CROSSENTROPY, "size": None}, metrics=None)
-
-    def data() -> Iterator[Any]:
-        while True:
-            yield from ((X[at : at + 50], {"kind": Y[at : at + 50], "size": None}) for at in (0, 50))
-
-    expected = make().fit(X, {"kind": Y, "size": None}, batch_size=50, shuffle=False, verbose=0).history["loss"]
-    for cache in ("memory", tmp_path):
-        found = fit_head(make(), data(), steps_per_epoch=2, shuffle=False, verbose=0, cache=cache).history["loss"]
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["sequences", "sparse"])
-def test_what_cannot_be_kept_is_an_error_that_says_so(kind: str) -> None:
-    if kind == "sequences":
-        x = keras.Input((None, 3))
-        made = keras.Model(x, layers.Dense(1)(layers.LSTM(2)(layers.Dense(4, trainable=False)(x))))
-        steps = ((np.ones((4, length, 3), "float32"), np.ones((4, 1), "float32")) for length in (5, 7))
-        data: Any = steps
-        message = r"one shape but for the number.*Pad them.*\(5, 4\), \(7, 4\)"
-    else:
-        x = keras.Input((8,), sparse=True)
-        live = layers.Dense(1)(x)
-        made = keras.Model(x, layers.Add()([live, layers.Dense(1)(layers.Dense(4, trainable=False)(x))]))
-        sparse = tf.sparse.from_dense(X[:8])
-        data = iter([(sparse, Y[:8])] * 2)
-        message = r"crosses the frontier at .* dense tensor of numbers"
-    made.compile("sgd", "mse")
-    with pytest.raises(ValueError, match=message):
-        fit_head(made, data, steps_per_epoch=2, verbose=0)
-
-
-def test_nothing_of_the_detour_is_left_in_the_model() -> None:
-    made = model("keep")
-    made.fit(X, Y, verbose=0)
-    parts = list(_keras.walk(made))
-    attributes = set(vars(made))
-    nodes = [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
-    function = made.train_function
-    for _ in range(2):
-        fit_head(made, X, Y, verbose=0)
-    assert set(vars(made)) == attributes
-    assert made.train_function is function
-    assert [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts] == nodes
-
-
-def test_no_calls_are_left_in_a_model_with_masks() -> None:
-    frozen = zoo.sequential(keras.Input((5,), dtype="int32"), layers.Embedding(10, 6, mask_zero=True))
-    frozen.trainable = False
-    made = keras.Sequential([keras.Input((5,), dtype="int32"), frozen, layers.LSTM(3), layers.Dense(1)])
-    made.compile("adam", "mse")
-    parts = list(_keras.walk(made))
-    nodes = [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts]
-    fit_head(made, zoo.tokens(20), np.ones((20, 1)), verbose=0)
-    assert [(len(part._inbound_nodes), len(part._outbound_nodes)) for part in parts] == nodes
-
-
-def test_a_run_that_fails_leaves_the_model_as_it_was() -> None:
-    made = model()
-
-    class Fails(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            raise RuntimeError("no more")
-
-    with pytest.raises(RuntimeError, match="no more"):
-        fit_head(made, X, Y, verbose=0, callbacks=[Fails()])
-    assert "call" not in vars(made)
-    made.fit(X, Y, verbose=0)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -774,17 +521,8 @@ def test_a_model_that_is_not_compiled_is_refused() -> None:
         fit_head(dense_base(), X, Y)
 
 
-@pytest.mark.parametrize("verbose", [1, 2, "auto"])
-def test_what_is_computed_is_shown(verbose: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    fit_head(model(), X, Y, verbose=verbose, validation_split=0.2)
-    shown = capsys.readouterr().out
-    assert "Computing the frozen part (train)" in shown
-    assert "Computing the frozen part (validation)" in shown
-    assert "loss" in shown
-
-
 # ---------------------------------------------------------------------------------------------------------
-# Nobody notices that several steps run in one call
+# Subclasses of functional models
 # ---------------------------------------------------------------------------------------------------------
 
 
@@ -821,84 +559,6 @@ def test_a_subclass_of_a_functional_model_is_sampled() -> None:
     assert samples.values.std(axis=0).max() > 0
 
 
-@pytest.mark.parametrize("cache", ["memory", "folder"])
-def test_validation_steps_count_single_batches(cache: str, tmp_path: pathlib.Path) -> None:
-    place = cache if cache == "memory" else tmp_path
-    data = {"validation_data": (X, X[:, :1]), "validation_batch_size": 8, "validation_steps": 2, "shuffle": False}
-    one, other = seeded()(), seeded()()
-    expected = trained(plain_fit, one, X, X[:, :1], batch_size=8, **data)
-    actual = trained(fit_head, other, X, X[:, :1], batch_size=8, cache=place, **data)
-    np.testing.assert_allclose(actual["val_loss"], expected["val_loss"], rtol=2e-5)
-
-
-class CallsTheModel(keras.callbacks.Callback):
-    """Calls the model for fewer steps than the data have, while it is trained."""
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        options = {"batch_size": 8, "steps": 2, "verbose": 0}
-        logs["rows"] = len(self.model.predict(X, **options))
-        logs["evaluated"] = self.model.evaluate(X, X[:, :1], **options)
-        logs["at once"] = self.model.steps_per_execution
-
-    def on_train_end(self, logs: Any = None) -> None:
-        if not hasattr(self, "done"):
-            self.done = True
-            self.model.fit(X, X[:, :1], batch_size=8, steps_per_epoch=1, verbose=0, shuffle=False)
-
-
-class CompilesAgain(keras.callbacks.Callback):
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if epoch == 1:
-            self.model.compile("sgd", "mse", jit_compile=False)
-            self.model.make_train_function(force=True)
-
-
-@pytest.mark.parametrize("kind", [CallsTheModel, CompilesAgain])
-def test_callbacks_of_the_user_get_what_they_get_in_fit(kind: type[keras.callbacks.Callback]) -> None:
-    one, other = seeded()(), seeded()()
-    options = {"epochs": 3, "batch_size": 8, "verbose": 0, "shuffle": False}
-    expected = one.fit(X, X[:, :1], callbacks=[kind()], **options).history
-    actual = fit_head(other, X, X[:, :1], callbacks=[kind()], **options).history
-    assert actual.keys() == expected.keys()
-    for name, series in expected.items():
-        np.testing.assert_allclose(actual[name], series, rtol=2e-5, err_msg=name)
-    assert int(other.optimizer.iterations) == int(one.optimizer.iterations)
-    for own, theirs in zip(one.weights, other.weights):
-        np.testing.assert_allclose(array(theirs), array(own), rtol=1e-5, err_msg=own.path)
-
-
-@pytest.mark.parametrize("cache", ["memory", "folder"])
-def test_features_of_double_precision_stay_what_they_are(cache: str, tmp_path: pathlib.Path) -> None:
-    def make() -> keras.Model:
-        keras.utils.set_random_seed(3)
-        inputs = keras.Input((8,), dtype="float64")
-        hidden = layers.Dense(4, trainable=False, dtype="float64")(inputs)
-        far = layers.Rescaling(1.0, 1e4, dtype="float64")(hidden)
-        noise = layers.GaussianNoise(1e-3, seed=1, dtype="float64")
-        made = keras.Model(inputs, layers.Dense(1, dtype="float64")(keras.ops.subtract(noise(far), 1e4)))
-        made.compile("sgd", "mse", jit_compile=False)
-        return made
-
-    data = {"validation_data": (X[:20], X[:20, :1]), "shuffle": False}
-    place = cache if cache == "memory" else tmp_path
-    one, other = make(), make()
-    expected = trained(plain_fit, one, X, X[:, :1], **data)
-    actual = trained(fit_head, other, X, X[:, :1], cache=place, **data)
-    for name, series in expected.items():
-        np.testing.assert_allclose(actual[name], series, rtol=1e-6, err_msg=name)
-    for own, theirs in zip(one.weights, other.weights):
-        np.testing.assert_allclose(array(theirs), array(own), rtol=1e-8, err_msg=own.path)
-
-
-@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
-def test_features_of_half_precision_train_as_in_fit(kind: str) -> None:
-    one, other = seeded(dtype=kind)(), seeded(dtype=kind)()
-    trained(plain_fit, one, X, X[:, :1], shuffle=False)
-    trained(fit_head, other, X, X[:, :1], shuffle=False)
-    for own, theirs in zip(one.weights, other.weights):
-        np.testing.assert_array_equal(array(theirs), array(own), err_msg=own.path)
-
-
 # ---------------------------------------------------------------------------------------------------------
 # What Keras takes for granted of data and layers
 # ---------------------------------------------------------------------------------------------------------
@@ -929,50 +589,7 @@ def test_numbers_of_double_precision_are_those_that_fit_hands_to_an_input_of_int
     assert_same_training(make, lambda: (ids, zoo.vectors(64, 1)))
 
 
-class Unscales(layers.Layer):
-    """Gives floats that are too large for half precision; with a shape of its own, Keras declares the compute dtype."""
-
-    def call(self, inputs: Any) -> Any:
-        return keras.ops.cast(inputs, "float32") * 1e5
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        return input_shape
-
-
-UNDECLARED: dict[str, list[Callable[[], Any]]] = {
-    "integers": [
-        lambda: layers.Lambda(lambda x: tf.cast(tf.clip_by_value(3 * x + 5, 0, 9), "int32"), output_shape=(4,)),
-        lambda: layers.Embedding(10, 2),
-        layers.Flatten,
-    ],
-    "large floats": [lambda: Unscales(dtype="mixed_float16"), lambda: layers.BatchNormalization(dtype="float32")],
-}
-
-
-@pytest.mark.parametrize("name", UNDECLARED)
-@pytest.mark.parametrize("nested", [False, True])
-def test_features_of_another_dtype_than_was_declared_are_those_that_were_computed(name: str, nested: bool) -> None:
-    def make() -> keras.Model:
-        keras.utils.set_random_seed(3)
-        first, *others = (layer() for layer in UNDECLARED[name])
-        if nested:
-            inner = zoo.sequential(keras.Input((4,)), layers.Dense(4, trainable=False), first, *others, layers.Dense(3))
-            parts = [inner]
-        else:
-            parts = [layers.Dense(4, trainable=False), first, *others]
-        model = zoo.sequential(keras.Input((4,)), *parts, layers.Dense(1, dtype="float32"))
-        model.compile("sgd", "mse")
-        return model
-
-    data = zoo.vectors(64, 4), zoo.vectors(64, 1)
-    assert_same_training(make, lambda: data)
-    model = make()
-    found = split(model)
-    assert found.share
-    both = array(found.rest(found.features.predict(data[0], verbose=0), training=False)), array(model(data[0]))
-    np.testing.assert_allclose(*both, rtol=1e-5)
-
-
+@pytest.mark.quick
 def test_layers_that_were_unfrozen_and_not_compiled_are_an_error_that_says_so() -> None:
     model = zoo.sequential(keras.Input((4,)), *(layers.Dense(4, trainable=False) for _ in range(2)), layers.Dense(1))
     model.compile("adam", "mse")
@@ -1003,55 +620,6 @@ def test_layers_frozen_since_fit_are_told_of() -> None:
     with pytest.warns(UserWarning, match=r"late/kernel.* frozen after .* Compile the model again"):
         fit_head(made, X, Y, verbose=0)
     np.testing.assert_array_equal(array(made.get_layer("late").kernel), before)
-
-
-def close_to_one() -> np.ndarray:
-    """Ten annotators of a tenth each: 0.9999999999999999 in float64 and 1 in float32."""
-    votes = np.zeros((100, 1))
-    for _ in range(10):
-        votes += 0.1 * (X[:, :1] > 0)
-    return votes
-
-
-@pytest.mark.parametrize("cache", ["memory", "folder"])
-@pytest.mark.parametrize("source", ["arrays", "dataset"])
-def test_targets_are_of_the_precision_that_fit_gives_them(cache: Any, source: str, tmp_path: pathlib.Path) -> None:
-    y = close_to_one()
-
-    def data() -> tuple[Any, ...]:
-        return (X, y) if source == "arrays" else (tf.data.Dataset.from_tensor_slices((X, y)).batch(16),)
-
-    def make() -> keras.Model:
-        keras.utils.set_random_seed(3)
-        hidden = layers.Dense(6, activation="tanh", trainable=False)
-        made = zoo.sequential(keras.Input((8,)), hidden, layers.Dense(1, activation="sigmoid"))
-        made.compile("sgd", "binary_crossentropy", metrics=["accuracy"])
-        return made
-
-    validation = data() if source == "arrays" else data()[0]
-    expected = trained(plain_fit, make(), *data(), validation_data=validation, shuffle=False)
-    where = "memory" if cache == "memory" else tmp_path
-    actual = trained(fit_head, make(), *data(), validation_data=validation, cache=where, shuffle=False)
-    for name, series in expected.items():
-        np.testing.assert_allclose(actual[name], series, rtol=1e-5, err_msg=name)
-
-
-@pytest.mark.parametrize("kind", ["bool", "float64", "one-hot"])
-def test_classes_are_weighted_in_a_folder_as_fit_weights_them(kind: str, tmp_path: pathlib.Path) -> None:
-    y = np.eye(2)[Y] if kind == "one-hot" else Y.astype(kind)
-    loss = "categorical_crossentropy" if kind == "one-hot" else "binary_crossentropy"
-
-    def make() -> keras.Model:
-        keras.utils.set_random_seed(3)
-        head = layers.Dense(2, activation="softmax") if kind == "one-hot" else layers.Dense(1, activation="sigmoid")
-        made = zoo.sequential(keras.Input((8,)), layers.Dense(6, trainable=False), head)
-        made.compile("sgd", loss)
-        return made
-
-    options: dict[str, Any] = {"class_weight": {0: 1.0, 1: 4.0}, "shuffle": False}
-    expected = trained(plain_fit, make(), X, y, **options)
-    actual = trained(fit_head, make(), X, y, cache=tmp_path, **options)
-    np.testing.assert_allclose(actual["loss"], expected["loss"], rtol=1e-5)
 
 
 class ReadsWeakly(layers.Layer):
@@ -1090,28 +658,6 @@ def test_a_layer_that_reads_what_trains_is_not_computed_ahead_however_it_reaches
     assert_same_training(make, lambda: (X, X[:, :1]))
 
 
-@pytest.mark.parametrize("trained_before", [False, True])
-def test_what_a_callback_compiles_the_model_with_stays(trained_before: bool) -> None:
-    def compile_anew(model: keras.Model) -> None:
-        model.compile(keras.optimizers.SGD(0.0), "mae", metrics=["mse"], steps_per_execution=4)
-
-    losses = []
-    for train in (plain_fit, fit_head):
-        keras.utils.set_random_seed(3)
-        made = zoo.sequential(keras.Input((8,)), layers.Dense(6, trainable=False), layers.Dense(1))
-        made.compile("adam", "mse")
-        if trained_before:
-            made.fit(X, X[:, :1], verbose=0)
-        again = keras.callbacks.LambdaCallback(on_train_end=lambda logs, made=made: compile_anew(made))
-        train(made, X, X[:, :1], verbose=0, callbacks=[again])
-        before = [array(variable) for variable in made.variables]
-        losses.append(made.fit(X, X[:, :1], verbose=0).history)
-        np.testing.assert_equal([array(variable) for variable in made.variables], before)
-        assert made.steps_per_execution == 4
-    assert losses[0].keys() == losses[1].keys()
-    np.testing.assert_allclose(losses[1]["loss"], losses[0]["loss"], rtol=1e-5)
-
-
 def test_a_call_that_was_put_on_the_model_is_trained_live() -> None:
     def make() -> keras.Model:
         keras.utils.set_random_seed(3)
@@ -1130,18 +676,6 @@ def test_a_call_that_was_put_on_the_model_is_trained_live() -> None:
             look(make())
 
 
-def test_frozen_weights_that_change_and_come_back_are_said() -> None:
-    made = model()
-    kernel = made.get_layer("a").weights[0]
-    before = array(kernel)
-    there_and_back = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: kernel.assign(before + epoch),
-        on_train_end=lambda logs: kernel.assign(before),
-    )
-    with pytest.warns(UserWarning, match=r"1 frozen weights .* changed while `fit_head` trained"):
-        fit_head(made, X, Y, verbose=0, epochs=3, callbacks=[there_and_back])
-
-
 def test_a_loss_that_a_frozen_layer_adds_in_inference_alone_counts() -> None:
     class AddsInInference(layers.Layer):
         def call(self, inputs: Any, training: bool = False) -> Any:
@@ -1156,62 +690,3 @@ def test_a_loss_that_a_frozen_layer_adds_in_inference_alone_counts() -> None:
         return made
 
     assert_same_training(make, lambda: (X, X[:, :1]), validation_data=(X[:30], X[:30, :1]))
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Memory that TensorFlow is given
-# ---------------------------------------------------------------------------------------------------------
-
-
-def stands_still() -> keras.Model:
-    """A model that learns nothing: its loss is the same in every epoch."""
-    keras.utils.set_random_seed(3)
-    made = zoo.sequential(
-        keras.Input((8,)), layers.Dense(6, activation="tanh", trainable=False), layers.Dense(2, activation="softmax")
-    )
-    made.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
-    return made
-
-
-def in_unequal_batches() -> tf.data.Dataset:
-    ends = [(0, 7), (7, 20), (20, len(X))]
-    spec = (tf.TensorSpec((None, 8)), tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None,)))
-    batches = tf.data.Dataset.from_generator(
-        lambda: ((X[a:b], Y[a:b], WEIGHTS[a:b]) for a, b in ends), output_signature=spec
-    )
-    return batches.apply(tf.data.experimental.assert_cardinality(len(ends)))
-
-
-@pytest.mark.parametrize("source", ["arrays", "validation", "dataset", "unequal batches"])
-def test_weights_are_the_same_in_every_epoch(source: str, tmp_path: pathlib.Path) -> None:
-    """TensorFlow multiplies losses into the memory of the weights, where it has that for itself."""
-    data: dict[str, tuple[Any, ...]] = {
-        "arrays": (X, Y),
-        "validation": (X, Y),
-        "dataset": (tf.data.Dataset.from_tensor_slices((X, Y, WEIGHTS)).batch(16),),
-        "unequal batches": (in_unequal_batches(),),
-    }
-    options: dict[str, Any] = {"arrays": {"sample_weight": WEIGHTS}, "validation": {"validation_data": (X, Y, WEIGHTS)}}
-    where = "memory" if source == "unequal batches" else tmp_path
-    arguments = {"shuffle": False} if source != "unequal batches" else {}
-    history = fit_head(
-        stands_still(), *data[source], cache=where, epochs=40, verbose=0, **arguments, **options.get(source, {})
-    ).history
-    for series in history.values():
-        np.testing.assert_allclose(series, series[0], rtol=1e-6)
-
-
-def test_weights_on_a_disk_are_not_written_to(tmp_path: pathlib.Path) -> None:
-    np.save(tmp_path / "weights.npy", WEIGHTS)
-    on_disk = np.load(tmp_path / "weights.npy", mmap_mode="r+")
-    options: dict[str, Any] = {"epochs": 40, "verbose": 0, "shuffle": False}
-    fit_head(stands_still(), X, Y, sample_weight=on_disk, cache=tmp_path / "features", **options)
-    np.testing.assert_array_equal(np.load(tmp_path / "weights.npy"), WEIGHTS)
-
-
-@pytest.mark.parametrize("shuffled", [False, True])
-def test_what_tensorflow_gets_shares_no_memory_with_what_is_kept(shuffled: bool) -> None:
-    kept = [np.arange(6.0), np.arange(12.0).reshape(6, 2)]
-    random = np.random.default_rng(0) if shuffled else None
-    for portion in Shards([lambda: kept]).portions(random):
-        assert not any(np.shares_memory(ours, theirs) for ours, theirs in zip(kept, portion))

@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 import zoo
 from guarantees import array, made
-from helpers import dense_base, nested_base
+from helpers import dense_base
 from keras import layers
 from zoo import ZOO
 
-from keras_graft import Branch, ModeLock, _keras, audit, freeze_and_merge, split
+from keras_graft import _keras, audit, freeze_and_merge, split
 
 OBEYS = _keras.obeys_stored_modes()  # from Keras 3.16 on
 
@@ -29,10 +29,6 @@ def as_new(model: keras.Model) -> None:
     """Sets the seeds and the states of a model to values of their own."""
     guarantees.same_seeds(model, model)
     guarantees.reset_states(model)
-
-
-def keys_of(model: keras.Model) -> list[str]:
-    return list(model.output) if isinstance(model.output, dict) else []
 
 
 @pytest.mark.filterwarnings("ignore:Layer '.*was passed an input with a mask:UserWarning")
@@ -77,118 +73,12 @@ def test_the_rest_of_the_features_is_the_model(name: str, variant: str) -> None:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_branch_is_cut_right_before_its_dropout() -> None:
-    model = freeze_and_merge({"a": dense_base(), "b": dense_base()}, 2, dropout="keep", loss="mse")
-    found = split(model)
-    assert keys_of(found.features) == ["a.hidden", "b.hidden"]
-    assert list(found.in_the_way) == ["a/drop", "b/drop"]
-    assert "drops 50%" in found.in_the_way["a/drop"]
-
-
-def test_branches_of_different_policies_are_cut_where_each_is_live() -> None:
-    branches = {"a": Branch(dense_base(), dropout="off"), "b": Branch(dense_base(), dropout="keep")}
-    found = split(freeze_and_merge(branches, 2, loss="mse"))
-    assert sorted(keys_of(found.features)) == ["a", "b.hidden"]
-
-
-def test_a_frontier_three_models_deep_is_found() -> None:
-    base = nested_base()
-    base.get_layer("encoder").get_layer("block").get_layer("deep").trainable = False
-    found = split(base)
-    assert found.features.output_shape == (None, 6)
-    assert list(found.in_the_way) == ["encoder/block/deeper"]
-
-
-def test_a_skip_connection_past_the_frontier_crosses_it() -> None:
-    x = keras.Input((4,), name="x")
-    h = layers.Dense(4, name="early")(x)
-    live = layers.Dropout(0.5, name="drop")(h)
-    base = zoo.functional(x, layers.Add()([layers.Dense(4, name="late")(live), h, layers.Dense(4, name="side")(x)]))
-    base.trainable = False
-    found = split(base)
-    assert keys_of(found.features) == ["early", "side"]
-    data = zoo.vectors(5, 4)
-    np.testing.assert_array_equal(array(found.rest(found.features(data))), array(base(data)))
-
-
-def test_each_call_of_a_shared_model_is_cut_for_itself() -> None:
-    shared = dense_base(units=3)
-    x, z = keras.Input((3,), name="x"), keras.Input((3,), name="z")
-    noisy = layers.GaussianNoise(0.1, name="noise")(z)
-    model = zoo.functional([x, z], layers.Concatenate()([shared(x), shared(noisy)]))
-    model.trainable = False
-    found = split(model)
-    assert keys_of(found.features) == ["z", "base.call_1.hidden"]
-    data = [zoo.vectors(5, 3), zoo.vectors(5, 3, seed=1)]
-    np.testing.assert_array_equal(array(found.rest(found.features(data))), array(model(data)))
-
-
-def test_a_shared_model_may_lie_before_the_frontier_and_behind_it() -> None:
-    shared = zoo.sequential(keras.Input((3,)), layers.Dense(3), name="shared")
-    x = keras.Input((3,), name="x")
-    model = zoo.functional(x, shared(layers.Dropout(0.5)(shared(x))))
-    model.trainable = False
-    found = split(model)
-    assert found.features.output_shape == (None, 3)
-    data = zoo.vectors(5, 3)
-    np.testing.assert_array_equal(array(found.rest(found.features(data))), array(model(data)))
-
-
-def test_where_nothing_can_be_computed_ahead_the_features_are_the_inputs() -> None:
-    model = keras.Sequential([keras.Input((6, 6, 3)), layers.RandomFlip(name="flip"), layers.Conv2D(2, 3)])
-    model.trainable = False
-    found = split(model)
-    data = zoo.RNG(0).uniform(size=(2, 6, 6, 3)).astype("float32")
-    np.testing.assert_array_equal(array(found.features(data)), data)
-    assert list(found.in_the_way) == ["flip"]
-    assert "augments" in found.in_the_way["flip"]
-    assert found.share == 0
-
-
 def test_what_a_model_computes_whole_leaves_an_empty_rest() -> None:
     model = freeze_and_merge({"a": dense_base(), "b": dense_base()}, None)
     found = split(model)
     data = zoo.vectors(4, 3)
     assert dict(found.in_the_way) == {}
     np.testing.assert_array_equal(array(found.rest(found.features(data))), array(model(data)))
-
-
-def test_a_mask_crosses_the_frontier() -> None:
-    x = keras.Input((5,), dtype="int32")
-    embedded = layers.Dropout(0.5)(layers.Embedding(10, 6, mask_zero=True, name="embed")(x))
-    base = zoo.functional(x, layers.LSTM(4)(embedded))
-    base.trainable = False
-    found = split(base)
-    assert {"embed", "embed.mask"} <= set(keys_of(found.features))
-    stored = found.features.predict(zoo.tokens(4), verbose=0)
-    np.testing.assert_allclose(array(found.rest(stored)), array(base(zoo.tokens(4))), rtol=1e-5)
-    without = {**stored, "embed.mask": np.ones_like(stored["embed.mask"])}
-    if OBEYS:  # up to 3.15 masks are part of the graph too
-        assert not np.allclose(array(found.rest(without)), array(base(zoo.tokens(4))))
-
-
-@pytest.mark.parametrize(
-    "layer, why",
-    [
-        (layers.Dropout(0.5), "drops 50%"),
-        (layers.LSTM(3, stateful=True, return_sequences=True), "state from batch to batch"),
-        (layers.Dense(3, activity_regularizer="l2"), "adds a loss"),
-        (layers.SpectralNormalization(layers.Dense(3)), "changes its variables"),
-        (ModeLock(layers.Dropout(0.5), training=True), "locked to training mode"),
-    ],
-)
-def test_what_is_not_the_same_in_every_epoch_lies_behind_the_frontier(layer: Any, why: str) -> None:
-    x = keras.Input(batch_shape=(2, 4, 3))
-    model = keras.Model(x, layer(layers.Dense(3, name="ahead")(x)))
-    model.trainable = False
-    assert why in split(model).in_the_way[layer.name]
-
-
-def test_frozen_batch_statistics_are_computed_ahead_and_live_ones_are_not() -> None:
-    model = zoo.sequential(keras.Input((3,)), layers.BatchNormalization(name="norm"), layers.Dense(2, name="top"))
-    assert list(split(model).in_the_way) == ["norm"]
-    model.get_layer("norm").trainable = False
-    assert list(split(model).in_the_way) == ["top"]
 
 
 @pytest.mark.skipif(not OBEYS, reason="up to 3.15 `fit` overrides what is stored")
@@ -239,6 +129,7 @@ def test_the_model_is_as_it_was() -> None:
     assert [(layer.name, layer.trainable) for layer in _keras.walk(model)] == flags
 
 
+@pytest.mark.quick
 def test_the_price_is_known() -> None:
     x = keras.Input((8, 8, 3))
     h = layers.Conv2D(4, 3, name="conv")(x)  # 6 * 6 * 4 outputs of 3 * 3 * 3 products
@@ -288,14 +179,3 @@ def test_structured_inputs_and_outputs_keep_their_structure() -> None:
     for name, value in expected.items():
         np.testing.assert_array_equal(array(actual[name]), array(value))
     assert tf.nest.flatten(found.features(data))[0].shape == (4, 4)
-
-
-def test_a_mask_that_a_function_makes_crosses_the_frontier() -> None:
-    x = zoo.vectors(8, 5, 3)
-    x[:, 3:] = 0
-    marks = layers.Lambda(lambda t: 2 * t, mask=lambda t, mask: keras.ops.any(keras.ops.not_equal(t, 0), axis=-1))
-    model = zoo.sequential(keras.Input((5, 3)), marks, layers.LSTM(4), layers.Dense(1))
-    found = split(model)
-    assert len(found.in_the_way) == 1
-    stored = found.features.predict(x, verbose=0)
-    np.testing.assert_allclose(array(found.rest(stored)), model.predict(x, verbose=0), rtol=1e-5, atol=1e-6)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import gc
 import pathlib
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from guarantees import array
 from helpers import grafted
 from keras import layers
@@ -101,6 +99,7 @@ def test_features_are_told_apart_by_what_they_are_and_not_by_names(make: Any) ->
     assert_cut_computes_the_model(make(), X)
 
 
+@pytest.mark.quick
 @pytest.mark.filterwarnings("ignore:Layer '.*was passed an input with a mask:UserWarning")
 def test_masks_are_told_apart_by_what_they_are_and_not_by_names() -> None:
     tokens = np.random.default_rng(1).integers(0, 9, size=(12, 6))
@@ -174,35 +173,6 @@ def test_a_model_of_one_input_may_be_called_with_a_list_or_by_name() -> None:
         x = keras.Input((8,))
         model = keras.Model(x, layers.Dense(1)(nested(given(x))))
         assert_cut_computes_the_model(model, X)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Batches whose first axis is not that of the examples
-# ---------------------------------------------------------------------------------------------------------
-
-
-def folded(ahead: bool) -> keras.Model:
-    """Folds words of examples into the batch; what is live lies within the fold, or behind it."""
-    x = keras.Input((32,))
-    frozen, behind = layers.Dense(8, name="frozen"), layers.Dense(8, name="behind")
-    scaled = layers.Rescaling(0.5, name="scaled")(x)
-    words = frozen(keras.ops.reshape(scaled, (-1, 8)))
-    back = keras.ops.reshape
-    features = behind(back(words, (-1, 32))) if ahead else back(behind(words), (-1, 32))
-    frozen.trainable = False
-    return keras.Model(x, layers.Dense(1)(features))
-
-
-@pytest.mark.parametrize("ahead", [True, False])
-def test_examples_folded_into_the_batch_train_as_in_fit(ahead: bool) -> None:
-    x, model = np.tile(X, 4), folded(ahead)
-    assert_cut_computes_the_model(model, x)
-    found = split(model)
-    assert found.features.output_shape == (None, 32)
-    assert found.share == pytest.approx(256 / (256 + 256 + 8) if ahead else 0.0)
-    if not ahead:
-        assert set(found.in_the_way.values()) == {"the first axis of what it gives is not that of the examples"}
-    assert_trained_alike(model, x, folded(ahead))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -434,68 +404,3 @@ def test_a_branch_whose_name_no_graph_takes_is_refused_with_a_way_out(name: str)
     with pytest.raises(ValueError, match="for a scope"):
         freeze_and_merge({"fine": model}, 1, loss="mse", name=name)
     grafted([base("_x", "d")], 1).fit(X, X[:, :1], verbose=0)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Weights that a frozen call reads
-# ---------------------------------------------------------------------------------------------------------
-
-
-class Scaled(layers.Layer):
-    """Multiplies by an argument of its call."""
-
-    def call(self, x: Any, scale: Any = None) -> Any:
-        return x * keras.ops.convert_to_tensor(scale)
-
-
-TIED: dict[str, Callable[[Any, Any], Any]] = {
-    "an operand": lambda frozen, dense: frozen * dense.bias,
-    "an argument of an operation": lambda frozen, dense: keras.ops.einsum("bd,dk->bk", frozen, dense.kernel),
-    "an argument of a layer": lambda frozen, dense: Scaled()(frozen, scale=dense.bias),
-    "a closure": lambda frozen, dense: layers.Lambda(lambda x: x @ keras.ops.transpose(dense.kernel))(frozen),
-}
-
-
-def tied_model(tie: Callable[[Any, Any], Any]) -> keras.Model:
-    keras.utils.set_random_seed(0)
-    x = keras.Input((8,))
-    frozen = layers.Dense(8, trainable=False, name="frozen")(x)
-    dense = layers.Dense(8, bias_initializer="ones", name="tied")
-    trained = dense(frozen)
-    model = keras.Model(x, layers.Dense(1)(layers.Concatenate()([tie(frozen, dense), trained])))
-    model.compile(keras.optimizers.SGD(0.05), "mse", jit_compile=False)
-    return model
-
-
-@pytest.mark.parametrize("how", TIED)
-def test_a_frozen_call_that_reads_what_trains_is_not_computed_ahead(how: str) -> None:
-    x = np.random.default_rng(0).normal(size=(24, 8)).astype("float32")
-    given = {"x": x, "y": x[:, :1], "batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
-    plain, cut = tied_model(TIED[how]), tied_model(TIED[how])
-    expected = plain.fit(**given).history["loss"]
-    np.testing.assert_allclose(fit_head(cut, **given).history["loss"], expected, rtol=1e-6)
-    for one, other in zip(cut.weights, plain.weights):
-        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
-    reasons = list(split(cut).in_the_way.values())
-    assert any(reason.startswith("it reads 'tied/") for reason in reasons), reasons
-
-
-class ReadsAVariable(layers.Layer):
-    """Reads a variable that Keras does not know."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.factor = tf.Variable(1.0, trainable=False)
-
-    def call(self, x: Any) -> Any:
-        return x * self.factor
-
-
-def test_a_variable_that_keras_does_not_know_is_watched() -> None:
-    x = np.random.default_rng(0).normal(size=(24, 8)).astype("float32")
-    reads = ReadsAVariable(name="reads", trainable=False)
-    model = keras.Sequential([keras.Input((8,)), reads, layers.Dense(1)])
-    model.compile("sgd", "mse", jit_compile=False)
-    moves = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: reads.factor.assign(2.0 + epoch))
-    with pytest.warns(UserWarning, match="1 frozen weights .* changed while"):
-        fit_head(model, x, x[:, :1], epochs=2, verbose=0, callbacks=[moves])
