@@ -13,7 +13,7 @@ from keras import layers, ops
 
 from keras_graft import audit, freeze_and_merge, with_dropout
 from keras_graft._behaviour.table import behaviour
-from keras_graft._engine.observed import Seen, holds_noise, leaks_its_mode, observe
+from keras_graft._engine.side_effects import SideEffects, holds_noise, leaks_its_mode, side_effects_of
 
 
 class NoisyIfLong(layers.Layer):
@@ -109,22 +109,22 @@ class InEveryMode(layers.Layer):
         return x + keras.random.normal(ops.shape(x), seed=self.seeds)
 
 
-def seen_of(layer: Any) -> Seen:
+def effects_of(layer: Any) -> SideEffects:
     layer(keras.Input((6,)))
-    return observe(layer)
+    return side_effects_of(layer)
 
 
 @pytest.mark.quick
 def test_what_a_stranger_does_is_told_by_mode() -> None:
-    block, counter, always = seen_of(zoo.Block()), seen_of(zoo.Counter()), seen_of(InEveryMode())
-    assert block == Seen(draws=True)  # its statistics stand still once they are frozen
+    block, counter, always = effects_of(zoo.Block()), effects_of(zoo.Counter()), effects_of(InEveryMode())
+    assert block == SideEffects(draws=True)  # its statistics stand still once they are frozen
     assert (counter.draws, counter.updates_always, counter.quiet_in_inference) == (False, False, True)
     assert [name.rpartition("/")[2] for name in counter.updates] == ["steps"]
     assert (always.draws_always, always.updates_always, always.quiet_in_inference) == (True, True, False)
 
 
 def test_nothing_is_known_of_a_layer_that_no_call_goes_through() -> None:
-    assert observe(zoo.Block()) == Seen(draws=True, complete=False)  # it was never called
+    assert side_effects_of(zoo.Block()) == SideEffects(draws=True, complete=False)  # it was never called
 
 
 def test_layers_that_hold_noise_are_known() -> None:
