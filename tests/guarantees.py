@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from helpers import array, reloaded, snapshot
 from keras import layers
 from zoo import Case
 
@@ -55,10 +54,6 @@ class Evidence:
 # ---------------------------------------------------------------------------------------------------------
 
 
-def array(tensor: Any) -> np.ndarray:
-    return keras.ops.convert_to_numpy(tensor)
-
-
 def tensors(data: Any) -> Any:
     """A batch as tensors; what is one already, and an optional input that is not given, stay as they are."""
     return keras.tree.map_structure(lambda leaf: tf.constant(leaf) if isinstance(leaf, np.ndarray) else leaf, data)
@@ -76,14 +71,6 @@ def originals(case: Case, prepared: Sequence[str] = ("fresh", "frozen", "loaded"
 def frozen(model: keras.Model) -> keras.Model:
     model.trainable = False
     return model
-
-
-def reloaded(model: keras.Model) -> keras.Model:
-    """`model` after a trip through a file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "model.keras"
-        model.save(path)
-        return keras.models.load_model(path, safe_mode=False)
 
 
 _PREPARE: dict[str, Callable[[keras.Model], keras.Model]] = {
@@ -130,20 +117,6 @@ def made(case: Case, variant: str) -> tuple[keras.Model, Any]:
     if variant == "by hand":
         return by_hand(base, case), data
     return (frozen(base) if variant == "frozen" else base), data
-
-
-def snapshot(model: keras.Model) -> dict[str, Any]:
-    """Everything about a model that composing must leave alone."""
-    parts = list(_keras.walk(model))
-    return {
-        "values": [array(v) for v in model.weights],
-        "states": [array(s) for p in parts if getattr(p, "states", None) for s in keras.tree.flatten(p.states)],
-        "trainable": [(p.name, p.trainable, [v.trainable for v in _keras.own_variables(p)]) for p in parts],
-        "names": [p.name for p in parts],
-        "nodes": [(len(p._inbound_nodes), len(p._outbound_nodes)) for p in parts],
-        "regularizers": [getattr(p, "activity_regularizer", None) for p in parts],
-        "compiled": model.compiled,
-    }
 
 
 def branch_features(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -110,13 +111,14 @@ def values(model: Any) -> list[bytes]:
     return [array(variable).tobytes() for variable in model.weights]
 
 
-def reloaded(model: keras.Model, folder: pathlib.Path) -> keras.Model:
-    """`model` after a trip through a file."""
-    model.save(folder / "model.keras")
-    with warnings.catch_warnings():
+def reloaded(model: keras.Model, folder: pathlib.Path | None = None) -> keras.Model:
+    """`model` after a trip through a file, in a folder of its own unless one is given."""
+    with tempfile.TemporaryDirectory() as own, warnings.catch_warnings():
         # Keras builds the optimizer when loading, also where it was not built when saving (all versions).
         warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
-        return keras.models.load_model(folder / "model.keras")
+        path = (folder or pathlib.Path(own)) / "model.keras"
+        model.save(path)
+        return keras.models.load_model(path, safe_mode=False)
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def facts(model: keras.Model) -> list[Any]:
         (
             part.name,
             part.trainable,
-            [(v.path, v.trainable, zlib.crc32(guarantees.array(v))) for v in _keras.own_variables(part)],
+            [(v.path, v.trainable, zlib.crc32(helpers.array(v))) for v in _keras.own_variables(part)],
             (len(part._inbound_nodes), len(part._outbound_nodes)),
         )
         for part in _keras.walk(model)
@@ -101,7 +102,7 @@ def application(request: pytest.FixtureRequest) -> Iterator[Application]:
     shake_vectors(base)
     images = guarantees.tensors(np.random.default_rng(1).uniform(-1, 1, size=(2, *base.input_shape[1:])).astype("f4"))
     take_statistics(base, images)
-    features = guarantees.array(base(images, training=False))
+    features = helpers.array(base(images, training=False))
     noisy = any(is_noise(part) for part in _keras.walk(base))
     yield Application(base, images, features, noisy, facts(base))
     keras.backend.clear_session()
@@ -116,7 +117,7 @@ def test_the_reference_is_worth_comparing_with(application: Application) -> None
 @pytest.mark.parametrize("policy", ["off", "remove"])
 def test_features_in_training_mode_are_those_of_inference(application: Application, policy: str) -> None:
     model = application.merged(policy)
-    seen = guarantees.array(model.get_layer("base")(application.images, training=True))
+    seen = helpers.array(model.get_layer("base")(application.images, training=True))
     np.testing.assert_array_equal(seen, application.features)
     assert_only_the_head_trains(model)
     assert facts(application.base) == application.before
@@ -125,18 +126,18 @@ def test_features_in_training_mode_are_those_of_inference(application: Applicati
 def test_a_kept_base_drops_in_training_mode_only_and_moves_in_neither(application: Application) -> None:
     model = application.merged("keep")
     branch = model.get_layer("base")
-    before = [zlib.crc32(guarantees.array(v)) for v in branch.weights]
-    live = guarantees.array(branch(application.images, training=True))
+    before = [zlib.crc32(helpers.array(v)) for v in branch.weights]
+    live = helpers.array(branch(application.images, training=True))
     assert np.array_equal(live, application.features) != application.noisy
-    assert [zlib.crc32(guarantees.array(v)) for v in branch.weights] == before
-    np.testing.assert_array_equal(guarantees.array(branch(application.images, training=False)), application.features)
+    assert [zlib.crc32(helpers.array(v)) for v in branch.weights] == before
+    np.testing.assert_array_equal(helpers.array(branch(application.images, training=False)), application.features)
     assert_only_the_head_trains(model)
     assert facts(application.base) == application.before
 
 
 def test_always_drops_in_inference_too(application: Application) -> None:
     model = application.merged("always")
-    seen = guarantees.array(model.get_layer("base")(application.images, training=False))
+    seen = helpers.array(model.get_layer("base")(application.images, training=False))
     assert np.array_equal(seen, application.features) != application.noisy
     assert_only_the_head_trains(model)
     assert facts(application.base) == application.before
@@ -145,9 +146,9 @@ def test_always_drops_in_inference_too(application: Application) -> None:
 @pytest.mark.slow
 def test_features_are_computed_to_the_bit(application: Application) -> None:
     features = split(application.merged("off")).features
-    images = guarantees.array(application.images)
+    images = helpers.array(application.images)
     expected = features.predict(images, batch_size=2, verbose=0)
-    np.testing.assert_array_equal(guarantees.array(Computer(features).once(images)[0]), expected)
+    np.testing.assert_array_equal(helpers.array(Computer(features).once(images)[0]), expected)
 
 
 def assert_only_the_head_trains(model: keras.Model) -> None:

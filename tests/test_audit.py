@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -48,11 +49,11 @@ def disagreements(found: Audit) -> Iterator[str]:
 @pytest.mark.parametrize("name, variant", zoo.crossed(["plain", "frozen", "by hand", *POLICIES], quick=["keep"]))
 def test_what_is_said_without_data_is_what_is_seen_with_data(name: str, variant: str) -> None:
     model, data = made(ZOO[name], variant)
-    before = guarantees.snapshot(model)
+    before = helpers.snapshot(model)
     found = audit(model, data)
     assert list(disagreements(found)) == []
     assert any(row.measured for row in found.rows)
-    np.testing.assert_equal(guarantees.snapshot(model), before)
+    np.testing.assert_equal(helpers.snapshot(model), before)
     keras.backend.clear_session()
 
 
@@ -201,7 +202,7 @@ def test_an_audit_is_plain_data() -> None:
 
 def test_auditing_leaves_nothing_behind() -> None:
     model = zoo.make_custom()
-    before = guarantees.snapshot(model)
+    before = helpers.snapshot(model)
     audit(model)
-    np.testing.assert_equal(guarantees.snapshot(model), before)
+    np.testing.assert_equal(helpers.snapshot(model), before)
     assert kg.audit is audit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -80,17 +80,17 @@ def test_the_model_is_left_as_it_was(fails: bool) -> None:
     parts = [layers.BatchNormalization(), layers.Dropout(0.5), RawCounter(name="raw"), GlobalNoise(), NumpyNoise()]
     model = zoo.sequential(keras.Input((6,)), *parts, *([Failing()] if fails else []))
     raw = model.get_layer("raw")
-    seeds = [guarantees.array(state) for state in _keras.seed_states(model)]
-    before = guarantees.snapshot(model), raw.raw.numpy(), raw.calls_so_far, list(raw.log)
+    seeds = [helpers.array(state) for state in _keras.seed_states(model)]
+    before = helpers.snapshot(model), raw.raw.numpy(), raw.calls_so_far, list(raw.log)
     drawn = np.random.get_state()[1].copy(), random.getstate()
     if fails:
         with pytest.raises(ValueError, match=r"does not run on `x`: RuntimeError: .*Received: x=ndarray\[8, 6\]"):
             audit(model, zoo.vectors(8))
     else:
         audit(model, zoo.vectors(8))
-    after = guarantees.snapshot(model), raw.raw.numpy(), raw.calls_so_far, list(raw.log)
+    after = helpers.snapshot(model), raw.raw.numpy(), raw.calls_so_far, list(raw.log)
     np.testing.assert_equal(after, before)
-    np.testing.assert_equal([guarantees.array(state) for state in _keras.seed_states(model)], seeds)
+    np.testing.assert_equal([helpers.array(state) for state in _keras.seed_states(model)], seeds)
     np.testing.assert_equal((np.random.get_state()[1], random.getstate()), drawn)
     assert not any("call" in vars(part) for part in _keras.walk(model))
     assert model.losses == []
@@ -109,7 +109,7 @@ def test_the_seeds_that_layers_share_are_left_as_they_were(drawn_before: bool) -
 
 def shared_seed() -> np.ndarray | None:
     generator = keras.src.backend.common.global_state.get_global_attribute("global_seed_generator")
-    return None if generator is None else guarantees.array(generator.state)
+    return None if generator is None else helpers.array(generator.state)
 
 
 def test_state_that_keras_does_not_see_is_seen_to_change() -> None:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -103,7 +103,7 @@ def test_tracing_tells_what_a_layer_updates_and_whether_it_draws() -> None:
 def test_tracing_changes_nothing() -> None:
     layer = zoo.Block()
     layer(keras.Input((6,)))
-    before = [guarantees.array(v) for v in layer.variables]
+    before = [helpers.array(v) for v in layer.variables]
     _trace.observe(layer, True, (keras.Input((6,)),), {})
     for variable, value in zip(layer.variables, before):
-        np.testing.assert_array_equal(guarantees.array(variable), value)
+        np.testing.assert_array_equal(helpers.array(variable), value)

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from guarantees import snapshot, tensors
+from guarantees import tensors
+from helpers import snapshot
 from keras import layers, ops
 from zoo import ZOO, Case, vectors
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def masked_model(masked: Any) -> tuple[keras.Model, Any, Any]:
     model = keras.Model(ids, layers.Flatten()(layers.Dense(8, activation="tanh")(h)), name="base")
     data = np.random.default_rng(0).integers(1, 10, (16, 6))
     data[:, 4:] = 0
-    return model, data, guarantees.array(model(data, training=False))
+    return model, data, helpers.array(model(data, training=False))
 
 
 @pytest.mark.filterwarnings("ignore:Layer '.*was passed an input with a mask attached to it:UserWarning")
@@ -70,7 +70,7 @@ def test_attention_over_padding_computes_in_a_branch_what_it_does_in_inference_m
     model, data, expected = masked_model(masked)
     silent = frozen_branch(model, "off")
     for training in (True, False):
-        np.testing.assert_array_equal(guarantees.array(silent(data, training=training)), expected)
+        np.testing.assert_array_equal(helpers.array(silent(data, training=training)), expected)
     with pytest.raises(ValueError, match="'attention'"):
         frozen_branch(model, "remove")
 
@@ -81,7 +81,7 @@ def test_attention_over_padding_still_trains_without_its_dropout(masked: Any) ->
     model, data, expected = masked_model(masked)
     silent = with_dropout(model, "off")
     for training in (True, False):
-        np.testing.assert_array_equal(guarantees.array(silent(data, training=training)), expected)
+        np.testing.assert_array_equal(helpers.array(silent(data, training=training)), expected)
     assert len(silent.trainable_variables) == len(model.trainable_variables)
 
 

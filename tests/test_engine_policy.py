@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def dropping(rate: float) -> keras.Model:
 
 
 def dropped(model: keras.Model, *, training: bool) -> float:
-    return float((guarantees.array(model(ONES, training=training)) == 0).mean())
+    return float((helpers.array(model(ONES, training=training)) == 0).mean())
 
 
 def test_a_callable_is_asked_for_every_noise_layer_also_inside_wrappers() -> None:
@@ -43,7 +44,7 @@ def test_a_callable_chooses_layer_by_layer() -> None:
     x = keras.Input((100,))
     both = keras.Model(x, [layers.Dropout(0.5, name="a")(x), layers.Dropout(0.5, name="b")(x)])
     model = with_dropout(both, lambda layer: "always" if layer.name == "a" else "remove")
-    a, b = (guarantees.array(t) for t in model(ONES, training=False))
+    a, b = (helpers.array(t) for t in model(ONES, training=False))
     assert abs((a == 0).mean() - 0.5) < 0.03
     assert not (b == 0).any()
 
@@ -61,7 +62,7 @@ def test_a_merged_model_can_be_merged_again(copy: bool) -> None:
     always = freeze_and_merge([ZOO["attention"].make()], None, dropout="always")
     model = freeze_and_merge([always], 1, dropout="off", copy=copy, loss="mse")
     x = zoo.steps(4)
-    np.testing.assert_array_equal(guarantees.array(model(x, training=True)), guarantees.array(model(x, training=False)))
+    np.testing.assert_array_equal(helpers.array(model(x, training=True)), helpers.array(model(x, training=False)))
 
 
 @keras.saving.register_keras_serializable(package="policy")
@@ -95,8 +96,8 @@ def test_off_sets_rates_to_0_where_it_can_and_leaves_the_layer_trainable() -> No
     assert not locks(silent)
     assert [v.shape for v in silent.trainable_variables] == [v.shape for v in model.trainable_variables]
     x = zoo.vectors(8)
-    np.testing.assert_array_equal(guarantees.array(silent(x)), guarantees.array(model(x)))
-    once, again = (guarantees.array(silent(x, training=True)) for _ in range(2))
+    np.testing.assert_array_equal(helpers.array(silent(x)), helpers.array(model(x)))
+    once, again = (helpers.array(silent(x, training=True)) for _ in range(2))
     np.testing.assert_array_equal(once, again)
 
 
@@ -136,7 +137,7 @@ def test_a_lock_silences_a_layer_that_computes_something_else_at_a_rate_of_0() -
     base = keras.Sequential([keras.Input((100,)), Scaled(0.5)], name="base")
     for model in (freeze_and_merge([base], None, dropout="off"), with_dropout(base, "off")):
         assert len(locks(model)) == 1
-        np.testing.assert_array_equal(guarantees.array(model(ONES, training=True)), 1.5 * ONES)
+        np.testing.assert_array_equal(helpers.array(model(ONES, training=True)), 1.5 * ONES)
 
 
 @pytest.mark.parametrize("policy", ["off", "remove"])
@@ -159,7 +160,7 @@ def test_the_same_layer_is_locked_once_it_is_frozen() -> None:
     model.trainable = False
     silent = with_dropout(model, "off")
     x = zoo.vectors(8)
-    np.testing.assert_array_equal(guarantees.array(silent(x, training=True)), guarantees.array(model(x)))
+    np.testing.assert_array_equal(helpers.array(silent(x, training=True)), helpers.array(model(x)))
 
 
 class Stubborn(layers.Layer):
@@ -246,7 +247,7 @@ def test_a_copy_has_the_losses_that_layers_without_weights_add(kind: Any, policy
         model(x, training=training)
         assert len(copy.losses) == len(model.losses) == 1
     if policy != "always":
-        np.testing.assert_array_equal(*(guarantees.array(m.losses[0]) for m in (copy, model)))
+        np.testing.assert_array_equal(*(helpers.array(m.losses[0]) for m in (copy, model)))
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import contextlib
 import weakref
 from typing import Any
 
-import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -107,10 +107,10 @@ def frozen_branch(model: keras.Model, policy: Any) -> keras.Model:
 )
 def test_a_layer_that_computes_with_its_rate_keeps_it_and_is_locked(kind: Any, made: Any, where: str) -> None:
     model = held_in(where, kind(name="layer"))
-    expected = guarantees.array(model(FAR, training=False))
+    expected = helpers.array(model(FAR, training=False))
     silent = made(model, "off")
     for training in (True, False):
-        np.testing.assert_array_equal(guarantees.array(silent(FAR, training=training)), expected)
+        np.testing.assert_array_equal(helpers.array(silent(FAR, training=training)), expected)
     with pytest.raises(ValueError, match=r"computes with its rates|does not compute what the layer computes"):
         made(model, "remove")
 
@@ -122,7 +122,7 @@ def test_a_rate_that_counts_in_training_mode_alone_is_set_to_0(made: Any, policy
     silent = made(model, policy)
     assert not any(isinstance(part, ModeLock) for part in _keras.walk(silent))
     for training in (True, False):
-        np.testing.assert_array_equal(guarantees.array(silent(FAR, training=training)), FAR)
+        np.testing.assert_array_equal(helpers.array(silent(FAR, training=training)), FAR)
 
 
 class DropsWords(ComputesWithItsRate):
@@ -140,9 +140,9 @@ def test_a_rate_that_tells_on_padding_alone_is_kept(made: Any) -> None:
     ids = np.array([[1, 1, 0, 0], [1, 0, 0, 0]])
     base = keras.Sequential([keras.Input((4,), dtype="int32"), DropsWords(name="layer"), layers.Embedding(3, 2)])
     base.add(layers.Flatten())
-    silent, expected = made(base, "off"), guarantees.array(base(ids, training=False))
+    silent, expected = made(base, "off"), helpers.array(base(ids, training=False))
     for training in (True, False):
-        np.testing.assert_array_equal(guarantees.array(silent(ids, training=training)), expected)
+        np.testing.assert_array_equal(helpers.array(silent(ids, training=training)), expected)
 
 
 class TestTimeNormalization(layers.BatchNormalization):

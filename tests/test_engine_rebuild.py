@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def test_a_faithful_copy_computes_the_same_bits(name: str) -> None:
     expected = (case.oracle() if case.oracle else model)(data, training=False)
     actual = copy(data, training=False)
     keras.tree.map_structure(
-        lambda a, e: np.testing.assert_array_equal(guarantees.array(a), guarantees.array(e)), actual, expected
+        lambda a, e: np.testing.assert_array_equal(helpers.array(a), helpers.array(e)), actual, expected
     )
 
 
@@ -109,7 +110,7 @@ def test_optional_inputs_stay_optional() -> None:
     except ValueError:
         pytest.skip("this Keras refuses None for an optional input of a plain model too (3.12)")
     copy = faithful(model)
-    np.testing.assert_array_equal(guarantees.array(copy([np.ones((2, 4)), None])), np.ones((2, 4)))
+    np.testing.assert_array_equal(helpers.array(copy([np.ones((2, 4)), None])), np.ones((2, 4)))
 
 
 def test_a_layer_that_only_a_call_builds_gets_its_weights() -> None:
@@ -123,7 +124,7 @@ def test_a_layer_that_only_a_call_builds_gets_its_weights() -> None:
 
     model = zoo.sequential(keras.Input((6,)), Lazy())
     copy = faithful(model)
-    np.testing.assert_array_equal(guarantees.array(copy(zoo.vectors(8))), guarantees.array(model(zoo.vectors(8))))
+    np.testing.assert_array_equal(helpers.array(copy(zoo.vectors(8))), helpers.array(model(zoo.vectors(8))))
 
 
 def test_a_layer_without_a_faithful_config_is_named_with_the_way_out() -> None:
@@ -146,4 +147,4 @@ def test_a_legacy_file_is_copied(tmp_path: pathlib.Path) -> None:
     model.save_weights(tmp_path / "model.weights.h5")
     loaded.load_weights(tmp_path / "model.weights.h5")
     data = zoo.images(4)
-    np.testing.assert_array_equal(guarantees.array(faithful(loaded)(data)), guarantees.array(model(data)))
+    np.testing.assert_array_equal(helpers.array(faithful(loaded)(data)), helpers.array(model(data)))

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -159,7 +159,7 @@ def test_quantized_layers_keep_their_values(dtype: str) -> None:
             layer.quantize(dtype)
     copy = faithful(model)
     x = zoo.vectors(8)
-    np.testing.assert_array_equal(guarantees.array(copy(x)), guarantees.array(model(x)))
+    np.testing.assert_array_equal(helpers.array(copy(x)), helpers.array(model(x)))
 
 
 def test_a_lora_layer_keeps_its_adapters() -> None:
@@ -167,7 +167,7 @@ def test_a_lora_layer_keeps_its_adapters() -> None:
     model.get_layer("dense").enable_lora(2)
     zoo.shaken(model)
     copy = faithful(model)
-    np.testing.assert_array_equal(guarantees.array(copy(zoo.vectors(8))), guarantees.array(model(zoo.vectors(8))))
+    np.testing.assert_array_equal(helpers.array(copy(zoo.vectors(8))), helpers.array(model(zoo.vectors(8))))
 
 
 @pytest.mark.quick
@@ -183,7 +183,7 @@ def test_unnamed_weights_are_matched() -> None:
 
     model = zoo.sequential(keras.Input((6,)), Unnamed(), Unnamed())
     copy = faithful(model)
-    np.testing.assert_array_equal(guarantees.array(copy(zoo.vectors(8))), guarantees.array(model(zoo.vectors(8))))
+    np.testing.assert_array_equal(helpers.array(copy(zoo.vectors(8))), helpers.array(model(zoo.vectors(8))))
 
 
 def test_a_copy_with_other_variables_is_refused() -> None:

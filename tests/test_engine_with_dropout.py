@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -44,17 +44,17 @@ def test_the_trainable_flags_stay_as_they_are(policy: Any) -> None:
 def test_batch_statistics_still_move_in_a_model_that_trains() -> None:
     model = with_dropout(zoo.make_convolutional(), "off")
     norm = next(layer for layer in model.layers if isinstance(layer, layers.BatchNormalization))
-    before = guarantees.array(norm.moving_mean)
+    before = helpers.array(norm.moving_mean)
     model(zoo.images(8), training=True)
-    assert not np.array_equal(guarantees.array(norm.moving_mean), before)
+    assert not np.array_equal(helpers.array(norm.moving_mean), before)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_model_is_untouched(policy: Any) -> None:
     model = zoo.make_nested()
-    before = guarantees.snapshot(model)
+    before = helpers.snapshot(model)
     with_dropout(model, policy)
-    np.testing.assert_equal(guarantees.snapshot(model), before)
+    np.testing.assert_equal(helpers.snapshot(model), before)
 
 
 @pytest.mark.quick

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import guarantees
+import helpers
 import keras
 import pytest
 from keras import layers
@@ -43,11 +44,11 @@ def seen(layer: keras.Layer, inputs: tuple[Any, ...]) -> Iterator[str]:
 
 def outputs(layer: keras.Layer, inputs: tuple[Any, ...], *, training: bool) -> list[bytes]:
     results = layer(*guarantees.tensors(inputs), training=training)
-    return [guarantees.array(tensor).tobytes() for tensor in keras.tree.flatten(results)]
+    return [helpers.array(tensor).tobytes() for tensor in keras.tree.flatten(results)]
 
 
 def values(layer: keras.Layer) -> list[bytes]:
-    return [guarantees.array(v).tobytes() for part in _keras.walk(layer) for v in _keras.own_variables(part)]
+    return [helpers.array(v).tobytes() for part in _keras.walk(layer) for v in _keras.own_variables(part)]
 
 
 def effect_of(layer: Any) -> Effect:

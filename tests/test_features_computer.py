@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
-from guarantees import array, made
-from helpers import KERAS_3_12
+from guarantees import made
+from helpers import KERAS_3_12, array
 from keras import layers
 from zoo import ZOO, if_quick
 

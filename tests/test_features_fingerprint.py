@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
-from guarantees import array
+from helpers import array
 from keras import layers
 
 from keras_graft import fit_head, predict_samples

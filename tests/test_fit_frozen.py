@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import pytest
 import zoo
-from guarantees import array
+from helpers import array
 from keras import layers
 from test_fit_head import X, Y, model
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
-from guarantees import array
-from helpers import KERAS_3_12, dense_base
+from helpers import KERAS_3_12, array, dense_base
 from keras import layers
 from zoo import if_quick
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
-from guarantees import array
+from helpers import array
 from keras import layers
 from test_fit_head import X, Y, assert_same_training, model, plain_fit, seeded, small, trained
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -132,7 +133,7 @@ def test_a_dropout_as_activation_is_live_by_keep_and_always() -> None:
     expected = base.predict(data, verbose=0)
     kept = freeze_and_merge({"a": base}, 1, dropout="keep", loss="mse").get_layer("a")
     np.testing.assert_array_equal(kept.predict(data, verbose=0), expected)
-    assert not np.allclose(guarantees.array(kept(data, training=True)), expected)
+    assert not np.allclose(helpers.array(kept(data, training=True)), expected)
     live = freeze_and_merge({"a": base}, 1, dropout="always", loss="mse").get_layer("a")
     assert not np.allclose(live.predict(data, verbose=0), expected)
 
@@ -176,7 +177,7 @@ def test_weights_that_a_copy_would_share_unseen_are_refused(policy: Any) -> None
     with pytest.raises(RebuildError, match=r"'given'.*reaches Dense 'dense.*'.*copy=False"):
         freeze_and_merge([base], 1, dropout=policy, loss="mse")
     shared = freeze_and_merge({"a": base}, 1, dropout=policy, copy=False, loss="mse").get_layer("a")
-    np.testing.assert_array_equal(guarantees.array(shared(zoo.vectors(8))), guarantees.array(base(zoo.vectors(8))))
+    np.testing.assert_array_equal(helpers.array(shared(zoo.vectors(8))), helpers.array(base(zoo.vectors(8))))
 
 
 @pytest.mark.parametrize("policy", ["keep", "always"])
@@ -244,9 +245,9 @@ def test_an_operation_whose_function_only_computes_is_copied(loop: Any, policy: 
 def test_an_operation_whose_function_reaches_noise_follows_the_mode_without_a_copy() -> None:
     base, data = looping(ops.map, of_a_global), zoo.vectors(8)
     branch = freeze_and_merge({"a": base}, 1, dropout="keep", copy=False, loss="mse").get_layer("a")
-    expected = guarantees.array(base(data, training=False))
-    np.testing.assert_array_equal(guarantees.array(branch(data, training=False)), expected)
-    assert not np.allclose(guarantees.array(branch(data, training=True)), expected)
+    expected = helpers.array(base(data, training=False))
+    np.testing.assert_array_equal(helpers.array(branch(data, training=False)), expected)
+    assert not np.allclose(helpers.array(branch(data, training=True)), expected)
 
 
 class RunsTheOperation(layers.Layer):
@@ -268,5 +269,5 @@ def test_a_layer_of_ones_own_around_the_operation_is_the_way_out(policy: Any) ->
     if policy == "remove":
         return  # its noise hangs on no argument of its config
     branch = freeze_and_merge({"a": base}, 1, dropout=policy, loss="mse").get_layer("a")
-    assert np.array_equal(guarantees.array(branch(data, training=True)), expected) == (policy == "off")
+    assert np.array_equal(helpers.array(branch(data, training=True)), expected) == (policy == "off")
     assert np.array_equal(branch.predict(data, verbose=0), expected) == (policy != "always")

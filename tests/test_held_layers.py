@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from guarantees import array
+from helpers import array
 from keras import layers, ops
 
 from keras_graft import ModeLock, freeze_and_merge, predict_samples, register_layer, with_dropout

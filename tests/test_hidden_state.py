@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -376,7 +377,7 @@ def masking_base() -> keras.Model:
 
 def is_live(model: Any, training: bool) -> bool:
     x = np.random.default_rng(0).normal(size=(16, 6, 8)).astype("float32")
-    first, *others = (guarantees.array(model(x, training=training)) for _ in range(4))
+    first, *others = (helpers.array(model(x, training=training)) for _ in range(4))
     return not all(np.array_equal(first, other) for other in others)
 
 

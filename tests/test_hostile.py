@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -21,10 +22,10 @@ SILENT = ("off", "remove")
 
 def silent_features(base: keras.Model, policy: Any, data: Any) -> None:
     """Asserts that a branch gives the inference features of its base, in training mode too."""
-    expected = guarantees.array(base(data, training=False))
+    expected = helpers.array(base(data, training=False))
     branch = freeze_and_merge({"a": base}, 1, dropout=policy, loss="mse").get_layer("a")
-    np.testing.assert_array_equal(guarantees.array(branch(data, training=True)), expected)
-    np.testing.assert_array_equal(guarantees.array(branch(data, training=False)), expected)
+    np.testing.assert_array_equal(helpers.array(branch(data, training=True)), expected)
+    np.testing.assert_array_equal(helpers.array(branch(data, training=False)), expected)
 
 
 def lambda_of_a_list() -> keras.layers.Layer:
@@ -104,7 +105,7 @@ def test_a_dropout_that_feeds_two_outputs_from_one_input_can_be_removed() -> Non
     base = keras.Model(y, layers.Concatenate()(inner(y)))
     removed = with_dropout(base, "remove")
     data = zoo.vectors(4)
-    np.testing.assert_array_equal(guarantees.array(removed(data, training=True)), np.concatenate([data, data], -1))
+    np.testing.assert_array_equal(helpers.array(removed(data, training=True)), np.concatenate([data, data], -1))
 
 
 def test_a_cut_inside_a_nested_model_that_is_called_elsewhere_too_is_refused() -> None:
@@ -127,7 +128,7 @@ class TrainsByDefault(layers.Layer):
 def test_a_layer_with_training_mode_as_its_default_does_not_leak_it_to_the_head(policy: Any) -> None:
     base = keras.Sequential([keras.Input((50,)), TrainsByDefault()])
     model = freeze_and_merge([base], layers.Dropout(0.5), dropout=policy, loss="mse")
-    assert not (guarantees.array(model(np.ones((20, 50)))) == 0).any()
+    assert not (helpers.array(model(np.ones((20, 50)))) == 0).any()
 
 
 @pytest.mark.parametrize("kind", ["SpatialDropout1D", "Dropout"])
@@ -179,7 +180,7 @@ def test_noise_drawn_inside_a_loop_is_kept_live_by_always() -> None:
     base = keras.Sequential([keras.Input((6,)), LoopNoise()])
     branch = freeze_and_merge({"a": base}, 1, dropout="always", loss="mse").get_layer("a")
     data = zoo.vectors(4)
-    assert not np.allclose(guarantees.array(branch(data, training=False)), data)
+    assert not np.allclose(helpers.array(branch(data, training=False)), data)
 
 
 FIXED_TRANSFORMATIONS = {
@@ -195,9 +196,9 @@ def test_an_image_transformation_does_not_put_the_head_into_training_mode(make: 
     base = keras.Sequential([keras.Input((8, 8, 3)), make(), layers.Flatten()])
     images = 100 + zoo.images(8)
     model = freeze_and_merge([base], layers.Dropout(0.5), loss="mse")
-    assert (guarantees.array(model(images)) == 0).mean() < 0.1
+    assert (helpers.array(model(images)) == 0).mean() < 0.1
     kept = with_dropout(keras.Sequential([base, layers.Dropout(0.5)]), "keep")
-    assert (guarantees.array(kept(images)) == 0).mean() < 0.1
+    assert (helpers.array(kept(images)) == 0).mean() < 0.1
 
 
 class CallsInAModeOfItsOwn(layers.Layer):
@@ -220,7 +221,7 @@ def test_a_layer_that_calls_another_in_a_mode_of_its_own_does_not_leak_it_to_the
     base = keras.Sequential([keras.Input((50,)), CallsInAModeOfItsOwn(mode)])
     model = freeze_and_merge([base], layers.Dropout(0.5), dropout="keep", copy=copy, loss="mse")
     data = np.ones((20, 50), "float32")
-    dropped = [(guarantees.array(model(data, training=training)) == 0).mean() for training in (True, False, None)]
+    dropped = [(helpers.array(model(data, training=training)) == 0).mean() for training in (True, False, None)]
     assert abs(dropped[0] - 0.5) < 0.1
     assert dropped[1:] == [0, 0]
 
@@ -246,7 +247,7 @@ def test_a_dropout_with_its_mode_in_the_code_is_silenced_by_its_rate(policy: Any
     branch = freeze_and_merge({"a": base}, 1, dropout=policy, loss="mse").get_layer("a")
     data = zoo.vectors(8)
     for training in (True, False):
-        np.testing.assert_array_equal(guarantees.array(branch(data, training=training)), data)
+        np.testing.assert_array_equal(helpers.array(branch(data, training=training)), data)
 
 
 def test_a_dropout_with_its_mode_in_the_code_cannot_be_silenced_without_a_copy() -> None:
@@ -278,7 +279,7 @@ def test_a_mode_stored_below_a_layer_with_its_mode_in_the_code_is_not_relied_upo
     branch = freeze_and_merge({"a": base}, 1, dropout=policy, loss="mse").get_layer("a")
     data = zoo.vectors(8)
     for training in (True, False):
-        np.testing.assert_array_equal(guarantees.array(branch(data, training=training)), data)
+        np.testing.assert_array_equal(helpers.array(branch(data, training=training)), data)
 
 
 def test_a_lock_inside_a_layer_of_the_users_own_is_not_passed_over_by_always() -> None:
@@ -371,10 +372,10 @@ def test_a_layer_with_dropout_statistics_and_state_is_silenced_whole(policy: Any
     base = zoo.sequential(keras.Input((6,)), Everything(name="everything"))
     silent_features(base, policy, zoo.vectors(8))
     model = freeze_and_merge({"a": base}, 2, dropout=policy, loss="mse", run_eagerly=True)
-    before = [guarantees.array(v) for v in model.get_layer("a").weights]
+    before = [helpers.array(v) for v in model.get_layer("a").weights]
     model.fit(zoo.vectors(8), np.zeros((8, 2)), verbose=0)
     for variable, value in zip(model.get_layer("a").weights, before):
-        np.testing.assert_array_equal(guarantees.array(variable), value)
+        np.testing.assert_array_equal(helpers.array(variable), value)
 
 
 @pytest.mark.parametrize("policy", ["keep", "always"])

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
-from guarantees import array
+from helpers import array
 from keras import layers
 
 from keras_graft import ModeLock, _keras, freeze_and_merge, with_dropout

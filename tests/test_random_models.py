@@ -9,6 +9,7 @@ import traceback
 from typing import Any
 
 import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def reloads(recipe: Recipe) -> bool:
     assume(all(np.isfinite(values).all() for values in expected))
     assume(trains(case))
     try:
-        loaded = guarantees.reloaded(base)
+        loaded = helpers.reloaded(base)
         guarantees.same_seeds(base, loaded)
         return dtypes_of(base) == dtypes_of(loaded) and all(
             map(np.array_equal, outputs_of(base, case), outputs_of(loaded, case))
@@ -93,13 +94,13 @@ def outcome(recipe: Recipe, policy: str) -> tuple[str, set[str]]:
         originals.cache_clear()  # they became part of another merged model
     loads = reloads(recipe)  # which passes over models that Keras itself cannot run
     case, bases = case_of(recipe, policy), originals(recipe)
-    before = {name: guarantees.snapshot(base) for name, base in bases.items()}
+    before = {name: helpers.snapshot(base) for name, base in bases.items()}
     try:
         seen = guarantees.run(case, policy, reuse=not recipe.copy, bases=bases, on_batch=True)
     except (ValueError, TypeError) as error:
         check_clear(error, recipe)
         for name, base in bases.items():
-            np.testing.assert_equal(guarantees.snapshot(base), before[name], err_msg=f"'{name}' after the error")
+            np.testing.assert_equal(helpers.snapshot(base), before[name], err_msg=f"'{name}' after the error")
         return CLEAR_ERROR, set()
     ignored = recipe.copy and policy in ("off", "remove") and "ignores the mode" in random_models.features(recipe)
     check(seen, None if ignored else case.oracle(), reloads=loads)
@@ -139,7 +140,7 @@ def dtypes_of(model: keras.Model) -> list[str]:
 
 def outputs_of(base: keras.Model, case: zoo.Case) -> list[np.ndarray]:
     inputs = guarantees.tensors(case.data(BATCH))
-    return [guarantees.array(t) for t in keras.tree.flatten(base(inputs, training=False))]
+    return [helpers.array(t) for t in keras.tree.flatten(base(inputs, training=False))]
 
 
 def check_clear(error: Exception, recipe: Recipe) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -179,7 +180,7 @@ def leaks_the_default_of_augmentation() -> bool:
     nested, x = keras.Sequential([keras.Input((8, 8, 3)), layers.RandomFlip()]), keras.Input((8, 8, 3))
     plain = keras.Model(x, layers.Dropout(0.5)(nested(x)))
     _keras.strip_training(plain)
-    return bool((guarantees.array(plain(np.ones((4, 8, 8, 3)))) == 0).any())
+    return bool((helpers.array(plain(np.ones((4, 8, 8, 3)))) == 0).any())
 
 
 @pytest.mark.skipif(not leaks_the_default_of_augmentation(), reason="this Keras does not leak it")
@@ -219,7 +220,7 @@ class LockThenDropout(layers.Layer):
 
 
 def share_dropped_behind_a_lock(*, locked_to: bool, outer: bool) -> float:
-    return float(np.mean(guarantees.array(LockThenDropout(locked_to)(np.ones((50, 50)), training=outer)) == 0))
+    return float(np.mean(helpers.array(LockThenDropout(locked_to)(np.ones((50, 50)), training=outer)) == 0))
 
 
 def leaking_call(caller: Any, layer: Any, training: bool | None, args: Any, kwargs: Any) -> Any:

@@ -7,14 +7,13 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
-from guarantees import array
-from helpers import dense_base
+from helpers import array, dense_base
 from keras import layers
 
 from keras_graft import Samples, _sampling, freeze_and_merge, predict_samples, with_dropout
@@ -49,9 +48,9 @@ def test_samples_repeat_by_their_seed() -> None:
 
 def test_the_model_is_as_it_was() -> None:
     model = merged()
-    before, weights = guarantees.snapshot(model), [array(v) for v in model.variables]
+    before, weights = helpers.snapshot(model), [array(v) for v in model.variables]
     predict_samples(model, X, 5)
-    np.testing.assert_equal(guarantees.snapshot(model), before)
+    np.testing.assert_equal(helpers.snapshot(model), before)
     for was, now in zip(weights, model.variables):
         np.testing.assert_array_equal(was, array(now))
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
-from guarantees import array, made
-from helpers import dense_base
+from guarantees import made
+from helpers import array, dense_base
 from keras import layers
 from zoo import ZOO
 

@@ -8,8 +8,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
-from guarantees import array
-from helpers import dense_base, nested_base
+from helpers import array, dense_base, nested_base
 from keras import layers
 from test_split_replay import X, assert_cut_computes_the_model, assert_trained_alike
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
-from guarantees import array
-from helpers import outputs, reloaded
+from helpers import array, outputs, reloaded
 from keras import layers
 from test_split_frontier import keys_of
 

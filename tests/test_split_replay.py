@@ -10,8 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from guarantees import array
-from helpers import grafted
+from helpers import array, grafted
 from keras import layers
 from zoo import functional, sequential
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import guarantees
+import helpers
 import keras
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def check_silent(base: keras.Model, expected: Any, policy: Any, data: Any, **opt
     """Asserts that in training mode a branch gives the features expected, and that they stay through a file."""
     model = grafted(base, policy, **options)
     branch = model.get_layer("a")
-    np.testing.assert_array_equal(guarantees.array(branch(data, training=True)), guarantees.array(expected))
+    np.testing.assert_array_equal(helpers.array(branch(data, training=True)), helpers.array(expected))
     assert not branch.trainable_variables
     return model
 
@@ -104,9 +104,9 @@ def test_one_of_several_outputs_stays_noisy_with_keep() -> None:
     base = Encoder()
     branch = grafted(base, "keep", output="hidden").get_layer("a")
     data = {"vector": vectors()}
-    expected = guarantees.array(base(data, training=False)["hidden"])
-    np.testing.assert_array_equal(guarantees.array(branch(data, training=False)), expected)
-    assert not np.allclose(guarantees.array(branch(data, training=True)), expected)
+    expected = helpers.array(base(data, training=False)["hidden"])
+    np.testing.assert_array_equal(helpers.array(branch(data, training=False)), expected)
+    assert not np.allclose(helpers.array(branch(data, training=True)), expected)
 
 
 @pytest.mark.parametrize("output", ["drop", 1])
@@ -265,10 +265,10 @@ def only_eager(**options: Any) -> keras.Model:
 @pytest.mark.parametrize("policy", ["keep", "off", "remove", "always"])
 def test_what_moves_variables_and_cannot_be_traced_is_refused(policy: Any) -> None:
     base = only_eager(counts=True)
-    before = guarantees.array(base.layers[0].count)
+    before = helpers.array(base.layers[0].count)
     with pytest.raises(RebuildError, match=r"'eager'"):
         freeze_and_merge([base], 1, dropout=policy, loss="mse")
-    assert guarantees.array(base.layers[0].count) == before
+    assert helpers.array(base.layers[0].count) == before
 
 
 @pytest.mark.parametrize("policy", ["off", "remove", "always"])
@@ -283,5 +283,5 @@ def test_what_only_computes_and_cannot_be_traced_holds(policy: Any) -> None:
     branch = freeze_and_merge({"base": base}, 1, dropout=policy, loss="mse", run_eagerly=True).get_layer("base")
     for training in (True, False):
         np.testing.assert_array_equal(
-            guarantees.array(branch(zoo.vectors(3, 4), training=training)), guarantees.array(base(zoo.vectors(3, 4)))
+            helpers.array(branch(zoo.vectors(3, 4), training=training)), helpers.array(base(zoo.vectors(3, 4)))
         )

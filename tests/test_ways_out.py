@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
-from guarantees import array
+from helpers import array
 from keras import layers, ops
 
 from keras_graft import Branch, ModeLock, _keras, freeze_and_merge, register_layer

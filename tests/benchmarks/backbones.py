@@ -40,7 +40,8 @@ import keras
 import keras_hub
 import numpy as np
 from backbone_configs import FEATURES, arguments, data
-from guarantees import array, snapshot, tensors
+from guarantees import tensors
+from helpers import array, snapshot
 
 import keras_graft as kg
 from keras_graft import _keras
