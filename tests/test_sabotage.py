@@ -19,9 +19,13 @@ import keras
 import numpy as np
 import pytest
 import test_engine_counterparts as copies
+import test_engine_proof
 import test_features
 import test_features_computer
+import test_fit_batches
+import test_fit_frozen
 import test_fit_head
+import test_fit_in_place
 import test_sampling
 from keras import layers
 from zoo import ZOO
@@ -332,8 +336,8 @@ BASE_OF_FEATURES: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
         functools.partial(test_fit_head.test_a_loss_that_a_frozen_layer_adds_counts, lambda layer: layer),
     ),
     (without_masks, test_fit_head.test_masks_train_as_in_fit),
-    (without_forgetting, test_fit_head.test_nothing_of_the_detour_is_left_in_the_model),
-    (without_a_look_at_frozen_weights, test_fit_head.test_frozen_weights_that_change_later_are_said),
+    (without_forgetting, test_fit_in_place.test_nothing_of_the_detour_is_left_in_the_model),
+    (without_a_look_at_frozen_weights, test_fit_frozen.test_frozen_weights_that_change_later_are_said),
     (without_weights_in_the_fingerprint, test_features.test_weights_that_changed_are_noticed),
     (without_any_check_of_the_model, test_features.test_weights_that_changed_are_noticed),
     (without_data_in_the_fingerprint, test_features.test_data_that_changed_are_computed_and_the_old_features_are_kept),
@@ -349,7 +353,7 @@ BASE_OF_FEATURES: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
         without_another_tensor_for_each_reading,
         functools.partial(test_features_computer.test_weights_that_are_handed_in_give_the_bits_of_the_model, "shared"),
     ),
-    (without_an_order_of_its_own, test_features.test_each_epoch_holds_each_example_once_in_an_order_of_its_own),
+    (without_an_order_of_its_own, test_fit_batches.test_each_epoch_holds_each_example_once_in_an_order_of_its_own),
 ]
 
 
@@ -411,7 +415,7 @@ PROOFS: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
         without_copying_what_is_handed_over,
         functools.partial(copies.test_what_is_handed_over_is_not_shared, "an array"),
     ),
-    (without_a_call_in_doubt, copies.test_a_doubt_is_decided_by_a_call),
+    (without_a_call_in_doubt, test_engine_proof.test_a_doubt_is_decided_by_a_call),
 ]
 
 
