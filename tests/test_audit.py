@@ -62,6 +62,7 @@ def test_what_is_said_without_data_is_what_is_seen_with_data(name: str, variant:
 # ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 def test_totals_count_shared_weights_once() -> None:
     shared = layers.Dense(6, name="shared")
     x = keras.Input((6,))

@@ -53,6 +53,7 @@ def line_of(text: str, name: str) -> str:
     return line
 
 
+@pytest.mark.quick
 def test_live_silenced_and_removed_layers_have_marks() -> None:
     lines = [line for line in str(audit(merged())).splitlines() if " drop " in line or "head_drop" in line]
     marks = [line[0] for line in lines]

@@ -27,6 +27,7 @@ def test_another_backend_is_refused_in_a_line_when_the_package_is_imported():
     assert NO_BACKEND in ran.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.quick
 def test_another_backend_that_keras_already_runs_on_is_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     monkeypatch.delitem(sys.modules, "keras_graft._backend")

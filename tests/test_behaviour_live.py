@@ -118,6 +118,7 @@ def draws(function: Any) -> bool:
     return any(Nature.RANDOM in live.natures for live in live_operations(graph_of(function).graph.outputs))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("function", HELD_BACK.values(), ids=HELD_BACK)
 def test_random_numbers_that_nothing_lets_through_are_not_live(function: Any) -> None:
     assert not draws(function)

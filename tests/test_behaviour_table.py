@@ -92,6 +92,7 @@ def observed(layer: keras.Layer, *, training: bool) -> tuple[bool, bool]:
     return bool(seen.updates), seen.draws
 
 
+@pytest.mark.quick
 def test_tracing_tells_what_a_layer_updates_and_whether_it_draws() -> None:
     assert observed(zoo.Counter(), training=True) == (True, False)
     assert observed(zoo.Counter(), training=False) == (False, False)

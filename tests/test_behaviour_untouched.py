@@ -88,6 +88,7 @@ def test_a_function_that_was_traced_shows_what_it_does() -> None:
         np.testing.assert_equal([np.asarray(variable) for variable in merged.non_trainable_variables], before)
 
 
+@pytest.mark.quick
 def test_samples_of_a_function_are_other_ones_each_time() -> None:
     own = InAFunction(moves=False, name="own")
     model = zoo.sequential(keras.Input((16,)), own, layers.Dropout(0.5, name="later"))

@@ -165,6 +165,7 @@ def test_the_way_out_of_a_rate_of_another_name_works():
     assert not check_layer(Named(), X).faults
 
 
+@pytest.mark.quick
 def test_a_layer_that_is_not_registered_holds_and_the_report_says_what_loading_takes():
     finding = next(finding for finding in check_layer(Unregistered(), X).findings if finding.name == "file")
     assert finding.outcome is Outcome.HOLDS

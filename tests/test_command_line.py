@@ -41,6 +41,7 @@ def test_it_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out.startswith("layer ")
 
 
+@pytest.mark.quick
 def test_it_prints_json_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", saved(merged("off"), tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["totals"][0]["name"] == "a"

@@ -49,6 +49,7 @@ def test_only_the_head_learns_from(form, tmp_path):
     np.testing.assert_array_equal(outputs(loaded, x), outputs(model, x))
 
 
+@pytest.mark.quick
 def test_the_first_step_is_that_of_plain_keras_on_the_features():
     bases, x, y = [dense_base(), dense_base(units=2)], vectors(8, 3), vectors(8, 1)
     model = grafted(bases, [layers.Dense(4, activation="relu"), layers.Dense(1)], optimizer="sgd")

@@ -95,6 +95,7 @@ def test_sequences_are_pooled_over_time(layer):
     np.testing.assert_allclose(outputs(merged, x), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.quick
 def test_channels_first_is_pooled_as_such_under_channels_last():
     base = sequential(keras.Input((2, 4, 5)), layers.ZeroPadding2D(1, data_format="channels_first"), layers.ReLU())
     x = vectors(2, 40).reshape(2, 2, 4, 5)

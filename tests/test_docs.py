@@ -67,6 +67,7 @@ def test_the_example_of_a_sweep_computes_features_for_its_first_head_alone(tmp_p
     assert "of 0 for the other 2 " in closing
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", keras_graft.__all__)
 def test_the_examples_in_the_docstring_give_what_they_print(name):
     # Nothing is defined beforehand: an example has to stand on its own.

@@ -293,6 +293,7 @@ class Offset(keras.Operation):
         return keras.KerasTensor(x.shape, dtype=x.dtype)
 
 
+@pytest.mark.quick
 def test_the_state_of_an_operation_is_copied() -> None:
     x, operation = keras.Input((8,)), Offset()
     operation.offset = FORGOTTEN

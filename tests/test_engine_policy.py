@@ -40,6 +40,7 @@ def test_a_callable_is_asked_for_every_noise_layer_also_inside_wrappers() -> Non
     assert asked == ["Dropout", "Dropout", "LSTM", "LSTM", "GRU", "GRU", "LSTMCell", "GRUCell"]
 
 
+@pytest.mark.quick
 def test_a_callable_chooses_layer_by_layer() -> None:
     x = keras.Input((100,))
     both = keras.Model(x, [layers.Dropout(0.5, name="a")(x), layers.Dropout(0.5, name="b")(x)])

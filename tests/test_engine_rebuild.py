@@ -77,6 +77,7 @@ def test_trainable_flags_are_those_of_the_original(flags: str) -> None:
     assert sorted((p.name, p.trainable) for p in copy.layers) == sorted((p.name, p.trainable) for p in model.layers)
 
 
+@pytest.mark.quick
 def test_shared_layers_stay_shared_and_nested_models_nested() -> None:
     copy = faithful(zoo.make_shared_model())
     nested = copy.get_layer("twice")

@@ -79,6 +79,7 @@ def shards_in(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path.parent for path in folder.glob("*/*/shard.json"))
 
 
+@pytest.mark.quick
 def test_a_second_run_computes_nothing(tmp_path: pathlib.Path) -> None:
     first, computed = filled(tmp_path)
     assert len(computed) == 10

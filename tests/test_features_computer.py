@@ -51,6 +51,7 @@ def assert_bits(computer: Computer, data: list[Any], size: int, expected: Any) -
         np.testing.assert_array_equal(np.concatenate(part), array(tensor))
 
 
+@pytest.mark.quick
 def test_a_pass_computes_with_the_weights_that_it_began_with() -> None:
     model = dense()
     computer = Computer(model)

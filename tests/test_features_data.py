@@ -151,6 +151,7 @@ def test_samples_of_refilled_buffers_are_those_of_the_data() -> None:
     np.testing.assert_allclose(predict_samples(made, Sequence(), **options).values, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.quick
 def test_a_structure_of_any_tensors_is_taken_over() -> None:
     sparse, ragged, words = tf.sparse.from_dense([[1.0, 0.0]]), tf.ragged.constant([[1, 2], [3]]), np.array(["a"], "O")
     ((x, _),) = source_of(

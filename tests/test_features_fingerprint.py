@@ -222,6 +222,7 @@ def test_what_is_not_known_by_value_cannot_be_compared(make: Callable[[], Any]) 
             getattr(value, "close", lambda: None)()
 
 
+@pytest.mark.quick
 def test_ids_of_examples_count_whole() -> None:
     one = [(np.array([["user-123456789"], ["0xabc"]]), None)]
     for other in ("user-123456788", "0xabd"):

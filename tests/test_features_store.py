@@ -190,6 +190,7 @@ def test_a_home_that_is_no_folder_is_made_one(make: Any, whole_store: pathlib.Pa
     assert_right(features, X[:40])
 
 
+@pytest.mark.quick
 def test_a_shard_that_is_a_link_is_replaced_and_what_it_leads_to_is_not_touched(tmp_path: pathlib.Path) -> None:
     outside = tmp_path / "outside"
     full_folder(outside)

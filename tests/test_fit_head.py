@@ -545,6 +545,7 @@ def seeded(**options: Any) -> Callable[[], keras.Model]:
     return make
 
 
+@pytest.mark.quick
 def test_a_subclass_of_a_functional_model_trains_as_in_fit() -> None:
     assert_same_training(seeded(kind=OfUser), lambda: (X, X[:, :1]))
 
@@ -588,7 +589,6 @@ def test_numbers_of_double_precision_are_those_that_fit_hands_to_an_input_of_int
     assert_same_training(make, lambda: (ids, zoo.vectors(64, 1)))
 
 
-@pytest.mark.quick
 def test_layers_that_were_unfrozen_and_not_compiled_are_an_error_that_says_so() -> None:
     model = zoo.sequential(keras.Input((4,)), *(layers.Dense(4, trainable=False) for _ in range(2)), layers.Dense(1))
     model.compile("adam", "mse")

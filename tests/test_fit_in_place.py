@@ -155,7 +155,6 @@ def test_what_a_callback_compiles_the_model_with_stays(trained_before: bool) -> 
     np.testing.assert_allclose(losses[1]["loss"], losses[0]["loss"], rtol=1e-5)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("kind", ["float32", "float64", "float16", "bfloat16", "int32", "bool"])
 def test_features_arrive_as_the_bits_that_were_computed(kind: str) -> None:
     x = keras.Input((3,), dtype=kind)
@@ -176,6 +175,7 @@ def small_again(made: keras.Model) -> keras.Model:
     return again
 
 
+@pytest.mark.quick
 def test_what_fit_would_round_is_handed_over_as_whole_numbers() -> None:
     tensors = [np.ones(3, kind) for kind in ("float32", "float64", "float16", "int8")]
     (held,) = in_place_of_inputs(list("abcd"), tensors).values()

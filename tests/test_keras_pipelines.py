@@ -123,6 +123,7 @@ def test_a_pipeline_that_gives_the_same_in_each_pass_is_not_warned_of() -> None:
         losses(examples().map(lambda x, y: (x * 2, y)).batch(8).prefetch(1), epochs=2)
 
 
+@pytest.mark.quick
 def test_a_pipeline_is_looked_at_whole_but_batches_are_counted_only_where_they_are_known() -> None:
     assert _keras.batches_of_a_pass(examples().batch(8).shuffle(2).repeat()) == 5
     assert _keras.batches_of_a_pass(examples().repeat().map(lambda x, y: (x, y)).batch(3).prefetch(1)) == 14

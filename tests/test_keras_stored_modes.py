@@ -122,6 +122,7 @@ def test_statistics_move_in_the_copy_where_they_move_in_the_original(policy: Any
     assert [v.shape for v in copy.trainable_variables] == [v.shape for v in model.trainable_variables]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("stored", [True, False])
 def test_dropout_behind_a_stored_mode_follows_the_outer_one(stored: bool) -> None:
     model = with_dropout(normalising(stored), "keep")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import tensorflow as tf
 
 from keras_graft._keras.tensorflow import entries_of, form_of
@@ -13,6 +14,7 @@ def branching(condition: Any, x: Any) -> Any:
     return tf.cond(condition, lambda: tf.sin(x) + 1.0, lambda: tf.cos(x) * 2.0)
 
 
+@pytest.mark.quick
 def test_the_form_of_an_operation_is_the_same_in_every_trace() -> None:
     specs = tf.TensorSpec((), tf.bool), tf.TensorSpec((3,))
     graphs = [tf.function(branching).get_concrete_function(*specs).graph for _ in range(20)]

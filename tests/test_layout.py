@@ -11,6 +11,8 @@ import pytest
 
 import keras_graft
 
+pytestmark = pytest.mark.quick
+
 ROOT = pathlib.Path(keras_graft.__file__).parent
 LIST = pathlib.Path(__file__).parent.parent / "docs" / "contributing.md"
 MODULES = sorted(ROOT.rglob("*.py"))

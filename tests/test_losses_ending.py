@@ -38,7 +38,6 @@ ENDS: dict[str, Callable[[], list[Any]]] = {
 }
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("make", ENDS.values(), ids=ENDS)
 def test_the_numbers_that_come_out_are_of_the_kind_that_is_said(make: Callable[[], list[Any]]) -> None:
     model = zoo.sequential(keras.Input((6,)), *make())
@@ -52,6 +51,7 @@ def test_the_numbers_that_come_out_are_of_the_kind_that_is_said(make: Callable[[
     assert (ending.kind == "softmax") == np.allclose(found.sum(axis=-1), 1.0)
 
 
+@pytest.mark.quick
 def test_a_stage_ends_as_the_graph_that_is_made_of_it() -> None:
     stack = [layers.Dense(4), layers.Dense(3, activation="softmax", name="end"), layers.Reshape((3,))]
     x = h = keras.Input((6,))

@@ -153,6 +153,7 @@ def test_the_way_out_of_one_class_works(head, from_logits):
     assert grafted([dense_base()], head, loss=losses.BinaryCrossentropy(from_logits=from_logits)).compiled
 
 
+@pytest.mark.quick
 def test_each_output_of_a_mapping_is_looked_at():
     head = {"a": layers.Dense(3, activation="softmax"), "b": [layers.Dense(8), layers.Dense(3)]}
     with pytest.raises(ValueError, match=r"`head\['b'\]`, which ends in '.*' \(of type Dense\), gives logits"):

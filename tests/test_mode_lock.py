@@ -42,6 +42,7 @@ def test_a_lock_holds_layers_that_take_no_training_argument() -> None:
     np.testing.assert_array_equal(array(lock(ONES, training=True)), expected)
 
 
+@pytest.mark.quick
 def test_what_is_locked_is_frozen_and_stays_so() -> None:
     x = keras.Input((5, 6))
     lock = ModeLock(layers.MultiHeadAttention(2, 3), training=None)

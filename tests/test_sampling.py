@@ -97,6 +97,7 @@ def test_datasets_and_batches_are_put_together() -> None:
     np.testing.assert_array_equal(whole, batches)
 
 
+@pytest.mark.quick
 def test_measures_of_uncertainty() -> None:
     certain = np.array([[1.0, 0.0]] * 4)[:, None]
     torn = np.array([[1.0, 0.0], [0.0, 1.0]] * 2)[:, None]
