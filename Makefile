@@ -42,7 +42,7 @@ check: override PYTEST_ARGS += -m quick
 check: test
 
 test: setup $(if $(filter newest,$(LANE)),lint)
-	$(PYTHON) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -n $(WORKERS) --dist worksteal $(if $(filter newest,$(LANE)),,-m "not slow and not once") $(PYTEST_ARGS)
 
 test-all: override PYTEST_ARGS += -m ""
 test-all: test

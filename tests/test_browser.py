@@ -19,7 +19,10 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium")
-pytestmark = pytest.mark.skipif(not (DRIVER and BROWSER), reason="chromium or its driver is not installed")
+pytestmark = [
+    pytest.mark.skipif(not (DRIVER and BROWSER), reason="chromium or its driver is not installed"),
+    pytest.mark.once,
+]
 
 WIDE, NARROW = (1400, 1000), (390, 844)
 

@@ -11,6 +11,8 @@ from sklearn.datasets import load_digits
 
 import keras_graft
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

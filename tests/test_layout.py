@@ -11,7 +11,7 @@ import pytest
 
 import keras_graft
 
-pytestmark = pytest.mark.quick
+pytestmark = [pytest.mark.quick, pytest.mark.once]
 
 ROOT = pathlib.Path(keras_graft.__file__).parent
 LIST = pathlib.Path(__file__).parent.parent / "docs" / "contributing.md"

@@ -55,6 +55,9 @@ from keras_graft._split import split as _split
 
 Patch = pytest.MonkeyPatch
 
+# Whether a check notices what is switched off does not hang on the version of Keras.
+pytestmark = pytest.mark.once
+
 
 def shallow_freeze(layer: keras.Layer) -> None:
     layer.trainable = False
