@@ -21,9 +21,6 @@ import keras_graft as kg
 from keras_graft import Audit, Branch, _keras, audit, freeze_and_merge, with_dropout
 from keras_graft._behaviour import untouched as _untouched
 
-OBEYS = _keras.obeys_stored_modes()  # from Keras 3.16 on
-
-
 # ---------------------------------------------------------------------------------------------------------
 # What is said is what is seen
 # ---------------------------------------------------------------------------------------------------------

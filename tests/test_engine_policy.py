@@ -1,4 +1,4 @@
-"""with_dropout, and policies layer by layer."""
+"""Policies layer by layer: what is silenced, kept live, locked or refused, against what the layers drop."""
 
 from __future__ import annotations
 

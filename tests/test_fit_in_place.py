@@ -155,6 +155,13 @@ def test_what_a_callback_compiles_the_model_with_stays(trained_before: bool) -> 
     np.testing.assert_allclose(losses[1]["loss"], losses[0]["loss"], rtol=1e-5)
 
 
+def small_again(made: keras.Model) -> keras.Model:
+    """A model like `small()` with the weights of another one."""
+    again = small()
+    again.set_weights(made.get_weights())
+    return again
+
+
 @pytest.mark.parametrize("kind", ["float32", "float64", "float16", "bfloat16", "int32", "bool"])
 def test_features_arrive_as_the_bits_that_were_computed(kind: str) -> None:
     x = keras.Input((3,), dtype=kind)
@@ -166,13 +173,6 @@ def test_features_arrive_as_the_bits_that_were_computed(kind: str) -> None:
         np.testing.assert_allclose(array(made(X)), array(small_again(made)(X)), rtol=1e-6)
     assert found.dtype == features.dtype
     assert found.tobytes() == features.tobytes()
-
-
-def small_again(made: keras.Model) -> keras.Model:
-    """A model like `small()` with the weights of another one."""
-    again = small()
-    again.set_weights(made.get_weights())
-    return again
 
 
 @pytest.mark.quick
