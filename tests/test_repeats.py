@@ -46,7 +46,8 @@ def test_composing_again_leaves_nothing_behind(name: str, policy: str) -> None:
     objects, before = alive(), snapshot(base)
     for _ in range(REPEATS):
         composed(base, policy)
-    assert alive() == objects
+    # What an earlier test left may go meanwhile.
+    assert all(now <= then for now, then in zip(alive(), objects))
     assert snapshot(base) == before
 
 
