@@ -579,8 +579,8 @@ def test_an_operation_that_cannot_be_copied_names_a_way_out_for_operations() -> 
 # ---------------------------------------------------------------------------------------------------------
 
 
-class NamesOfTraining(keras.Model):
-    """Keeps what it computes with under names that Keras uses when it compiles and trains."""
+class OnDense(keras.Model):
+    """A subclassed model with one dense layer."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -589,6 +589,10 @@ class NamesOfTraining(keras.Model):
     def build(self, input_shape: Any) -> None:
         self.dense.build(input_shape)
         super().build(input_shape)
+
+
+class NamesOfTraining(OnDense):
+    """Keeps what it computes with under names that Keras uses when it compiles and trains."""
 
     def call(self, x: Any) -> Any:
         return self.dense(x - self.loss) * self.history[0]
@@ -756,16 +760,8 @@ def test_what_a_model_with_a_call_of_its_own_keeps_under_the_names_of_graphs_is_
     assert_copied(base)
 
 
-class ByName(keras.Model):
+class ByName(OnDense):
     """Computes with its name, which no config of a model with arguments of its own carries."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.dense = layers.Dense(3)
-
-    def build(self, input_shape: Any) -> None:
-        self.dense.build(input_shape)
-        super().build(input_shape)
 
     def call(self, x: Any) -> Any:
         return self.dense(x) * {"three": 3.0}.get(self.name, 1.0)

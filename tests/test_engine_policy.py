@@ -164,20 +164,9 @@ def test_the_same_layer_is_locked_once_it_is_frozen() -> None:
     np.testing.assert_array_equal(helpers.array(silent(x, training=True)), helpers.array(model(x)))
 
 
-class Stubborn(layers.Layer):
-    """Drops in every mode: it hard-codes training mode."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.drop = layers.Dropout(0.5)
-
-    def call(self, x: Any) -> Any:
-        return self.drop(x, training=True)
-
-
 @pytest.mark.parametrize("policy", ["off", "remove"])
 def test_a_layer_that_ignores_the_mode_is_named(policy: Any) -> None:
-    model = keras.Sequential([keras.Input((6,)), Stubborn(name="stubborn")])
+    model = keras.Sequential([keras.Input((6,)), zoo.Stubborn(name="stubborn")])
     with pytest.raises(ValueError, match=r"[Ll]ayer 'stubborn'"):
         with_dropout(model, policy)
 

@@ -189,7 +189,7 @@ def test_weights_on_a_disk_are_not_written_to(tmp_path: pathlib.Path) -> None:
 
 def feed_of(made: keras.Model, place: pathlib.Path | None = None) -> Feed:
     found = split(made)
-    return Feed(made, found, Computer(found.features), place, verbose=0)
+    return Feed(made, Computer(found.features), place, verbose=0)
 
 
 def features_in(fed: Any) -> np.ndarray:

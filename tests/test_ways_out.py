@@ -40,18 +40,6 @@ class Fixed(layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="ways_out")
-class Stubborn(layers.Layer):
-    """Drops in every mode."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.drop = layers.Dropout(0.5)
-
-    def call(self, x: Any) -> Any:
-        return self.drop(x, training=True)
-
-
-@keras.saving.register_keras_serializable(package="ways_out")
 class CountsAndDrops(zoo.Counter):
     """Moves its state whenever it drops."""
 
@@ -194,7 +182,9 @@ CASES = {
     "sampling, remove": Case("_refused", vae, "remove", merged, {KEEP, CUT}),
     "sampling in an inner model": Case("_check_still", lambda: vae(nested=True), "off", merged, {KEEP}),
     "sampling that trains": Case("_check_still", vae, "off", set_dropout, {KEEP}),
-    "deaf": Case("_check_still", named(Stubborn), "off", merged, {KEEP, CUT, REGISTER}, noise(Stubborn, identity)),
+    "deaf": Case(
+        "_check_still", named(zoo.Stubborn), "off", merged, {KEEP, CUT, REGISTER}, noise(zoo.Stubborn, identity)
+    ),
     "no rates": Case("_refused", named(Fixed), "remove", merged, {OFF, KEEP, CUT, REGISTER}, noise(Fixed, linear)),
     "trains": Case(
         "_refuse_to_freeze", named(Fixed), "off", set_dropout, {FREEZE, KEEP, REGISTER}, noise(Fixed, linear)

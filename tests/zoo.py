@@ -466,6 +466,18 @@ class Block(layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="zoo")
+class Stubborn(layers.Layer):
+    """Drops in every mode: it hard-codes training mode."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.drop = layers.Dropout(0.5)
+
+    def call(self, x: Any) -> Any:
+        return self.drop(x, training=True)
+
+
+@keras.saving.register_keras_serializable(package="zoo")
 class Counter(layers.Layer):
     """Counts its training steps in a variable, whatever its `trainable` flag says."""
 

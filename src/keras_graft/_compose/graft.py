@@ -17,8 +17,8 @@ from .._mode_lock import freeze
 from .branch import Branch
 from .inputs import signature_of
 from .layout import data_format_of, data_formats_in
-from .output import RANK_OF_VECTORS, WRAP_IT, cuts_of
-from .stages import apply_stage, called, checked_result, dtype_for, free_name
+from .output import WRAP_IT, cuts_of
+from .stages import RANK_OF_VECTORS, apply_stage, called, checked_result, dtype_for, free_name
 
 __all__ = ["POOLINGS", "graft"]
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import keras
 
 from .._arguments import check_option
-from .stages import apply_layer, called, check_unused, checked_result, dtype_for, free_name
+from .stages import RANK_OF_VECTORS, apply_layer, called, check_unused, checked_result, dtype_for, free_name
 
 __all__ = ["MERGES", "Merge", "merge_features"]
 
@@ -22,7 +22,6 @@ Merge: TypeAlias = (
     | Callable[[list[Any]], Any]
 )
 
-_RANK = 2  # of features: (batch, features)
 
 MERGES = ("concat", "add", "average", "multiply", "maximum", "stack", "weighted", "attention")
 
@@ -55,7 +54,7 @@ def merge_features(merge: Merge, features: Mapping[str, Any], taken: Collection[
 def _check_features(merge: str, features: Mapping[str, Any]) -> None:
     for name, tensor in features.items():
         rank = len(tensor.shape)
-        if rank > _RANK:
+        if rank > RANK_OF_VECTORS:
             raise ValueError(
                 f"The features of branch '{name}' have shape {tensor.shape}, of rank {rank}, and merge=\"{merge}\" "
                 'merges (batch, features). Make vectors of them: pool with `Branch(..., pooling="avg")` (or "max", '
@@ -63,7 +62,7 @@ def _check_features(merge: str, features: Mapping[str, Any]) -> None:
                 "cut the base model at a later layer with `Branch(..., output=...)`. Or merge them as they are, for a "
                 f"head that takes them: pass a Keras layer or a callable, {_merge_of_maps(merge, len(features))}."
             )
-        if rank < _RANK or tensor.shape[-1] is None:
+        if rank < RANK_OF_VECTORS or tensor.shape[-1] is None:
             raise ValueError(
                 f"The features of branch '{name}' have shape {tensor.shape}, and merging needs (batch, features) with "
                 "a known number of features. Cut the base model at another layer with `Branch(..., output=...)`."

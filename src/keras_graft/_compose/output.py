@@ -15,10 +15,10 @@ from .._keras import Graph, Tensor
 from .._losses.ending import Ending, ending_of, is_units, steps_back
 from .._losses.loss import compares_probabilities
 from .branch import Branch
+from .stages import RANK_OF_VECTORS
 
-__all__ = ["RANK_OF_VECTORS", "WRAP_IT", "cuts_of", "warn_of_old_heads"]
+__all__ = ["WRAP_IT", "cuts_of", "warn_of_old_heads"]
 
-RANK_OF_VECTORS = 2
 WRAP_IT = "Choose one of its outputs yourself, as in `x = keras.Input(...)`, and pass `keras.Model(x, model(x)['key'])`"
 
 

@@ -16,7 +16,18 @@ from .._arguments import hint_about
 from .._keras import Structure, Tensor
 from .._losses.ending import Stage, is_units
 
-__all__ = ["apply_layer", "apply_stage", "called", "check_unused", "checked_result", "dtype_for", "free_name"]
+__all__ = [
+    "RANK_OF_VECTORS",
+    "apply_layer",
+    "apply_stage",
+    "called",
+    "check_unused",
+    "checked_result",
+    "dtype_for",
+    "free_name",
+]
+
+RANK_OF_VECTORS = 2  # (batch, features)
 
 
 def apply_stage(stage: Stage, tensor: Tensor, argument: str, *, name: str | None = None, units: bool = True) -> Any:

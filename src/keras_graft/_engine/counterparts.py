@@ -378,6 +378,8 @@ def hand_over_data(model: keras.Model, new: Any) -> None:
 
 def differing_operations(old: Any, new: Any) -> list[str]:
     """Names of the operations in the graph of a layer of which its copy has no equal."""
+    if not isinstance(old, keras.Model):
+        return []
     pairs = zip(_keras.bare_operations(old), _keras.bare_operations(new))
     return [
         f"{operation.name}.{name}"

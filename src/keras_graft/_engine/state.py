@@ -135,7 +135,7 @@ class State:
             names = without_changed(old, copy, names, changes)
             names, doubtful = self._not_meant(copies, part_path, names) if names else ([], [])
         doubtful += counterparts.hand_over(old, copy, names)
-        doubtful += differing_operations(old, copy) if isinstance(old, keras.Model) else []
+        doubtful += differing_operations(old, copy)
         live = not changes and copies.decision.mode in (Mode.OUTER, Mode.TRAINING)
         doubts = [(f"{part_path}.{name}".lstrip("."), live) for name in doubtful]
         self.unproved.doubts.extend(Doubt(copies.original, copies.copy, copies.path, *doubt) for doubt in doubts)

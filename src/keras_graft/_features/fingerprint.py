@@ -128,12 +128,14 @@ class _Digest:
         digest: What they become.
         numbers: Those of the objects that were taken in, by their ids; with the objects, so that no other gets one.
         open: How deep the containers lie that are being taken in, by their ids.
+        made: What configs of objects of Keras make, by class and config.
     """
 
     weights: bool = True
     digest: Any = dataclasses.field(default_factory=lambda: hashlib.blake2b(digest_size=32))
     numbers: dict[int, tuple[int, Any]] = dataclasses.field(default_factory=dict)
     open: dict[int, int] = dataclasses.field(default_factory=dict)
+    made: dict[tuple[type, str], dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def hexdigest(self) -> str:
         return self.digest.hexdigest()
@@ -314,14 +316,27 @@ class _Digest:
     def _set_since_made(self, value: Any) -> None:
         """Takes in what was set on an object of Keras after it was made: its config need not say it."""
         try:
-            with random_states_kept():
-                fresh = _keras.attributes(type(value).from_config(value.get_config()))
+            fresh = self._as_made(value)
         except Exception:  # whatever a config of others may raise
             return
         drawn = {"seed"} if getattr(value, "_init_seed", None) is None else set()  # a number of its own in each process
         for key, held in _keras.attributes(value).items():
-            if key not in drawn and not (key in fresh and self._alone(held) == self._alone(fresh[key])):
+            if key not in drawn and not (key in fresh and self._same(held, fresh[key])):
                 self.value("set", key, held)
+
+    def _as_made(self, value: Any) -> dict[str, Any]:
+        """The attributes that the config of an object makes; once for the many that have one config."""
+        config = value.get_config()
+        key = type(value), repr(config)
+        if key not in self.made:
+            with random_states_kept():
+                self.made[key] = _keras.attributes(type(value).from_config(config))
+        return self.made[key]
+
+    def _same(self, held: Any, other: Any) -> bool:
+        if type(held) in _ATOMS and type(held) is type(other):
+            return _ATOMS[type(held)](held) == _ATOMS[type(held)](other)
+        return self._alone(held) == self._alone(other)
 
     def _instance(self, value: Any) -> None:
         """Takes in any other object: by its attributes, or by what its own pickle would hold."""

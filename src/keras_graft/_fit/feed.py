@@ -18,7 +18,6 @@ from .._features.checked import checked
 from .._features.computer import Computer
 from .._features.data import Source, is_cast_by_fit, source_of
 from .._features.features import Features, FeatureStoreError, features_of
-from .._split.split import Split
 from .batches import even, stored_batches
 from .in_place import in_place_of_inputs
 
@@ -30,7 +29,6 @@ class Feed:
     """Turns data into what `fit` gets: features and targets."""
 
     model: keras.Model
-    found: Split
     computer: Computer
     place: pathlib.Path | None
     verbose: Any
@@ -60,7 +58,7 @@ class Feed:
 
     def source(self, data: Any, steps: int | None, name: str) -> Source:
         """Data that fit the model, or an error."""
-        fixed = self.found.features.inputs[0].shape[0]
+        fixed = self.computer.model.inputs[0].shape[0]
         source = source_of(*data, steps=steps, batch_size=fixed or _BATCH, name=name)
         return checked(source, self.model, name)
 

@@ -173,7 +173,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         )
     _warn_of_other_passes(x, arguments, shuffle)
     _warn_of_ending(model)
-    feed = Feed(model, found, Computer(found.features, exact), place, verbose)
+    feed = Feed(model, Computer(found.features, exact), place, verbose)
     train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
     arguments = _with_features(feed, train, validation, shuffle, arguments)
     frozen = Frozen.of(found.features)

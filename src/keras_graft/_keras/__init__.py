@@ -11,7 +11,6 @@ from keras.src import tree
 from keras.src.backend import compute_output_spec
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.models import Functional
-from keras.src.ops.node import Node
 from keras.src.saving.keras_saveable import KerasSaveable
 
 from .aliases import *
@@ -25,4 +24,4 @@ from .stored_modes import *
 from .tensorflow import *
 from .training import *
 
-__all__ = ["Functional", "KerasSaveable", "Node", "compute_output_spec", "get_keras_mask", "set_keras_mask", "tree"]
+__all__ = ["Functional", "KerasSaveable", "compute_output_spec", "get_keras_mask", "set_keras_mask", "tree"]

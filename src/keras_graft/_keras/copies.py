@@ -19,13 +19,13 @@ from keras.src.saving.serialization_lib import SafeModeScope
 
 from .aliases import Variable
 from .parts import (
+    BOOKS,
     FUNCTIONS,
     PLAIN,
     beneath,
     is_built_by_calling,
     is_of_keras,
     objects_given,
-    of_every_layer,
     own_variables,
     put,
     same_policy,
@@ -64,8 +64,8 @@ def copy_from_config(layer: keras.Layer, changes: dict[str, Any]) -> Any:
         SafeModeScope(safe_mode=False),
     ):
         try:
-            config = _with_functions_serialized(layer, _without_draws(layer, config_of(layer, given)))
-            new = type(layer).from_config({**with_own_containers(config), **changes})
+            config = with_own_containers(_without_draws(layer, config_of(layer, given)))
+            new = type(layer).from_config({**config, **changes})
         except Exception as error:
             new = _from_config_without_strangers(layer, changes, error)
     _share_alike(layer, new)
@@ -74,14 +74,6 @@ def copy_from_config(layer: keras.Layer, changes: dict[str, Any]) -> Any:
         for attribute in [name for name, value in objects_given(part).items() if _draws_values(value)]:
             attributes[attribute] = keras.initializers.Zeros()
     return new
-
-
-def _with_functions_serialized(layer: keras.Layer, config: dict[str, Any]) -> dict[str, Any]:
-    """The config of a layer as its `from_config` takes it: TextVectorization leaves functions in its own (all)."""
-    if not isinstance(layer, keras.layers.TextVectorization):
-        return config
-    functions = {name: value for name, value in config.items() if isinstance(value, FUNCTIONS)}
-    return {**config, **{name: keras.saving.serialize_keras_object(value) for name, value in functions.items()}}
 
 
 def _without_draws(layer: keras.Layer, config: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +98,7 @@ def _quiet_about_building(layer: keras.Layer) -> Iterator[None]:
 
 def _share_alike(layer: keras.Layer, new: Any) -> None:
     """Lets `new` hold one layer where `layer` does, which a config names twice (StackedRNNCells: all)."""
-    for name in vars(layer).keys() - of_every_layer() if sublayers(layer) else ():
+    for name in vars(layer).keys() - BOOKS if sublayers(layer) else ():
         value, other = vars(layer)[name], vars(new).get(name)
         if isinstance(value, keras.Layer) and isinstance(other, keras.Layer):
             _share_alike(value, other)
@@ -157,15 +149,22 @@ def _config(layer: keras.Layer, given: dict[str, Any] | None) -> dict[str, Any]:
     given = objects_given(layer) if given is None else given
     nameless = is_of_keras(layer) and any(map(_is_nameless, given.values()))
     bare = _without_strangers(layer) if nameless else None
-    if bare is not None:
-        return bare.get_config()
     try:
-        return layer.get_config()
+        config = (layer if bare is None else bare).get_config()
     except Exception:
         bare = _without_strangers(layer)
         if bare is None:
             raise
-        return bare.get_config()
+        config = bare.get_config()
+    return _with_functions_serialized(layer, config)
+
+
+def _with_functions_serialized(layer: keras.Layer, config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a layer as its `from_config` takes it: TextVectorization leaves functions in its own (all)."""
+    if not isinstance(layer, keras.layers.TextVectorization):
+        return config
+    functions = {name: value for name, value in config.items() if isinstance(value, FUNCTIONS)}
+    return {**config, **{name: keras.saving.serialize_keras_object(value) for name, value in functions.items()}}
 
 
 def _is_nameless(value: Any) -> bool:
@@ -174,10 +173,16 @@ def _is_nameless(value: Any) -> bool:
     return not (hasattr(value, "get_config") or (inspect.isfunction(value) and value.__name__ != "<lambda>"))
 
 
+def _of_equal_attributes(value: Any, **changed: Any) -> Any:
+    """An object of the same class that holds the same, but for some attributes; no code of the class runs."""
+    new = object.__new__(type(value))
+    vars(new).update(vars(value), **changed)
+    return new
+
+
 def copy_policy(policy: Any) -> Any:
     """A dtype policy like another one, which may be the global one of Keras."""
-    new = object.__new__(type(policy))
-    vars(new).update(vars(policy))
+    new = _of_equal_attributes(policy)
     if isinstance(policy, _PolicyMap):
         new._policy_map = {path: copy_policy(held) for path, held in policy._policy_map.items()}
     return new
@@ -242,8 +247,7 @@ def _from_config_without_strangers(layer: keras.Layer, changes: dict[str, Any], 
     if bare is None:
         raise error
     try:
-        config = _with_functions_serialized(layer, with_own_containers(config_of(bare)))
-        return type(layer).from_config({**config, **changes})
+        return type(layer).from_config({**with_own_containers(config_of(bare)), **changes})
     except Exception:
         raise error from None
 
@@ -255,14 +259,11 @@ def _without_strangers(layer: keras.Layer) -> Any | None:
         if isinstance(value, keras.Layer):
             inner = _without_strangers(value)
             changed.update({} if inner is None else {name: inner})
-        elif name not in of_every_layer() and not is_of_keras(value):
+        elif name not in BOOKS and not is_of_keras(value):
             changed.update({name: _stands_for(name)} if _may_be_a_stranger(value) else {})
     if not changed:
         return None
-    new = object.__new__(type(layer))
-    vars(new).update(vars(layer))
-    vars(new).update(changed)
-    return new
+    return _of_equal_attributes(layer, **changed)
 
 
 def _stands_for(name: str) -> Any:
@@ -281,9 +282,7 @@ def copy_of_operation(operation: keras.Operation, *, from_config: bool) -> Any:
     """
     if from_config:
         return type(operation).from_config(with_own_containers(operation.get_config()))
-    new = object.__new__(type(operation))
-    vars(new).update(vars(operation), _inbound_nodes=[], _outbound_nodes=[])
-    return new
+    return _of_equal_attributes(operation, _inbound_nodes=[], _outbound_nodes=[])
 
 
 def _draws_values(value: Any) -> bool:
@@ -297,11 +296,8 @@ def _draws_values(value: Any) -> bool:
 
 def _clone(initializer: Any) -> Any:
     """An initialiser of its own that draws what another one draws (all)."""
-    if not all(type(value) in PLAIN for value in vars(initializer).values()):
-        return initializer.clone()
-    new = object.__new__(type(initializer))
-    vars(new).update(vars(initializer))
-    return new
+    plain = all(type(value) in PLAIN for value in vars(initializer).values())
+    return _of_equal_attributes(initializer) if plain else initializer.clone()
 
 
 def restore_unserialized(original: Any, new: Any) -> None:

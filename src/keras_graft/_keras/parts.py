@@ -21,6 +21,7 @@ from .aliases import Variable
 
 __all__ = [
     "BOOKKEEPING",
+    "BOOKS",
     "FUNCTIONS",
     "OF_EVERY_LAYER",
     "OF_TENSORFLOW",
@@ -40,7 +41,6 @@ __all__ = [
     "is_of_keras",
     "named_parts",
     "objects_given",
-    "of_every_layer",
     "own_methods",
     "own_trainable",
     "own_variables",
@@ -72,13 +72,16 @@ OF_TENSORFLOW = frozenset(
 )
 
 # What every layer has, whatever it computes: not given by anybody, and not made for the layer.
-OF_EVERY_LAYER = frozenset({"_auto_config", "build", *vars(keras.layers.Layer())}) | BOOKKEEPING | OF_TENSORFLOW
+OF_EVERY_LAYER = frozenset(vars(keras.layers.Layer())) | BOOKKEEPING | OF_TENSORFLOW
 
 # Attributes of every layer that decide what it computes; all others that every layer has are bookkeeping.
 _DECIDING = frozenset(
     "autocast activity_regularizer supports_jit _convert_input_args _allow_non_tensor_positional_args "
     "_supports_masking".split()
 )
+
+# What Keras and TensorFlow keep their books in.
+BOOKS = OF_EVERY_LAYER - _DECIDING
 
 # Names under which a model, or its graph, keeps what it was compiled and trained with, and what it is connected to.
 _OF_MODELS = frozenset(
@@ -213,7 +216,7 @@ def held(operation: keras.Operation) -> dict[str, Any]:
     kind: Any = type(operation)
     every = attributes(operation) if _slots_of_instances(kind) else vars(operation)
     more = _of_class(operation)
-    books = _books() | more if more else _books()
+    books = BOOKS | more if more else BOOKS
     return {name: value for name, value in every.items() if name not in books}
 
 
@@ -230,23 +233,12 @@ def _of_class(operation: keras.Operation) -> frozenset[str]:
     return _OF_MODELS | connected | compiled | trained
 
 
-@functools.cache
-def _books() -> frozenset[str]:
-    return BOOKKEEPING | OF_TENSORFLOW | of_every_layer()
-
-
-@functools.cache
-def of_every_layer() -> frozenset[str]:
-    return frozenset(vars(keras.layers.Layer(name="reference"))) - _DECIDING
-
-
 def objects_given(layer: keras.Layer) -> dict[str, Any]:
     """The attributes of a layer that not every layer has, and that hold more than plain values and weights (all)."""
-    books = _books()
     return {
         name: value
         for name, value in vars(layer).items()
-        if type(value) not in PLAIN and name not in books and not isinstance(value, keras.Variable)
+        if type(value) not in PLAIN and name not in BOOKS and not isinstance(value, keras.Variable)
     }
 
 
@@ -298,7 +290,7 @@ def own_methods(model: keras.Model) -> list[str]:
     """The methods of its class that were replaced on `model` itself, such as its `call` (all)."""
     return sorted(
         name
-        for name in vars(model).keys() - of_every_layer() - _of_class(model)
+        for name in vars(model).keys() - BOOKS - _of_class(model)
         if inspect.isroutine(getattr(type(model), name, None))
     )
 
