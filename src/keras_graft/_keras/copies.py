@@ -64,7 +64,7 @@ def copy_from_config(layer: keras.Layer, changes: dict[str, Any]) -> Any:
         SafeModeScope(safe_mode=False),
     ):
         try:
-            config = with_own_containers(_without_draws(layer, config_of(layer, given)))
+            config = with_own_containers(_with_objects(layer, config_of(layer, given)))
             new = type(layer).from_config({**config, **changes})
         except Exception as error:
             new = _from_config_without_strangers(layer, changes, error)
@@ -76,13 +76,29 @@ def copy_from_config(layer: keras.Layer, changes: dict[str, Any]) -> Any:
     return new
 
 
-def _without_draws(layer: keras.Layer, config: dict[str, Any]) -> dict[str, Any]:
-    """The config of a layer of Keras with nothing in it that draws values: what is not made need not be replaced."""
+def _with_objects(layer: keras.Layer, config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a layer of Keras with objects in it that Keras would make from their configs, and none that draws.
+
+    What is at hand need not be made, and values that are thrown away need not be drawn.
+    """
     if not is_of_keras(layer):
         return config
-    attributes = vars(layer)
-    drawing = [name for name in config if _draws_values(attributes.get(name))]
-    return {**config, **dict.fromkeys(drawing, keras.initializers.Zeros())} if drawing else config
+    at_hand = {
+        name: _at_hand(value) for name, value in vars(layer).items() if name in config and _starts_weights(value)
+    }
+    policy = layer._dtype_policy
+    if type(policy) is keras.DTypePolicy and isinstance(config.get("dtype"), dict):
+        at_hand["dtype"] = policy
+    return {**config, **at_hand} if at_hand else config
+
+
+def _starts_weights(value: Any) -> bool:
+    return type(value) not in PLAIN and isinstance(value, keras.initializers.Initializer) and is_of_keras(value)
+
+
+def _at_hand(initializer: Any) -> Any:
+    """An initialiser in the place of one of Keras that draws nothing."""
+    return keras.initializers.Zeros() if _draws_values(initializer) else _clone(initializer)
 
 
 @contextlib.contextmanager
@@ -286,12 +302,8 @@ def copy_of_operation(operation: keras.Operation, *, from_config: bool) -> Any:
 
 
 def _draws_values(value: Any) -> bool:
-    return (
-        type(value) not in PLAIN
-        and isinstance(value, keras.initializers.Initializer)
-        and is_of_keras(value)
-        and not isinstance(value, (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant))
-    )
+    still = (keras.initializers.Zeros, keras.initializers.Ones, keras.initializers.Constant)
+    return _starts_weights(value) and not isinstance(value, still)
 
 
 def _clone(initializer: Any) -> Any:
