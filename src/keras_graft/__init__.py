@@ -10,6 +10,7 @@ from ._check_layer import LayerReport, check_layer
 from ._compose.branch import Branch
 from ._compose.freeze_and_merge import freeze_and_merge
 from ._engine.with_dropout import with_dropout
+from ._finetune.unfreeze import freeze, unfreeze
 from ._fit.fit_head import fit_head
 from ._mode_lock import ModeLock
 from ._sampling import Samples, predict_samples
@@ -25,10 +26,12 @@ __all__ = [
     "audit",
     "check_layer",
     "fit_head",
+    "freeze",
     "freeze_and_merge",
     "predict_samples",
     "register_layer",
     "split",
+    "unfreeze",
     "with_dropout",
 ]
 __version__ = "0.1.0"

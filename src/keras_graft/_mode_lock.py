@@ -6,6 +6,8 @@ It knows Keras only through `_keras/`, and nothing of policies or branches.
 from __future__ import annotations
 
 import contextlib
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -24,6 +26,13 @@ def freeze(layer: keras.Layer) -> None:
     layer's own flag is `False` already, as it is in every copy and every loaded file of a frozen model.
     """
     for part in _keras.walk(layer):
+        if isinstance(part, ModeLock):
+            part.opened = ()
+    _clear_flags(layer)
+
+
+def _clear_flags(layer: keras.Layer) -> None:
+    for part in _keras.walk(layer):
         _keras.set_own_trainable(part, False)
         for variable in _keras.own_variables(part):
             variable.trainable = False
@@ -39,11 +48,12 @@ class ModeLock(keras.layers.Layer):
     it drops in `predict` as well (Monte Carlo dropout). What stands behind the lock keeps following
     `fit` and `predict`.
 
-    The inner layer stays frozen: `trainable` of a lock is always `False`, setting it changes nothing,
-    and flags that a saved file lost are set again on loading. Its activity losses, which are constants
-    then, are dropped. A lock takes the call arguments, masks and dtypes of its inner layer. Modes that
-    are stored in graphs below it (`layer(x, training=True)`), which Keras obeys from 3.16 on, do not count
-    against its own.
+    The inner layer stays frozen, as a second property: setting `trainable` to `True`, on the lock or on a
+    model that holds it, opens nothing and says so in a warning. `unfreeze` opens a lock, variable by
+    variable; what is open is kept in the config, and flags that a saved file lost are set again on
+    loading. Activity losses of the inner layer, constants while all of it is frozen, are dropped then. A lock takes
+    the call arguments, masks and dtypes of its inner layer. Modes that are stored in graphs below it
+    (`layer(x, training=True)`), which Keras obeys from 3.16 on, do not count against its own.
 
     Args:
         layer: The `keras.Layer` or model to lock. It is held, not copied: its variables are frozen from
@@ -51,6 +61,10 @@ class ModeLock(keras.layers.Layer):
         training: `False` (default) for inference mode, `True` for training mode, or `None` to let the
             mode of the model around it through, so that the lock only freezes.
         name: Name of the lock. Defaults to the name of `layer`.
+
+    Attributes:
+        opened: The variables of `layer` that train, by the attributes that lead to them, as in
+            `"query_dense.kernel"`. Empty while all of it is frozen.
 
     Returns:
         Called on tensors, what `layer` returns for them.
@@ -84,8 +98,10 @@ class ModeLock(keras.layers.Layer):
         kwargs.pop("dtype", None)
         # The library's own locks may hold the mode alone, or let the outer mode through to where another one is stored.
         frozen, over_stored = kwargs.pop("frozen", True), kwargs.pop("over_stored", training is not None)
+        opened = kwargs.pop("opened", ())
         super().__init__(name=name or layer.name, dtype=_plain_policy(layer), **kwargs)
         self.frozen, self.over_stored = frozen, over_stored
+        self.opened = tuple(opened)
         self.layer = layer
         self.training = training
         self.supports_masking = True
@@ -93,19 +109,68 @@ class ModeLock(keras.layers.Layer):
         self._freeze()
 
     def _freeze(self) -> None:
-        if self.frozen:
-            freeze(self)
+        """Sets every flag below the lock: those that a file, or code of others, left as they are not meant to be."""
+        if not self.frozen:
+            return
+        _clear_flags(self)
+        if self.opened and self.layer.built:
+            self._set_flags_of_opened()
+
+    def open(self, names: Iterable[str]) -> None:
+        """Lets some variables of the inner layer train, and no others.
+
+        The mode stays what it is. Statistics of a BatchNormalization among the names do not train, and let it follow
+        the mode.
+
+        Args:
+            names: The variables, by the attributes that lead to them: see `opened`.
+
+        Raises:
+            ValueError: If the inner layer has no such variable.
+        """
+        names = tuple(names)
+        unknown = set(names) - _keras.variables_by_path(self.layer).keys()
+        if unknown:
+            raise ValueError(
+                f"The layer in ModeLock '{self.name}' has no variables {sorted(unknown)}. It has "
+                f"{sorted(_keras.variables_by_path(self.layer))}. Received: names={names!r}"
+            )
+        self.opened = names
+        self._freeze()
+
+    def _set_flags_of_opened(self) -> None:
+        for path, part in _keras.parts_by_path(self.layer).items():
+            variables = {f"{path}.{name}".lstrip("."): v for name, v in _keras.variables_by_name(part).items()}
+            opened = [variable for name, variable in variables.items() if name in self.opened]
+            can_train = set(map(id, _keras.own_trainable_variables(part)))
+            for variable in opened:
+                variable.trainable = id(variable) in can_train
+            statistics = isinstance(part, keras.layers.BatchNormalization)
+            moves = any(id(variable) not in can_train for variable in opened)
+            _keras.set_own_trainable(part, moves if statistics else bool(opened))
+        for part in reversed(_keras.walk(self.layer)):
+            below = [variable.trainable for inner in _keras.walk(part) for variable in _keras.own_variables(inner)]
+            if _keras.sublayers(part) and any(below):
+                _keras.set_own_trainable(part, True)
 
     @property
     def trainable(self) -> bool:
-        """Always `False`, unless the lock holds the mode alone."""
-        return not self.frozen and _keras.own_trainable(self)
+        """Whether something in the lock trains: never, unless it was opened or holds the mode alone."""
+        return bool(self.opened) if self.frozen else _keras.own_trainable(self)
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        """Changes nothing where the lock freezes: take the inner layer out of it to train it."""
+        """Opens nothing where the lock freezes, and says so; `False` closes what `unfreeze` opened."""
         if not self.frozen:
             _keras.set_trainable(self, value)
+        elif not value:
+            freeze(self)
+        elif not self.opened:
+            warnings.warn(
+                f"ModeLock '{self.name}' stays frozen: `trainable = True`, on it or on a model that holds it, does "
+                "not open it. Use `keras_graft.unfreeze(model, layers, learning_rate=...)`.",
+                stacklevel=2,
+            )
 
     def _maybe_build(self, call_spec: Any) -> None:
         """Builds the inner layer from the call, just as Keras would without a lock around it."""
@@ -130,7 +195,7 @@ class ModeLock(keras.layers.Layer):
             outputs = _keras.call_in_mode(self, self.layer, mode, args, kwargs)
         if new:
             self._freeze()
-        if self.frozen:
+        if self.frozen and not self.opened:
             _keras.drop_losses(self.layer)
         return outputs
 
@@ -174,6 +239,14 @@ class ModeLock(keras.layers.Layer):
                 f"Received: layer={self.layer!r}"
             )
         self._freeze()
+        lost = set(self.opened) - _keras.variables_by_path(self.layer).keys()
+        if lost:
+            warnings.warn(
+                f"ModeLock '{self.name}' was saved with variables that trained and are not in the loaded layer: "
+                f"{sorted(lost)}. Keras merges those of LoRA into others in files of composite layers. They are not "
+                "trained on: call `keras_graft.unfreeze` again for what shall train.",
+                stacklevel=2,
+            )
 
     def get_config(self) -> dict[str, Any]:
         """The config of the lock, with that of its inner layer."""
@@ -183,6 +256,7 @@ class ModeLock(keras.layers.Layer):
             "layer": keras.saving.serialize_keras_object(self.layer),
             "training": self.training,
             **({} if self.frozen else {"frozen": False}),
+            **({"opened": list(self.opened)} if self.opened else {}),
             **({"over_stored": True} if self.over_stored and self.training is None else {}),
         }
 

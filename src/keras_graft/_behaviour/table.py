@@ -17,6 +17,7 @@ from typing import Any, Literal
 import keras
 
 from .. import _keras
+from .._fixed_statistics import FixedStatistics
 from .._mode_lock import ModeLock
 from .._reach import arguments_of, code_that_runs, is_own_code, is_plain, own_attributes, reached_from
 
@@ -160,7 +161,8 @@ _ROWS_BY_NAME: dict[str, Behaviour] = {
 }
 
 _TABLE: dict[type, Behaviour] = {
-    getattr(keras.layers, name): row for name, row in _ROWS_BY_NAME.items() if hasattr(keras.layers, name)
+    **{getattr(keras.layers, name): row for name, row in _ROWS_BY_NAME.items() if hasattr(keras.layers, name)},
+    FixedStatistics: dataclasses.replace(_INERT, reason="normalises with the statistics that it has"),
 }
 
 

@@ -181,19 +181,8 @@ class State:
             return zip(sources, variables)  # each started with the value of its namesake
         return _matched_variables(old, copy, path, fewer)
 
-    def parts_by_path(
-        self, layer: keras.Layer, only: Callable[[Any], bool] = lambda part: True, prefix: str = ""
-    ) -> dict[str, Any]:
-        _, layer = self.stand_ins.get(id(layer), (layer, layer))
-        found = {prefix: layer}
-        parts = [part for part in _keras.sublayers(layer) if only(part)]
-        if not parts:
-            return found
-        names = _keras.named_parts(layer)
-        for index, part in enumerate(parts):
-            path = f"{prefix}.{names.get(id(part), f'layers[{index}]')}"
-            found.update({p: below for p, below in self.parts_by_path(part, only, path).items() if p not in found})
-        return found
+    def parts_by_path(self, layer: keras.Layer, only: Callable[[Any], bool] = lambda part: True) -> dict[str, Any]:
+        return _keras.parts_by_path(layer, only, lambda layer: self.stand_ins.get(id(layer), (layer, layer))[1])
 
 
 def _check_kind(original: Any, path: str, part_path: str, old: Any, copy: Any) -> None:
@@ -249,7 +238,7 @@ def _matched_variables(old: Any, new: Any, path: str, fewer: bool) -> Iterator[t
         path: The path of the layer.
         fewer: Whether the copy may have fewer variables.
     """
-    ours, theirs = _variables_by_name(old), _variables_by_name(new)
+    ours, theirs = _keras.variables_by_name(old), _keras.variables_by_name(new)
     for key, variable in ours.items():
         match = theirs.get(key)
         if match is None and fewer:
@@ -267,16 +256,6 @@ def _matched_variables(old: Any, new: Any, path: str, fewer: bool) -> Iterator[t
         )
     if theirs.keys() - ours.keys():
         raise cannot_rebuild(old, path, f"its copy has more variables: {sorted(theirs.keys() - ours.keys())}")
-
-
-def _variables_by_name(layer: keras.Layer) -> dict[str, Any]:
-    held = _keras.named_parts(layer)
-    found: dict[str, Any] = {}
-    for variable in _keras.own_variables(layer):
-        name = held.get(id(variable), f"({'x'.join(map(str, variable.shape))} {variable.dtype})").lstrip("_")
-        number = sum(key.split("#")[0] == name for key in found)
-        found[f"{name}#{number}" if number else name] = variable
-    return found
 
 
 def _adapt(old: Any, new: Any) -> None:

@@ -9,7 +9,7 @@ import functools
 import inspect
 import types
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -30,6 +30,7 @@ __all__ = [
     "attributes",
     "bare_operations",
     "begins_masks",
+    "below_lora",
     "beneath",
     "drop_activity_regularizers",
     "given_to_variable",
@@ -43,7 +44,9 @@ __all__ = [
     "objects_given",
     "own_methods",
     "own_trainable",
+    "own_trainable_variables",
     "own_variables",
+    "parts_by_path",
     "put",
     "same_policy",
     "saved_variables",
@@ -52,6 +55,8 @@ __all__ = [
     "set_trainable",
     "slots_of",
     "sublayers",
+    "variables_by_name",
+    "variables_by_path",
     "walk",
     "was_called",
     "with_state",
@@ -138,6 +143,17 @@ def own_variables(layer: keras.Layer) -> list[Any]:
     return [*getattr(layer, "_trainable_variables", ()), *getattr(layer, "_non_trainable_variables", ())]
 
 
+def own_trainable_variables(layer: keras.Layer) -> list[Any]:
+    """Those of its own variables that a layer made to train, whether they are frozen now or not (all)."""
+    return list(getattr(layer, "_trainable_variables", ()))
+
+
+def below_lora(layer: keras.Layer) -> list[Any]:
+    """The variables of `layer` that LoRA stands in for, and that never train (all)."""
+    names = ("_kernel", "_embeddings") if getattr(layer, "lora_enabled", False) else ()
+    return [vars(layer)[name] for name in names if name in vars(layer)]
+
+
 def seed_states(layer: keras.Layer) -> list[Any]:
     """The states of the seed generators of `layer` and all its sublayers (all)."""
     return [generator.state for part in walk(layer) for generator in getattr(part, "_seed_generators", ())]
@@ -180,6 +196,54 @@ def held_by(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
     attributes = vars(layer)
     for attribute in sorted(attributes.keys() - BOOKKEEPING - OF_TENSORFLOW):
         yield from ((f"{attribute}{suffix}", leaf) for suffix, leaf in _flat(attributes[attribute]))
+
+
+def parts_by_path(
+    layer: keras.Layer,
+    only: Callable[[Any], bool] = lambda part: True,
+    stand_in: Callable[[Any], Any] = lambda layer: layer,
+    prefix: str = "",
+) -> dict[str, Any]:
+    """`layer` and every layer below it, by the attributes that hold them: the same for every instance of a class.
+
+    Args:
+        layer: The layer; its own path is the prefix.
+        only: Which layers below it count.
+        stand_in: What stands for a layer.
+        prefix: What all paths begin with.
+    """
+    layer = stand_in(layer)
+    found = {prefix: layer}
+    parts = [part for part in sublayers(layer) if only(part)]
+    if not parts:
+        return found
+    names = named_parts(layer)
+    for index, part in enumerate(parts):
+        path = f"{prefix}.{names.get(id(part), f'layers[{index}]')}"
+        below = parts_by_path(part, only, stand_in, path)
+        found.update({path: part for path, part in below.items() if path not in found})
+    return found
+
+
+def variables_by_name(layer: keras.Layer) -> dict[str, Any]:
+    """The variables of `layer` itself, by the attributes that hold them; by shape and dtype where none does."""
+    names = named_parts(layer)
+    found: dict[str, Any] = {}
+    for variable in own_variables(layer):
+        name = names.get(id(variable), f"({'x'.join(map(str, variable.shape))} {variable.dtype})").lstrip("_")
+        number = sum(key.split("#")[0] == name for key in found)
+        found[f"{name}#{number}" if number else name] = variable
+    return found
+
+
+def variables_by_path(layer: keras.Layer) -> dict[str, Any]:
+    """Every variable of `layer` and all below it, by the attributes that lead to it, from any of its instances."""
+    parts = parts_by_path(layer)
+    return {
+        f"{path}.{name}".lstrip("."): variable
+        for path, part in parts.items()
+        for name, variable in variables_by_name(part).items()
+    }
 
 
 def attributes(owner: Any) -> dict[str, Any]:
@@ -238,7 +302,7 @@ def objects_given(layer: keras.Layer) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(layer).items()
-        if type(value) not in PLAIN and name not in BOOKS and not isinstance(value, keras.Variable)
+        if name not in BOOKS and type(value) not in PLAIN and not isinstance(value, keras.Variable)
     }
 
 

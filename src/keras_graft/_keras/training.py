@@ -29,7 +29,9 @@ __all__ = [
     "beside_graph",
     "beside_inputs_in_fit",
     "call_replaced",
+    "compile_anew",
     "error_of_loss",
+    "fresh_optimizer",
     "functions_traced_anew",
     "losses_of",
     "overridden",
@@ -184,6 +186,49 @@ def takes_inputs(model: keras.Model, inputs: Structure) -> bool:
     except (TypeError, ValueError, AttributeError):
         return False
     return True
+
+
+def fresh_optimizer(old: Any, learning_rate: Any = None) -> Any:
+    """An optimizer of the class and the settings of another one, that has made no step (all).
+
+    Args:
+        old: The optimizer. One that scales the loss is made anew around a fresh one.
+        learning_rate: Its learning rate, as a constructor takes it; that of `old` where it is None.
+    """
+    if isinstance(old, keras.optimizers.LossScaleOptimizer):
+        inner = fresh_optimizer(old.inner_optimizer, learning_rate)
+        scaling = {name: getattr(old, name) for name in ("initial_scale", "dynamic_growth_steps", "name")}
+        return type(old)(inner, **scaling)
+    if learning_rate is None:
+        rate = old._learning_rate
+        learning_rate = float(rate.numpy()) if isinstance(rate, keras.Variable) else rate
+    new = type(old).from_config({**old.get_config(), "learning_rate": learning_rate})
+    # What shall not decay is in no config.
+    excluded = {name: value for name, value in vars(old).items() if name in _EXCLUSIONS}
+    vars(new).update(excluded)
+    return new
+
+
+_EXCLUSIONS = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
+
+
+def compile_anew(model: keras.Model, optimizer: Any) -> None:
+    """Compiles a model as it was compiled, with another optimizer: the very losses and metrics, and all settings (all).
+
+    The config that Keras keeps holds what was given to `compile`, but for `auto_scale_loss`; settings may have been
+    changed since. Where it fails, the model is compiled as it was.
+    """
+    attributes = vars(model)
+    before = dict(attributes)
+    settings = {name: getattr(model, name) for name in ("run_eagerly", "steps_per_execution", "jit_compile")}
+    arguments = {**model._compile_config.config, "optimizer": optimizer, **settings}
+    try:
+        model.compile(**arguments, auto_scale_loss=False)
+    except BaseException:
+        for name in attributes.keys() - before.keys():
+            del attributes[name]
+        attributes.update(before)
+        raise
 
 
 def losses_of(model: keras.Model) -> Any:

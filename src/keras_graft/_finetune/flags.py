@@ -1,0 +1,95 @@
+"""What trains in a part of a branch: its flags, variable by variable, and those of the locks that hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, TypeAlias
+
+import keras
+
+from .. import _keras
+from .._fixed_statistics import fix_statistics, release_statistics
+from .._mode_lock import ModeLock, freeze
+from .parts import Part
+
+__all__ = ["BATCH_NORM", "BatchNorm", "freeze_branch", "open_part", "variables_to_train"]
+
+BatchNorm: TypeAlias = Literal["inference", "affine", "train"]
+
+BATCH_NORM = ("inference", "affine", "train")
+
+
+def variables_to_train(part: Part, batch_norm: BatchNorm) -> list[Any]:
+    """The variables of a part that may train, at whatever they stand now.
+
+    Those are all that its layers made to train, but for kernels below LoRA, and BatchNormalization where that stands
+    still.
+    """
+    return [variable for layer in _keras.walk(part.layer) for variable in _of_layer(layer, batch_norm)]
+
+
+def _of_layer(layer: keras.Layer, batch_norm: BatchNorm) -> Iterator[Any]:
+    if isinstance(layer, keras.layers.BatchNormalization) and batch_norm == "inference":
+        return
+    below_lora = _keras.below_lora(layer)
+    for variable in _keras.own_trainable_variables(layer):
+        if all(variable is not base for base in below_lora):
+            yield variable
+
+
+def open_part(part: Part, batch_norm: BatchNorm) -> None:
+    """Lets the variables of a part train that may, and no others of it."""
+    variables = variables_to_train(part, batch_norm)
+    _close(part)
+    if not part.locks:
+        _set_flags(part.layer, variables, batch_norm)
+    moving = [v for layer in _normalisations(part) for v in _keras.own_variables(layer)]
+    for lock in _locks(part):
+        _open_lock(lock, [*variables, *moving] if batch_norm == "train" else variables)
+    for holder in part.holders:
+        _keras.set_own_trainable(holder, True)
+
+
+def _locks(part: Part) -> list[ModeLock]:
+    """The locks around a part, and those that a wrapper holds within it."""
+    return [*part.locks, *(layer for layer in _keras.walk(part.layer) if isinstance(layer, ModeLock))]
+
+
+def _normalisations(part: Part) -> list[keras.layers.BatchNormalization]:
+    return [layer for layer in _keras.walk(part.layer) if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def _close(part: Part) -> None:
+    ours = {id(variable) for layer in _keras.walk(part.layer) for variable in _keras.own_variables(layer)}
+    for lock in _locks(part):
+        variables = _keras.variables_by_path(lock.layer)
+        lock.open(name for name in lock.opened if id(variables[name]) not in ours)
+    if not part.locks:
+        freeze_branch(part.layer)
+
+
+def _open_lock(lock: ModeLock, variables: Iterable[Any]) -> None:
+    """Opens a lock for some variables, besides those that are open already."""
+    wanted = set(map(id, variables))
+    names = [name for name, variable in _keras.variables_by_path(lock.layer).items() if id(variable) in wanted]
+    lock.open(dict.fromkeys([*lock.opened, *names]))
+
+
+def _set_flags(layer: keras.Layer, variables: Iterable[Any], batch_norm: BatchNorm) -> None:
+    for variable in variables:
+        variable.trainable = True
+    in_locks = {id(part) for lock in _keras.walk(layer) if isinstance(lock, ModeLock) for part in _keras.walk(lock)}
+    for part in reversed(_keras.walk(layer)):
+        if id(part) in in_locks:
+            continue
+        if isinstance(part, keras.layers.BatchNormalization) and batch_norm == "affine":
+            fix_statistics(part)
+        inner = [variable for below in _keras.walk(part) for variable in _keras.own_variables(below)]
+        _keras.set_own_trainable(part, any(variable.trainable for variable in inner))
+
+
+def freeze_branch(layer: keras.Layer) -> None:
+    """Freezes a branch, or a part of one, as it was when it was composed."""
+    freeze(layer)
+    for part in _keras.walk(layer):
+        release_statistics(part)

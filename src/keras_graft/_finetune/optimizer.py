@@ -1,0 +1,54 @@
+"""A new optimizer like the one that a model has, and the model compiled with it."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import keras
+
+from .. import _keras
+
+__all__ = ["LearningRate", "check_compiled", "check_learning_rate", "optimizer_like"]
+
+LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]
+
+
+def check_compiled(model: keras.Model) -> None:
+    """Raises unless `model` can be compiled again as it was."""
+    if not model.compiled or model.optimizer is None:
+        raise ValueError(
+            "`model` must be compiled with an optimizer, because it is compiled again with a fresh one of its kind. "
+            f"Compile it first: `model.compile(optimizer, loss)`. Received: model={model!r}"
+        )
+
+
+def check_learning_rate(learning_rate: Any) -> None:
+    if callable(learning_rate) and not isinstance(learning_rate, type):
+        return
+    number = isinstance(learning_rate, numbers.Real) and not isinstance(learning_rate, bool)
+    if not number:
+        raise TypeError(
+            "`learning_rate` must be a number, a schedule, or a callable without arguments, as optimizers of Keras "
+            f"take it. Received: learning_rate={learning_rate!r} (of type {type(learning_rate).__name__})"
+        )
+    if not 0 < learning_rate < float("inf"):
+        raise ValueError(
+            "`learning_rate` must be more than 0; fine-tuning takes a small one, such as 1e-5. "
+            f"Received: learning_rate={learning_rate!r}"
+        )
+
+
+def optimizer_like(model: keras.Model, learning_rate: LearningRate | None) -> Any:
+    """A fresh optimizer of the class and the settings of that of `model`, at another learning rate or at its own."""
+    old = model.optimizer
+    rate = float(learning_rate) if isinstance(learning_rate, numbers.Real) else learning_rate
+    try:
+        return _keras.fresh_optimizer(old, rate)
+    except Exception as error:
+        raise ValueError(
+            f"The optimizer of the model, {type(old).__name__}, cannot be made anew from its config: "
+            f"{type(error).__name__}: {_keras.first_line(error)}. Give its class a `get_config` that carries every "
+            f"constructor argument. Received: optimizer={old!r}"
+        ) from error

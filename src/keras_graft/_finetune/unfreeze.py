@@ -1,0 +1,172 @@
+"""`unfreeze` and `freeze`: what trains of a merged model, once its head is trained."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import keras
+
+from .. import _keras
+from .._arguments import check_model, check_option
+from .._mode_lock import ModeLock
+from .flags import BATCH_NORM, BatchNorm, freeze_branch, open_part, variables_to_train
+from .optimizer import LearningRate, check_compiled, check_learning_rate, optimizer_like
+from .parts import Part, branches_of, parts_of
+from .selection import Layers, chosen
+
+__all__ = ["freeze", "unfreeze"]
+
+
+def unfreeze(
+    model: keras.Model, layers: Layers, *, learning_rate: LearningRate, batch_norm: BatchNorm = "inference"
+) -> keras.Model:
+    """Lets layers of the branches train, and compiles the model again.
+
+    Once the head is trained, the top of the base models is usually fine-tuned with a small learning rate (Howard and
+    Ruder, 2018, arXiv:1801.06146). Setting `trainable = True` by hand does not do that: on a loaded file it changes
+    nothing, it moves the statistics of BatchNormalization, it trains the kernels below LoRA, and it opens no
+    `ModeLock`. Here every variable is set by itself: what was meant trains, and nothing else. Statistics, quantized
+    kernels and the kernels below LoRA never train. Dropout stays as the model was composed. A file keeps what trains.
+
+    Args:
+        model: A compiled `keras.Model` with branches: models that stand in front of its head, as `freeze_and_merge`
+            makes it, or a base model called in a functional model.
+        layers: What shall train, besides what trains already. The name of a branch; a pattern over layer paths, such
+            as `"resnet/conv5_*"`; a count of blocks from the top of each branch; a layer; a callable that gets a
+            layer and returns whether it trains; or a list of these. A block is what lies between two places where all
+            that a branch computes goes through a single tensor: a residual block, say. Normalisations count with the
+            layer that they follow.
+        learning_rate: That of the fresh optimizer, which is of the class and the settings of the old one: a float, a
+            schedule, or a callable. Step counts and moments begin anew.
+        batch_norm: What becomes of BatchNormalization among `layers`. `"inference"` (default): it stands still
+            altogether. `"affine"`: scale and offset train, on statistics that stand still. `"train"`: it follows the
+            mode, so that its statistics move in `fit`.
+
+    Returns:
+        `model` itself, changed, and compiled with the arguments that it was compiled with.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `model` is not compiled or has no branches, `layers` means none of their layers or none that can
+            train, or BatchNormalization cannot do what `batch_norm` says. Nothing has been changed then.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_graft import freeze_and_merge, unfreeze
+    >>> base = keras.Sequential(
+    ...     [keras.Input((8,)), keras.layers.Dense(16, name="low"), keras.layers.Dense(4, name="top")], name="base"
+    ... )
+    >>> model = freeze_and_merge([base], head=1, loss="mse")
+    >>> _ = model.fit(np.ones((4, 8)), np.ones((4, 1)), verbose=0)  # the head, first
+    >>> model = unfreeze(model, "base/top", learning_rate=1e-5)
+    >>> [variable.path for variable in model.get_layer("base").trainable_variables]
+    ['top/kernel', 'top/bias']
+    """
+    check_model(model, "model")
+    check_option("batch_norm", batch_norm, BATCH_NORM)
+    check_learning_rate(learning_rate)
+    check_compiled(model)
+    parts = chosen(layers, _checked_parts(model))
+    _check_can_train(parts, layers, batch_norm)
+    optimizer = optimizer_like(model, learning_rate)
+    with _undone_on_error(model):
+        for part in parts:
+            open_part(part, batch_norm)
+        _keras.set_own_trainable(model, True)
+        _keras.compile_anew(model, optimizer)
+    return model
+
+
+def freeze(model: keras.Model) -> keras.Model:
+    """Freezes the branches of a model again, all of them, and compiles it with a fresh optimizer.
+
+    It takes `unfreeze` back: the head trains, and nothing else. What the branches learned meanwhile stays.
+
+    Args:
+        model: A compiled `keras.Model` with branches.
+
+    Returns:
+        `model` itself, changed, and compiled with the arguments that it was compiled with.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If `model` is not compiled or has no branches. Nothing has been changed then.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_graft import audit, freeze, freeze_and_merge, unfreeze
+    >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)], name="base")
+    >>> model = freeze_and_merge([base], head=1, loss="mse")
+    >>> _ = unfreeze(model, "base", learning_rate=1e-5)
+    >>> audit(freeze(model)).assert_frozen()
+    """
+    check_model(model, "model")
+    check_compiled(model)
+    _checked_parts(model)
+    optimizer = optimizer_like(model, None)
+    with _undone_on_error(model):
+        for branch in branches_of(model):
+            freeze_branch(branch)
+        _keras.compile_anew(model, optimizer)
+    return model
+
+
+def _checked_parts(model: keras.Model) -> list[Part]:
+    parts = parts_of(model)
+    if not parts:
+        raise ValueError(
+            "`model` has no branches: no model with weights is called in it, in front of its head. Call the base "
+            "model, as in `keras.Model(x, head(base(x)))`, instead of taking its layers apart, or use "
+            f"`freeze_and_merge`. Received: model={model!r}"
+        )
+    return parts
+
+
+def _check_can_train(parts: list[Part], layers: Layers, batch_norm: BatchNorm) -> None:
+    if not any(variables_to_train(part, batch_norm) for part in parts):
+        paths = [part.path for part in parts]
+        still = 'BatchNormalization, which batch_norm="affine" or "train" lets train'
+        raise ValueError(
+            f"`layers` means {paths}, and none of that can train: it holds only {still}, or quantized kernels and "
+            f'statistics. Received: layers={layers!r}, batch_norm="{batch_norm}"'
+        )
+    if batch_norm == "train":
+        _check_can_follow(parts)
+
+
+def _check_can_follow(parts: list[Part]) -> None:
+    """Raises where BatchNormalization shall follow the mode, and a lock holds another one."""
+    for part in parts:
+        within = _keras.walk(part.layer)
+        locks = [*part.locks, *(layer for layer in within if isinstance(layer, ModeLock))]
+        holding = [lock for lock in locks if lock.training is not None]
+        if holding and any(isinstance(layer, keras.layers.BatchNormalization) for layer in within):
+            raise ValueError(
+                f"BatchNormalization in '{part.path}' cannot follow the mode: ModeLock '{holding[0].name}' holds it "
+                f'(training={holding[0].training}), as the dropout policy asked for. Use batch_norm="affine" or '
+                '"inference". Received: batch_norm="train"'
+            )
+
+
+@contextlib.contextmanager
+def _undone_on_error(model: keras.Model) -> Iterator[None]:
+    """Puts the flags of all layers and variables back where something goes wrong."""
+    parts = _keras.walk(model)
+    flags = [(part, type(part), _keras.own_trainable(part)) for part in parts]
+    opened = [(part, part.opened) for part in parts if isinstance(part, ModeLock)]
+    variables = [(v, v.trainable) for part in parts for v in _keras.own_variables(part)]
+    try:
+        yield
+    except BaseException:
+        for lock, names in opened:
+            lock.opened = names
+        for part, kind, trainable in flags:
+            if type(part) is not kind:
+                part.__class__ = kind
+            _keras.set_own_trainable(part, trainable)
+        for variable, trainable in variables:
+            variable.trainable = trainable
+        raise

@@ -1,0 +1,58 @@
+"""BatchNormalization whose scale and offset train while its statistics stand still."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from helpers import array, reloaded
+from keras import layers
+from zoo import vectors
+
+from keras_graft import audit
+from keras_graft._fixed_statistics import FixedStatistics, fix_statistics, release_statistics
+
+X = vectors(64, 3)
+
+
+def model() -> keras.Model:
+    made = keras.Sequential([keras.Input((3,)), layers.BatchNormalization(name="norm"), layers.Dense(1)])
+    made.layers[0].moving_variance.assign([4.0, 1.0, 0.25])
+    made.compile("sgd", "mse", jit_compile=False)
+    return made
+
+
+@pytest.mark.quick
+def test_statistics_stand_still_while_scale_and_offset_train():
+    made = model()
+    expected = array(made(X, training=False))
+    fix_statistics(made.layers[0])
+    np.testing.assert_array_equal(array(made(X, training=True)), expected)
+    before = [array(v) for v in made.layers[0].weights]
+    made.fit(X, X[:, :1], verbose=0)
+    moved = [v.name for v, old in zip(made.layers[0].weights, before) if (array(v) != old).any()]
+    assert moved == ["gamma", "beta"]
+
+
+def test_files_keep_it():
+    made = model()
+    fix_statistics(made.layers[0])
+    loaded = reloaded(made)
+    assert type(loaded.layers[0]) is FixedStatistics
+    np.testing.assert_array_equal(array(loaded(X, training=True)), array(made(X)))
+
+
+def test_an_audit_finds_nothing_that_moves():
+    made = model()
+    fix_statistics(made.layers[0])
+    (row,) = [row for row in audit(made).rows if row.path.endswith("norm")]
+    assert not row.live
+
+
+def test_it_is_taken_back():
+    made = model()
+    fix_statistics(made.layers[0])
+    release_statistics(made.layers[0])
+    assert type(made.layers[0]) is layers.BatchNormalization
+    release_statistics(made.layers[1])
+    assert type(made.layers[1]) is layers.Dense
