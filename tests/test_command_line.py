@@ -29,6 +29,7 @@ def merged(policy: str) -> keras.Model:
     return freeze_and_merge({"a": zoo.make_sequential()}, 1, dropout=policy, loss="mse")
 
 
+@pytest.mark.once
 def test_it_runs_as_a_module(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "keras_graft", "audit", saved(merged("keep"), tmp_path), "--fail-on-live"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"})

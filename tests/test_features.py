@@ -206,6 +206,7 @@ def _fill_in_another_process(folder: str) -> None:
     filled(pathlib.Path(folder))
 
 
+@pytest.mark.once
 def test_two_processes_may_fill_one_folder(tmp_path: pathlib.Path) -> None:
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_fill_in_another_process, args=(str(tmp_path),)) for _ in range(2)]
@@ -522,6 +523,7 @@ TWINS = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("make", TWINS, ids=lambda make: make.__name__)
 def test_a_folder_never_serves_the_features_of_another_model(make: Any, tmp_path: pathlib.Path) -> None:
     losses = []

@@ -102,6 +102,7 @@ REFILLED: dict[str, Callable[[pathlib.Path], Any]] = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("cache", ["memory", "folder"])
 @pytest.mark.parametrize("kind", REFILLED)
 def test_buffers_that_are_filled_again_train_as_the_data_do(kind: str, cache: str, tmp_path: pathlib.Path) -> None:

@@ -188,6 +188,7 @@ def _print_numbers() -> None:
     print(json.dumps({kind: number_of(one()) for kind, (one, _) in UNEQUAL.items()}))
 
 
+@pytest.mark.once
 def test_numbers_are_the_same_in_processes_that_order_sets_otherwise() -> None:
     code = "import test_features_fingerprint; test_features_fingerprint._print_numbers()"
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join([*sys.path, HERE])}
@@ -310,6 +311,7 @@ def headed(name: str, factor: float) -> keras.Model:
     return model
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", HOLDERS)
 def test_a_folder_never_serves_what_another_held_value_gives(name: str, tmp_path: pathlib.Path) -> None:
     y = X[:, :1]

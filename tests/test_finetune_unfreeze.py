@@ -284,6 +284,7 @@ def fits(name: str) -> bool:
     return name not in ("only_dropout", "only_dropout_functional", "optional")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("name", "policy"),
     [

@@ -78,6 +78,7 @@ def test_what_cannot_be_kept_is_an_error_that_says_so(kind: str) -> None:
         fit_head(made, data, steps_per_epoch=2, verbose=0)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("verbose", [1, 2, "auto"])
 def test_what_is_computed_is_shown(verbose: Any, capsys: pytest.CaptureFixture[str]) -> None:
     fit_head(model(), X, Y, verbose=verbose, validation_split=0.2)

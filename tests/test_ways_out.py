@@ -244,6 +244,7 @@ def tried(case: Case, way: str, message: str) -> keras.Model:
     return case.compose(base, where_told(message, way.strip('"'), case.policy))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", CASES)
 def test_every_way_out_that_a_message_names_works(name: str) -> None:
     case = CASES[name]
