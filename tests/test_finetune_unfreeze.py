@@ -366,10 +366,10 @@ def test_the_optimizer_is_a_fresh_one_of_the_same_settings(made, before):
     assert new is not optimizer
     assert (type(new), new.weight_decay, new.clipnorm, new.use_ema) == (keras.optimizers.AdamW, 0.3, 2.0, True)
     assert float(new.learning_rate) == pytest.approx(0.01)
-    bias, kernel = (model.get_layer("head").bias, model.get_layer("head").kernel)
-    assert [new._use_weight_decay(v) for v in (bias, kernel)] == [False, True]
     assert int(array(new.iterations)) == 0
     model.fit(X, Y, verbose=0)
+    head = model.get_layer("head")
+    assert [new._use_weight_decay(variable) for variable in (head.bias, head.kernel)] == [False, True]
 
 
 def test_a_scaled_loss_stays_scaled():

@@ -28,6 +28,7 @@ __all__ = [
     "can_be_registered",
     "has_other_kernel",
     "layers_reached_by",
+    "noise_arguments",
     "noise_rates",
     "register_layer",
     "shared_by_copies",
@@ -341,6 +342,13 @@ def has_other_kernel(layer: keras.Layer) -> bool:
 
 def noise_rates(layer: keras.Layer) -> dict[str, Any]:
     """The arguments of a noise layer that make it drop or add noise, with their values where they do."""
+    rates = noise_arguments(layer)
+    silent = _TABLE[type(layer)].rates if rates else {}
+    return {name: rate for name, rate in rates.items() if rate not in (silent[name], None)}
+
+
+def noise_arguments(layer: keras.Layer) -> dict[str, Any]:
+    """The arguments of a layer that can make it drop or add noise, with their values, also where they do not."""
     row = _TABLE.get(type(layer))
     if row is None or not row.rates:
         return {}
@@ -351,7 +359,7 @@ def noise_rates(layer: keras.Layer) -> dict[str, Any]:
             f"{type(layer).__name__} is registered with rates={list(row.rates)}, but the config of '{layer.name}' has "
             f"no {missing}. Let `get_config` return every constructor argument. Received: config={config}"
         )
-    return {name: config[name] for name, silent in row.rates.items() if config[name] not in (silent, None)}
+    return {name: config[name] for name in row.rates}
 
 
 def _of_lock(lock: ModeLock) -> Behaviour:

@@ -46,6 +46,7 @@ class Decision:
         otherwise: What to do where this cannot be done, or does not have the effect that it is there for.
         over_stored: A `ModeLock` lets the outer mode through also to calls in the layer that another one is stored in.
         trains: A `ModeLock` that holds the mode leaves the layer as trainable as it is.
+        opened: The variables that train although the layer stands in a `ModeLock`.
     """
 
     mode: Mode = Mode.ANY
@@ -58,6 +59,7 @@ class Decision:
     verify: bool = False
     over_stored: bool = False
     trains: bool = False
+    opened: tuple[str, ...] = ()
     way_out: Callable[..., str] = no_way_out
     otherwise: Decision | None = None
 

@@ -33,6 +33,7 @@ from .._reach import reached_from
 from .behind_masks import lets_masks_in, makes_masks
 from .decision import Decision, Mode
 from .errors import RebuildError
+from .memory import rates_taken, was_stilled
 from .rates import silenced_rates
 from .side_effects import SideEffects, holds_noise, leaks_its_mode, side_effects_of
 
@@ -150,7 +151,9 @@ class Decider:
             return Decision(reuse=not self.copy)
         row = behaviour(layer)
         trace.note_holder(layer)
-        if type(layer) is ModeLock and self._speaks_of(layer.layer):
+        if self.copy and row.effect is Effect.NOTHING and rates_taken(layer):
+            row = dataclasses.replace(row, effect=Effect.NOISE)  # a policy silenced it
+        if type(layer) is ModeLock and (self._speaks_of(layer.layer) or self._takes_back(layer)):
             return Decision(unwrap=True, reuse=not self.copy)
         side_effects = side_effects_of(layer) if row.traced or row.registered else SideEffects(draws=False)
         if row.traced and row.effect is Effect.NOTHING and (side_effects.draws or side_effects.updates):
@@ -186,6 +189,11 @@ class Decider:
         return self.policy != "keep" and (
             Effect.NOISE in effects or (Effect.UNKNOWN in effects and side_effects_of(layer).draws)
         )
+
+    def _takes_back(self, lock: ModeLock) -> bool:
+        """Whether the policy lets noise be that another one took."""
+        silenced = was_stilled(lock) or any(rates_taken(part) for part in _keras.walk(lock.layer))
+        return self.copy and self.policy not in ("off", "remove") and silenced
 
     def _as_stored(self, layer: keras.Layer, path: str) -> Decision:
         """For what no policy speaks of: the mode that is stored in its calls, where the installed Keras obeys that."""
@@ -230,8 +238,9 @@ class Decider:
             return Decision(bypass=True)
         if choice in ("keep", "always"):
             mode = Mode.OUTER if choice == "keep" else Mode.TRAINING
-            live = noise_rates(layer) or not row.rates
-            return Decision(mode=mode if live else Mode.ANY)
+            taken = rates_taken(layer) if self.copy and not noise_rates(layer) else {}
+            live = noise_rates(layer) or not row.rates or taken
+            return Decision(mode=mode if live else Mode.ANY, changes=taken)
         same_kernel = self.frozen or self.lets_masks_in or self._is_masked(layer)
         if self.copy and row.other_kernel and choice == "off" and same_kernel:
             return Decision(mode=Mode.INFERENCE, trains=not self.frozen)

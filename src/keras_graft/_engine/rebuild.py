@@ -24,6 +24,7 @@ from .._mode_lock import ModeLock, freeze
 from .counterparts import Counterparts, hand_over_data
 from .decision import TRAINING, Decide, Decision, Mode, together
 from .errors import RebuildError, named
+from .memory import remember_stilled, remember_wrapper
 from .proof import Doubt
 from .state import State
 
@@ -313,6 +314,9 @@ class _Builder:
                 self.state.stand_ins[id(layer)] = (layer, new)
                 return new, Decision(), new
             new, inner_decision, source = self._copy(inner, self._decide(inner, path), path)
+            remember_wrapper(new, layer)
+            if isinstance(layer, ModeLock) and layer.frozen:
+                inner_decision = dataclasses.replace(inner_decision, lock=True, trains=False, opened=layer.opened)
             return _called_like(layer, new), inner_decision, source
         if decision.replacement:
             self.state.replaced.add(id(layer))
@@ -371,7 +375,10 @@ class _Builder:
         if decision.lock or decision.holds_mode:
             over_stored = decision.over_stored or decision.holds_mode
             mode = TRAINING[decision.mode]
-            result = ModeLock(layer, training=mode, frozen=not decision.trains, over_stored=over_stored)
+            frozen = not decision.trains
+            result = ModeLock(layer, training=mode, frozen=frozen, over_stored=over_stored, opened=decision.opened)
+            if decision.mode is Mode.INFERENCE:
+                remember_stilled(result)
             if layer.built:
                 result.build()
         if decision.verify:

@@ -19,6 +19,7 @@ from .._mode_lock import ModeLock
 from .counterparts import Counterparts, differing_operations, without_changed
 from .decision import Decision, Mode
 from .errors import RebuildError, cannot_rebuild, named, stale
+from .memory import remember
 from .proof import Doubt, Unproved
 
 __all__ = ["State"]
@@ -85,6 +86,7 @@ class State:
             if not (fewer or id(old) in self.passed_over):
                 _check_kind(original, path, part_path, old, copy)
             counterparts.add(old, copy)
+            remember(copy, old)
             _keras.set_own_trainable(copy, old.trainable)
             self._give_state(original, old, copy, path, fewer, counterparts)
         for part, stand_in in self.stand_ins.values():

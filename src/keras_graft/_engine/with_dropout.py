@@ -30,7 +30,8 @@ def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
         policy: What becomes of dropout. One of `"keep"` (it drops in `fit`), `"off"` (it never drops; every
             layer is still there, with rate 0), `"remove"` (the layers are gone) and `"always"` (it drops in
             `predict` as well: Monte Carlo dropout, see Gal and Ghahramani, 2016, arXiv:1506.02142); or a
-            callable that gets each noise layer of `model` and returns one of them.
+            callable that gets each noise layer of `model` and returns one of them. Rates that `"off"` set to 0
+            in this process come back with `"keep"` and `"always"`; of a file they are not known.
 
     Returns:
         A new, uncompiled model of the same structure and name, with the same weights and trainable flags. It is a plain

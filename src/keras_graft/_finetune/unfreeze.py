@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 
 import keras
 
 from .. import _keras
 from .._arguments import check_model, check_option
+from .._engine.memory import wrapper_taken
 from .._mode_lock import ModeLock
+from .dropout import Dropout, changes_of_noise, noise_kept, set_noise
 from .flags import BATCH_NORM, BatchNorm, freeze_branch, open_part, variables_to_train
 from .optimizer import LearningRate, check_compiled, check_learning_rate, optimizer_like
 from .parts import Part, branches_of, parts_of
@@ -19,7 +22,12 @@ __all__ = ["freeze", "unfreeze"]
 
 
 def unfreeze(
-    model: keras.Model, layers: Layers, *, learning_rate: LearningRate, batch_norm: BatchNorm = "inference"
+    model: keras.Model,
+    layers: Layers,
+    *,
+    learning_rate: LearningRate,
+    batch_norm: BatchNorm = "inference",
+    dropout: Dropout | None = None,
 ) -> keras.Model:
     """Lets layers of the branches train, and compiles the model again.
 
@@ -42,6 +50,11 @@ def unfreeze(
         batch_norm: What becomes of BatchNormalization among `layers`. `"inference"` (default): it stands still
             altogether. `"affine"`: scale and offset train, on statistics that stand still. `"train"`: it follows the
             mode, so that its statistics move in `fit`.
+        dropout: What becomes of the dropout of the branches, of layers that stay frozen too. `None` (default): it stays
+            as it is. `"keep"`: it drops in `fit`, at the rates that a policy set to 0. `"off"`: it never drops.
+            `"always"`: it drops in `predict` too, where the layer stands in a `ModeLock`. A number: it drops in `fit`
+            at that rate. Or a callable that gets each noise layer and returns one of these. Rates are remembered as
+            long as the process lives: of a loaded model give a number.
 
     Returns:
         `model` itself, changed, and compiled with the arguments that it was compiled with.
@@ -49,7 +62,7 @@ def unfreeze(
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If `model` is not compiled or has no branches, `layers` means none of their layers or none that can
-            train, or BatchNormalization cannot do what `batch_norm` says. Nothing has been changed then.
+            train, or BatchNormalization or dropout cannot do what was said. Nothing has been changed then.
 
     Example:
 
@@ -70,8 +83,11 @@ def unfreeze(
     check_compiled(model)
     parts = chosen(layers, _checked_parts(model))
     _check_can_train(parts, layers, batch_norm)
+    changes = [] if dropout is None else changes_of_noise(branches_of(model), dropout)
     optimizer = optimizer_like(model, learning_rate)
-    with _undone_on_error(model):
+    _warn_of_constraints(parts)
+    with _undone_on_error(model), noise_kept(changes):
+        set_noise(changes)
         for part in parts:
             open_part(part, batch_norm)
         _keras.set_own_trainable(model, True)
@@ -149,6 +165,17 @@ def _check_can_follow(parts: list[Part]) -> None:
                 f'(training={holding[0].training}), as the dropout policy asked for. Use batch_norm="affine" or '
                 '"inference". Received: batch_norm="train"'
             )
+
+
+def _warn_of_constraints(parts: list[Part]) -> None:
+    """Warns of layers that were taken out of what bounds their kernels in training."""
+    bare = [part.path for part in parts if any(wrapper_taken(layer) for layer in _keras.walk(part.layer))]
+    if bare:
+        warnings.warn(
+            f"{bare} stood in a SpectralNormalization, which composing replaced by the layer in it, so the kernels "
+            "train without its bound. Compose with `copy=False` where that is needed, or leave these layers frozen.",
+            stacklevel=3,
+        )
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from .aliases import *
 from .calls import *
 from .copies import *
 from .graphs import *
+from .noise import *
 from .parts import *
 from .pipelines import *
 from .records import *

@@ -1,0 +1,74 @@
+"""What composing took from the layers that it copied, known as long as the process lives. No file holds it.
+
+It must not know what it is wanted for.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from .._behaviour.table import noise_arguments
+
+__all__ = [
+    "is_remembered",
+    "rates_taken",
+    "remember",
+    "remember_stilled",
+    "remember_wrapper",
+    "was_stilled",
+    "wrapper_taken",
+]
+
+_rates: weakref.WeakKeyDictionary[keras.Layer, Mapping[str, Any]] = weakref.WeakKeyDictionary()
+_stilled: weakref.WeakSet[keras.Layer] = weakref.WeakSet()
+_wrappers: weakref.WeakKeyDictionary[keras.Layer, str] = weakref.WeakKeyDictionary()
+
+
+def remember(new: keras.Layer, original: keras.Layer) -> None:
+    """Notes the rates that the original of a copy drops at, or those that were taken from it before."""
+    rates, before = noise_arguments(original), _rates.get(original, {})
+    if rates:
+        _rates[new] = {name: rate or before.get(name, rate) for name, rate in rates.items()}
+    if original in _wrappers:
+        _wrappers[new] = _wrappers[original]
+    if original in _stilled:
+        _stilled.add(new)
+
+
+def remember_stilled(lock: keras.Layer) -> None:
+    """Notes that a lock holds inference mode because a policy did not want the noise of its layer."""
+    _stilled.add(lock)
+
+
+def was_stilled(lock: keras.Layer) -> bool:
+    return lock in _stilled
+
+
+def remember_wrapper(new: keras.Layer | None, wrapper: keras.Layer) -> None:
+    """Notes that a layer stands in the place of a wrapper that it was in, such as a SpectralNormalization."""
+    if new is not None and _rewrites_its_layer(wrapper):
+        _wrappers[new] = type(wrapper).__name__
+
+
+def _rewrites_its_layer(wrapper: keras.Layer) -> bool:
+    return isinstance(wrapper, keras.layers.SpectralNormalization)
+
+
+def is_remembered(layer: keras.Layer) -> bool:
+    """Whether what `layer` was copied from is known."""
+    return layer in _rates
+
+
+def rates_taken(layer: keras.Layer) -> dict[str, Any]:
+    """The arguments at which the layer that a noise layer was copied from drops, where the copy has others."""
+    rates = noise_arguments(layer)
+    return {name: rate for name, rate in _rates.get(layer, {}).items() if rate and rate != rates[name]}
+
+
+def wrapper_taken(layer: keras.Layer) -> str | None:
+    """The class of the wrapper that the original of a layer was in, where the copy is without it."""
+    return _wrappers.get(layer)
