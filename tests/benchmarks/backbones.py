@@ -302,7 +302,7 @@ def outcome(action: Any, *args: Any) -> str:
         return f"FAILS: {failure}"
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        ours = pathlib.Path(frames[-1].filename).parent == pathlib.Path(kg.__file__).parent
+        ours = pathlib.Path(kg.__file__).parent in pathlib.Path(frames[-1].filename).parents
         if ours and not isinstance(error, AssertionError):
             return f"clear error: {first_line(error)}"
         return f"FAILS: {first_line(error)} ({pathlib.Path(frames[-1].filename).name}:{frames[-1].lineno})"
