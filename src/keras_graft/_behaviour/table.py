@@ -352,6 +352,8 @@ def noise_arguments(layer: keras.Layer) -> dict[str, Any]:
     row = _TABLE.get(type(layer))
     if row is None or not row.rates:
         return {}
+    if not row.registered:
+        return {name: getattr(layer, name) for name in row.rates}  # as their configs say it
     config = _keras.config_of(layer)
     missing = [name for name in row.rates if name not in config]
     if missing:

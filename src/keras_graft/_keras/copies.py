@@ -83,9 +83,8 @@ def _with_objects(layer: keras.Layer, config: dict[str, Any]) -> dict[str, Any]:
     """
     if not is_of_keras(layer):
         return config
-    at_hand = {
-        name: _at_hand(value) for name, value in vars(layer).items() if name in config and _starts_weights(value)
-    }
+    attributes = vars(layer)
+    at_hand = {name: _at_hand(attributes[name]) for name in config if _starts_weights(attributes.get(name))}
     policy = layer._dtype_policy
     if type(policy) is keras.DTypePolicy and isinstance(config.get("dtype"), dict):
         at_hand["dtype"] = policy
