@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
 
 from .. import _keras
+from .grouped_rates import GroupedRates
 
 __all__ = ["LearningRate", "check_compiled", "check_learning_rate", "optimizer_like"]
 
@@ -40,15 +41,33 @@ def check_learning_rate(learning_rate: Any) -> None:
         )
 
 
-def optimizer_like(model: keras.Model, learning_rate: LearningRate | None) -> Any:
-    """A fresh optimizer of the class and the settings of that of `model`, at another learning rate or at its own."""
+def optimizer_like(
+    model: keras.Model,
+    learning_rate: LearningRate | None,
+    rates: tuple[Mapping[str, float], Sequence[str]] | None = None,
+) -> Any:
+    """A fresh optimizer of the class and the settings of that of `model`, at another learning rate or at its own.
+
+    Args:
+        model: The model.
+        learning_rate: The learning rate; None for that of the optimizer of `model`.
+        rates: The factors of groups of variables, and the group of each variable that trains.
+    """
     old = model.optimizer
+    scales = isinstance(old, keras.optimizers.LossScaleOptimizer)
+    inner = old.inner_optimizer if scales else old
     rate = float(learning_rate) if isinstance(learning_rate, numbers.Real) else learning_rate
     try:
-        return _keras.fresh_optimizer(old, rate)
+        new = _keras.fresh_optimizer(inner.plain() if isinstance(inner, GroupedRates) else inner, rate)
     except Exception as error:
         raise ValueError(
-            f"The optimizer of the model, {type(old).__name__}, cannot be made anew from its config: "
+            f"The optimizer of the model, {type(inner).__name__}, cannot be made anew from its config: "
             f"{type(error).__name__}: {_keras.first_line(error)}. Give its class a `get_config` that carries every "
             f"constructor argument. Received: optimizer={old!r}"
         ) from error
+    if rates is not None:
+        new = GroupedRates(new, *rates)
+    if scales:
+        scaling = {name: getattr(old, name) for name in ("initial_scale", "dynamic_growth_steps", "name")}
+        new = type(old)(new, **scaling)
+    return new

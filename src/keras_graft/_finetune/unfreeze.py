@@ -12,6 +12,7 @@ from .. import _keras
 from .._arguments import check_model, check_option
 from .._engine.memory import wrapper_taken
 from .._mode_lock import ModeLock
+from .decay import LayerDecay, checked_decay, groups_by_depth
 from .dropout import Dropout, changes_of_noise, noise_kept, set_noise
 from .flags import BATCH_NORM, BatchNorm, freeze_branch, open_part, variables_to_train
 from .optimizer import LearningRate, check_compiled, check_learning_rate, optimizer_like
@@ -26,6 +27,7 @@ def unfreeze(
     layers: Layers,
     *,
     learning_rate: LearningRate,
+    layer_decay: LayerDecay | None = None,
     batch_norm: BatchNorm = "inference",
     dropout: Dropout | None = None,
 ) -> keras.Model:
@@ -47,6 +49,10 @@ def unfreeze(
             layer that they follow.
         learning_rate: That of the fresh optimizer, which is of the class and the settings of the old one: a float, a
             schedule, or a callable. Step counts and moments begin anew.
+        layer_decay: A learning rate per depth (discriminative fine-tuning, the same paper): the head trains at
+            `learning_rate`, the top block of each branch at `layer_decay` times that, the block below it at
+            `layer_decay ** 2` times, and so on, at least at 0.01 times. Or a mapping from patterns of layer paths to
+            factors. `model.optimizer.rates()` are the rates. `None` (default): one rate for all.
         batch_norm: What becomes of BatchNormalization among `layers`. `"inference"` (default): it stands still
             altogether. `"affine"`: scale and offset train, on statistics that stand still. `"train"`: it follows the
             mode, so that its statistics move in `fit`.
@@ -81,17 +87,21 @@ def unfreeze(
     check_option("batch_norm", batch_norm, BATCH_NORM)
     check_learning_rate(learning_rate)
     check_compiled(model)
-    parts = chosen(layers, _checked_parts(model))
+    every_part = _checked_parts(model)
+    parts = chosen(layers, every_part)
     _check_can_train(parts, layers, batch_norm)
     changes = [] if dropout is None else changes_of_noise(branches_of(model), dropout)
-    optimizer = optimizer_like(model, learning_rate)
+    if layer_decay is not None:
+        checked_decay(layer_decay, every_part)
+    optimizer_like(model, learning_rate)  # if none can be made, it is said before anything is changed
     _warn_of_constraints(parts)
     with _undone_on_error(model), noise_kept(changes):
         set_noise(changes)
         for part in parts:
             open_part(part, batch_norm)
         _keras.set_own_trainable(model, True)
-        _keras.compile_anew(model, optimizer)
+        rates = None if layer_decay is None else groups_by_depth(model, every_part, layer_decay)
+        _keras.compile_anew(model, optimizer_like(model, learning_rate, rates))
     return model
 
 

@@ -18,6 +18,7 @@ from .calls import *
 from .copies import *
 from .graphs import *
 from .noise import *
+from .optimizers import *
 from .parts import *
 from .pipelines import *
 from .records import *

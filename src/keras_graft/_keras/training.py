@@ -31,7 +31,6 @@ __all__ = [
     "call_replaced",
     "compile_anew",
     "error_of_loss",
-    "fresh_optimizer",
     "functions_traced_anew",
     "losses_of",
     "overridden",
@@ -186,30 +185,6 @@ def takes_inputs(model: keras.Model, inputs: Structure) -> bool:
     except (TypeError, ValueError, AttributeError):
         return False
     return True
-
-
-def fresh_optimizer(old: Any, learning_rate: Any = None) -> Any:
-    """An optimizer of the class and the settings of another one, that has made no step (all).
-
-    Args:
-        old: The optimizer. One that scales the loss is made anew around a fresh one.
-        learning_rate: Its learning rate, as a constructor takes it; that of `old` where it is None.
-    """
-    if isinstance(old, keras.optimizers.LossScaleOptimizer):
-        inner = fresh_optimizer(old.inner_optimizer, learning_rate)
-        scaling = {name: getattr(old, name) for name in ("initial_scale", "dynamic_growth_steps", "name")}
-        return type(old)(inner, **scaling)
-    if learning_rate is None:
-        rate = old._learning_rate
-        learning_rate = float(rate.numpy()) if isinstance(rate, keras.Variable) else rate
-    new = type(old).from_config({**old.get_config(), "learning_rate": learning_rate})
-    # What shall not decay is in no config.
-    excluded = {name: value for name, value in vars(old).items() if name in _EXCLUSIONS}
-    vars(new).update(excluded)
-    return new
-
-
-_EXCLUSIONS = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
 
 
 def compile_anew(model: keras.Model, optimizer: Any) -> None:
