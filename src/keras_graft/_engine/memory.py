@@ -48,14 +48,10 @@ def was_stilled(lock: keras.Layer) -> bool:
     return lock in _stilled
 
 
-def remember_wrapper(new: keras.Layer | None, wrapper: keras.Layer) -> None:
+def remember_wrapper(new: keras.Layer, wrapper: keras.Layer) -> None:
     """Notes that a layer stands in the place of a wrapper that it was in, such as a SpectralNormalization."""
-    if new is not None and _rewrites_its_layer(wrapper):
+    if isinstance(wrapper, keras.layers.SpectralNormalization):
         _wrappers[new] = type(wrapper).__name__
-
-
-def _rewrites_its_layer(wrapper: keras.Layer) -> bool:
-    return isinstance(wrapper, keras.layers.SpectralNormalization)
 
 
 def is_remembered(layer: keras.Layer) -> bool:

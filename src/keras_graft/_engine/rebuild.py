@@ -24,7 +24,7 @@ from .._mode_lock import ModeLock, freeze
 from .counterparts import Counterparts, hand_over_data
 from .decision import TRAINING, Decide, Decision, Mode, together
 from .errors import RebuildError, named
-from .memory import remember_stilled, remember_wrapper
+from .memory import remember_stilled
 from .proof import Doubt
 from .state import State
 
@@ -314,7 +314,6 @@ class _Builder:
                 self.state.stand_ins[id(layer)] = (layer, new)
                 return new, Decision(), new
             new, inner_decision, source = self._copy(inner, self._decide(inner, path), path)
-            remember_wrapper(new, layer)
             if isinstance(layer, ModeLock) and layer.frozen:
                 inner_decision = dataclasses.replace(inner_decision, lock=True, trains=False, opened=layer.opened)
             return _called_like(layer, new), inner_decision, source

@@ -19,7 +19,7 @@ from .._mode_lock import ModeLock
 from .counterparts import Counterparts, differing_operations, without_changed
 from .decision import Decision, Mode
 from .errors import RebuildError, cannot_rebuild, named, stale
-from .memory import remember
+from .memory import remember, remember_wrapper
 from .proof import Doubt, Unproved
 
 __all__ = ["State"]
@@ -89,9 +89,7 @@ class State:
             remember(copy, old)
             _keras.set_own_trainable(copy, old.trainable)
             self._give_state(original, old, copy, path, fewer, counterparts)
-        for part, stand_in in self.stand_ins.values():
-            if id(stand_in) in counterparts.of:
-                counterparts.add(part, counterparts.of[id(stand_in)][1])
+        self._note_stand_ins(counterparts)
         of_others = any(not _keras.is_of_keras(p) and _reach.is_own_code(type(p)) for p in old_parts.values())
         if of_others and not (self._is_changed_within(old_parts, new) or _keras.rests_on_stored_modes(original)):
             live = decision.mode in (Mode.OUTER, Mode.TRAINING)
@@ -100,6 +98,14 @@ class State:
         for part_path, old in old_parts.items():
             if not part_path.startswith(replaced) and id(old) not in self.passed_over:
                 self._prove(copies, part_path, counterparts)
+
+    def _note_stand_ins(self, counterparts: Counterparts) -> None:
+        """Notes what became of layers in whose place another one was copied."""
+        for part, stand_in in self.stand_ins.values():
+            if id(stand_in) in counterparts.of:
+                copy = counterparts.of[id(stand_in)][1]
+                counterparts.add(part, copy)
+                remember_wrapper(copy, part)
 
     def _is_changed_within(self, old_parts: dict[str, Any], new: Any) -> bool:
         """Whether a copy is meant to compute something else, or is compared elsewhere."""
