@@ -22,7 +22,7 @@ from keras_graft._keras.copies import (
     restore_unserialized,
     serialized,
     tie,
-    with_own_containers,
+    with_new_containers,
 )
 
 
@@ -110,7 +110,7 @@ def test_a_variable_of_another_layer_takes_the_place_of_one_and_its_order() -> N
 def test_a_config_in_containers_of_its_own_says_the_same() -> None:
     held, policy = object(), keras.dtype_policies.DTypePolicy("mixed_float16")
     config = {"a": [1, (2, {"b": held})], "dtype": policy, "c": {3}}
-    new = with_own_containers(config)
+    new = with_new_containers(config)
     assert {**new, "dtype": policy} == config
     assert new["dtype"].name == policy.name
     for ours, theirs in ((new, config), (new["a"], config["a"]), (new["c"], config["c"]), (new["dtype"], policy)):

@@ -23,10 +23,10 @@ from keras_graft._keras.parts import (
     is_built_by_calling,
     is_of_keras,
     named_parts,
-    own_methods,
     own_trainable,
     own_variables,
     put,
+    replaced_methods,
     same_policy,
     saved_variables,
     seed_states,
@@ -150,12 +150,12 @@ def test_activity_losses_are_taken_from_all_that_lies_below() -> None:
 
 def test_methods_that_were_put_on_a_model_are_found() -> None:
     model = nested_base()
-    assert own_methods(model) == []
+    assert replaced_methods(model) == []
     model.compile("sgd", "mse")
     model.fit(zoo.vectors(4, 3), zoo.vectors(4, 2), verbose=0)
-    assert own_methods(model) == []
+    assert replaced_methods(model) == []
     model.call, model.note = lambda inputs: inputs, lambda: 1
-    assert own_methods(model) == ["call"]
+    assert replaced_methods(model) == ["call"]
 
 
 def test_operations_that_are_no_layers_are_found_in_graphs() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import _keras
-from .._reach import is_own_code, reached_from
+from .._reach import is_custom_code, reached_from
 
 __all__ = [
     "UNTRACKED",
@@ -49,7 +49,7 @@ def left_as_it_was(layer: keras.Layer) -> Iterator[None]:
 
 def _put_back(layer: keras.Layer) -> Iterator[None]:
     parts, reached = _keras.walk(layer), list(reached_from(layer))
-    changed_by_code = reached if any(map(is_own_code, reached)) else []
+    changed_by_code = reached if any(map(is_custom_code, reached)) else []
     variables = {id(variable): variable for variable in _variables_beneath(layer, reached, changed_by_code)}
     with tf.init_scope():
         values = [(variable, variable.read_value()) for variable in variables.values()]  # no copies until one is moved
@@ -87,7 +87,7 @@ def _is_an_owner(value: Any) -> bool:
     """Whether code of others may set attributes of an object, as it may on a layer."""
     if not hasattr(value, "__dict__") or isinstance(value, (type, types.FunctionType, types.MethodType)):
         return False
-    return isinstance(value, (keras.Layer, types.SimpleNamespace)) or is_own_code(value)
+    return isinstance(value, (keras.Layer, types.SimpleNamespace)) or is_custom_code(value)
 
 
 # Larger arrays are not copied for what hardly any code does.

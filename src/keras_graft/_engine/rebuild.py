@@ -149,7 +149,7 @@ class _Builder:
         plain = type(model) is keras.Sequential and id(model) not in self.cuts
         self.containers.append(model)
         new = self._sequential(model, path, name) if plain else self._functional(model, path, name)
-        self.state.unproved.doubts.extend(Doubt(model, new, path, method) for method in _keras.own_methods(model))
+        self.state.unproved.doubts.extend(Doubt(model, new, path, method) for method in _keras.replaced_methods(model))
         hand_over_data(model, new)
         _keras.set_own_trainable(new, model.trainable)
         return new

@@ -90,7 +90,7 @@ class State:
         for part, stand_in in self.stand_ins.values():
             if id(stand_in) in counterparts.of:
                 counterparts.add(part, counterparts.of[id(stand_in)][1])
-        of_others = any(not _keras.is_of_keras(p) and _reach.is_own_code(type(p)) for p in old_parts.values())
+        of_others = any(not _keras.is_of_keras(p) and _reach.is_custom_code(type(p)) for p in old_parts.values())
         if of_others and not (self._is_changed_within(old_parts, new) or _keras.rests_on_stored_modes(original)):
             live = decision.mode in (Mode.OUTER, Mode.TRAINING)
             self.unproved.outside.append(Doubt(original, new, path, attribute="", live=live))

@@ -47,7 +47,7 @@ __all__ = [
     "restore_unserialized",
     "serialized",
     "tie",
-    "with_own_containers",
+    "with_new_containers",
 ]
 
 
@@ -64,7 +64,7 @@ def copy_from_config(layer: keras.Layer, changes: dict[str, Any]) -> Any:
         SafeModeScope(safe_mode=False),
     ):
         try:
-            config = with_own_containers(_without_draws(layer, config_of(layer, given)))
+            config = with_new_containers(_without_draws(layer, config_of(layer, given)))
             new = type(layer).from_config({**config, **changes})
         except Exception as error:
             new = _from_config_without_strangers(layer, changes, error)
@@ -225,7 +225,7 @@ def _may_be_a_stranger(value: Any) -> bool:
 _PolicyMap = keras.dtype_policies.DTypePolicyMap
 
 
-def with_own_containers(config: Any) -> Any:
+def with_new_containers(config: Any) -> Any:
     """A config in containers and dtype policies of its own: `from_config` may change them, and a layer may hold them.
 
     What else is in it, objects of users too, is what it was.
@@ -233,9 +233,9 @@ def with_own_containers(config: Any) -> Any:
     if type(config) in PLAIN:
         return config
     if type(config) is dict:
-        return {key: value if type(value) in PLAIN else with_own_containers(value) for key, value in config.items()}
+        return {key: value if type(value) in PLAIN else with_new_containers(value) for key, value in config.items()}
     if type(config) in (list, tuple):
-        return type(config)(map(with_own_containers, config))
+        return type(config)(map(with_new_containers, config))
     if isinstance(config, keras.dtype_policies.DTypePolicy):
         return copy_policy(config)
     return copy.copy(config) if isinstance(config, (dict, list, set)) else config
@@ -247,7 +247,7 @@ def _from_config_without_strangers(layer: keras.Layer, changes: dict[str, Any], 
     if bare is None:
         raise error
     try:
-        return type(layer).from_config({**with_own_containers(config_of(bare)), **changes})
+        return type(layer).from_config({**with_new_containers(config_of(bare)), **changes})
     except Exception:
         raise error from None
 
@@ -281,7 +281,7 @@ def copy_of_operation(operation: keras.Operation, *, from_config: bool) -> Any:
         from_config: Whether it is made from its config, which carries no functions.
     """
     if from_config:
-        return type(operation).from_config(with_own_containers(operation.get_config()))
+        return type(operation).from_config(with_new_containers(operation.get_config()))
     return _of_equal_attributes(operation, _inbound_nodes=[], _outbound_nodes=[])
 
 
@@ -383,7 +383,7 @@ def build_like(new: Any, original: Any, started: dict[int, Any]) -> bool:
     """
     if not new.built and not is_built_by_calling(new):
         with _quiet_about_building(original), _weights_of(original, new, started):
-            new.build_from_config(with_own_containers(original.get_build_config()))
+            new.build_from_config(with_new_containers(original.get_build_config()))
     return all(part.built for part in walk(new))
 
 

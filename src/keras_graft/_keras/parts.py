@@ -41,10 +41,10 @@ __all__ = [
     "is_of_keras",
     "named_parts",
     "objects_given",
-    "own_methods",
     "own_trainable",
     "own_variables",
     "put",
+    "replaced_methods",
     "same_policy",
     "saved_variables",
     "seed_states",
@@ -286,7 +286,7 @@ def _flat(value: Any) -> Iterator[tuple[str, Any]]:
         yield "", value
 
 
-def own_methods(model: keras.Model) -> list[str]:
+def replaced_methods(model: keras.Model) -> list[str]:
     """The methods of its class that were replaced on `model` itself, such as its `call` (all)."""
     return sorted(
         name
