@@ -202,7 +202,7 @@ def test_arrays_are_handed_over_as_the_features_of_their_examples() -> None:
     made = small()
     feed = feed_of(made)
     found = feed.training(feed.source((X, X[:, :1], WEIGHTS), None, "x"), 16, None, None, None)
-    np.testing.assert_allclose(features_in(found["x"]), array(feed.found.features(X)), rtol=1e-5)
+    np.testing.assert_allclose(features_in(found["x"]), array(feed.computer.model(X)), rtol=1e-5)
     np.testing.assert_array_equal(found["y"], X[:, :1])
     np.testing.assert_array_equal(found["sample_weight"], WEIGHTS)
     assert (found["batch_size"], found["shuffle"], found["steps_per_epoch"]) == (16, True, None)
@@ -215,7 +215,7 @@ def test_batches_of_unequal_sizes_come_as_they_came() -> None:
     found = feed.training(feed.source((data, None, None), 3, "x"), None, 3, None, None)
     batches = [array(features_in(x)) for x, *_ in found["x"]]
     assert [len(batch) for batch in batches] == [7, 13, 80]
-    np.testing.assert_allclose(np.concatenate(batches), array(feed.found.features(X)), rtol=1e-5)
+    np.testing.assert_allclose(np.concatenate(batches), array(feed.computer.model(X)), rtol=1e-5)
     assert (found["shuffle"], found["steps_per_epoch"]) == (False, None)
 
 
