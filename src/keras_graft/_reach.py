@@ -245,13 +245,13 @@ def _names(base: type) -> list[str]:
 def code_that_runs(layer: keras.Layer) -> list[Any]:
     """What a class of anybody's holds that its `call` uses, by name: methods, and what these use, and attributes."""
     bases = [base for base in reversed(type(layer).__mro__) if is_custom_code(base)]
-    own = {key: value for base in bases for key, value in vars(base).items()}
+    members = {key: value for base in bases for key, value in vars(base).items()}
     found, waiting = dict[str, Any](), ["call"]
     while waiting:
         key = waiting.pop()
-        if key in own and key not in found:
-            found[key] = own[key]
-            functions = [part for part in (own[key], *_wrapped_in(own[key])) if inspect.isfunction(part)]
+        if key in members and key not in found:
+            found[key] = members[key]
+            functions = [part for part in (members[key], *_wrapped_in(members[key])) if inspect.isfunction(part)]
             waiting += [used for part in functions for used in names_in(part)]
     return list(found.values())
 

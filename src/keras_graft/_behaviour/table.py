@@ -407,9 +407,9 @@ def _looked_at_whole(layer: keras.Layer, row: Behaviour) -> Behaviour:
     for name, value in strangers.items():
         if name == "function" and takes_the_mode(value):
             return dataclasses.replace(of_a_stranger, effect=Effect.UNKNOWN, reason="its function takes the mode")
-        for held in reached_from(value):
-            if isinstance(held, keras.Layer):
-                reason = f"its `{name}` reaches {type(held).__name__} '{held.name}'"
+        for part in reached_from(value):
+            if isinstance(part, keras.Layer):
+                reason = f"its `{name}` reaches {type(part).__name__} '{part.name}'"
                 return dataclasses.replace(of_a_stranger, effect=Effect.UNKNOWN, reason=reason)
     if row.effect is Effect.NOTHING:
         return dataclasses.replace(row, traced=True)
@@ -427,7 +427,7 @@ def shared_by_copies(layer: keras.Layer) -> list[Any]:
             strangers = strangers_in(part, _TABLE.get(type(part), _INERT))
             roots += [value for value in strangers.values() if not isinstance(value, keras.Layer)]
     tracked = {id(part) for part in _keras.walk(layer)}
-    return [held for held in reached_from(*roots) if isinstance(held, keras.Layer) and id(held) not in tracked]
+    return [part for part in reached_from(*roots) if isinstance(part, keras.Layer) and id(part) not in tracked]
 
 
 def _of_operation(operation: keras.Operation) -> Behaviour:
@@ -435,15 +435,15 @@ def _of_operation(operation: keras.Operation) -> Behaviour:
     values = [*added_attributes(operation).values(), *arguments_of(operation)]
     if not is_custom_code(type(operation)) and not any(map(_is_strange, values)):
         return _INERT
-    for held in layers_reached_by(operation):
-        return Behaviour(Effect.UNKNOWN, f"its function reaches {type(held).__name__} '{held.name}'", traced=True)
+    for part in layers_reached_by(operation):
+        return Behaviour(Effect.UNKNOWN, f"its function reaches {type(part).__name__} '{part.name}'", traced=True)
     return dataclasses.replace(_INERT, traced=True)
 
 
 def layers_reached_by(operation: keras.Operation) -> list[Any]:
     """The layers that the code of an operation which is no layer reaches: Keras does not see them."""
     reached = reached_from(operation, *arguments_of(operation))
-    return [held for held in reached if isinstance(held, keras.Layer)]
+    return [part for part in reached if isinstance(part, keras.Layer)]
 
 
 def takes_the_mode(function: Any) -> bool:

@@ -402,7 +402,7 @@ def _pickled(value: Any) -> list[Any]:
     if isinstance(reduced, str):
         raise Unprovable(f"{value!r} would be pickled by its name alone")
     made_by, arguments, *rest = reduced
-    return [made_by, arguments, *(list(held) if hasattr(held, "__next__") else held for held in rest)]
+    return [made_by, arguments, *(list(part) if hasattr(part, "__next__") else part for part in rest)]
 
 
 def _is_passing(value: Any) -> bool:
@@ -414,9 +414,9 @@ def _is_passing(value: Any) -> bool:
 
 def _inside(value: Any) -> list[Any]:
     """What a value holds directly."""
-    for kind, held in _HELD_BY.items():
+    for kind, contents in _HELD_BY.items():
         if isinstance(value, kind):
-            return held(value)
+            return contents(value)
     return list(_keras.attributes(value).values())
 
 

@@ -211,7 +211,7 @@ class _Builder:
         args, kwargs = node.arguments.fill_in(tensors)
         kwargs = {key: value for key, value in kwargs.items() if key != "training"}
         operation = node.operation
-        args, kwargs = self._own_variables(operation, path, (args, kwargs))
+        args, kwargs = self._with_copied_variables(operation, path, (args, kwargs))
         new = self.replacement(operation, path)
         if new is None:
             outputs = [keras.tree.flatten((args, kwargs))[0]]
@@ -223,7 +223,7 @@ class _Builder:
             outputs = _keras.connect(new, args, kwargs, like)
         tensors.update(zip(map(id, node.outputs), outputs))
 
-    def _own_variables(self, operation: keras.Operation, path: str, arguments: Structure) -> Any:
+    def _with_copied_variables(self, operation: keras.Operation, path: str, arguments: Structure) -> Any:
         """The arguments of a call, with copies of the variables among them: those of their layers, if any."""
         leaves = keras.tree.flatten(arguments)
         if not any(isinstance(leaf, _reach.VARIABLES) for leaf in leaves) or self.decide(operation, path).reuse:

@@ -270,10 +270,10 @@ def _matched_variables(old: Any, new: Any, path: str, fewer: bool) -> Iterator[t
 
 
 def _variables_by_name(layer: keras.Layer) -> dict[str, Any]:
-    held = _keras.named_parts(layer)
+    attributes = _keras.named_parts(layer)
     found: dict[str, Any] = {}
     for variable in _keras.own_variables(layer):
-        name = held.get(id(variable), f"({'x'.join(map(str, variable.shape))} {variable.dtype})").lstrip("_")
+        name = attributes.get(id(variable), f"({'x'.join(map(str, variable.shape))} {variable.dtype})").lstrip("_")
         number = sum(key.split("#")[0] == name for key in found)
         found[f"{name}#{number}" if number else name] = variable
     return found

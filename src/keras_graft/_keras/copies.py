@@ -184,7 +184,7 @@ def copy_policy(policy: Any) -> Any:
     """A dtype policy like another one, which may be the global one of Keras."""
     new = _of_equal_attributes(policy)
     if isinstance(policy, _PolicyMap):
-        new._policy_map = {path: copy_policy(held) for path, held in policy._policy_map.items()}
+        new._policy_map = {path: copy_policy(inner) for path, inner in policy._policy_map.items()}
     return new
 
 
@@ -341,18 +341,18 @@ def copy_of_variable(variable: Variable) -> Any:
 
 def tie(layer: keras.Layer, variable: Variable, other: Any) -> bool:
     """Puts `other` in the place of `variable`, which `layer` owns; False where no attribute holds that (all)."""
-    held = [attribute for attribute, value in vars(layer).items() if value is variable]
+    names = [name for name, value in vars(layer).items() if value is variable]
     lists = [layer._trainable_variables, layer._non_trainable_variables]
-    order = [[other if own is variable else own for own in owned] for owned in lists]
-    if held:
+    orders = [list(variables) for variables in lists]
+    if names:
         layer._untrack_variable(variable)
         layer._tracker.unlock()
-        for attribute in held:
-            setattr(layer, attribute, other)
+        for name in names:
+            setattr(layer, name, other)
         layer._tracker.lock()
-        for owned, ordered in zip(lists, order):  # files hold the variables in this order
-            owned[:] = ordered
-    return bool(held)
+        for variables, order in zip(lists, orders):  # files hold the variables in this order
+            variables[:] = [other if one is variable else one for one in order]
+    return bool(names)
 
 
 def finalize_state(layer: keras.Layer) -> None:

@@ -112,10 +112,10 @@ def split(model: keras.Model) -> Split:
     True
     """
     check_model(model, "model")
-    own = _keras.beside_graph(model)
-    if own:
+    overridden = _keras.beside_graph(model)
+    if overridden:
         raise ValueError(
-            f"Model '{model.name}' (of type {type(model).__name__}) overrides {own}, so two parts of its graph "
+            f"Model '{model.name}' (of type {type(model).__name__}) overrides {overridden}, so two parts of its graph "
             f"are not all of it. Cut `keras.Model(model.inputs, model.outputs)`. Received: model={model!r}"
         )
     found = make_cut(model, ends_determinism(model))
