@@ -188,8 +188,10 @@ def _nodes_within(operation: keras.Operation, branch: int | None = None) -> Iter
 
 def _functions_of(node: Node) -> list[str]:
     """The names of the functions that a node calls, in an order that does not hang on how they are kept."""
-    values = [value for _, value in sorted(node.attr.items())]
-    return [name for value in values for name in (value.func.name, *(part.name for part in value.list.func)) if name]
+    names: list[str] = []
+    for _, value in sorted(node.attr.items()):
+        names += [value.func.name, *(part.name for part in value.list.func)]
+    return [name for name in names if name]
 
 
 def function_called_by(operation: keras.Operation, branch: int | None = None) -> Any | None:
