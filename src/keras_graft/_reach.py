@@ -260,6 +260,10 @@ def _wrapped_in(value: Any) -> Iterable[Any]:
     return _next(value) if isinstance(value, (*_WRAPPERS, tf.types.experimental.PolymorphicFunction)) else ()
 
 
+def _functions_in_wrapper(value: Any) -> list[Any]:
+    return [getattr(value, name, None) for name in ("fget", "func", "__func__")]
+
+
 _STEPS: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (
     (dict, lambda value: [*value.keys(), *value.values()]),
     (_CONTAINERS, list),
@@ -267,6 +271,6 @@ _STEPS: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (
     (types.FunctionType, _reached_by_function),
     ((types.BuiltinFunctionType, types.MethodType), lambda value: [value.__self__, getattr(value, "__func__", None)]),
     (functools.partial, lambda value: [value.func, value.args, value.keywords]),
-    (_WRAPPERS, lambda value: [getattr(value, name, None) for name in ("fget", "func", "__func__")]),
+    (_WRAPPERS, _functions_in_wrapper),
     (type, lambda value: [*vars(value).values(), *value.__bases__] if is_custom_code(value) else ()),
 )

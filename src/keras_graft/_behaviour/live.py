@@ -181,7 +181,8 @@ def _cast(interval: Interval, dtype: tf.DType) -> Interval:
 
 
 def _hull(*intervals: Interval) -> Interval:
-    return min(low for low, _ in intervals), max(high for _, high in intervals)
+    lows, highs = zip(*intervals)
+    return min(lows), max(highs)
 
 
 def _product(one: Interval, other: Interval) -> Interval:
@@ -201,7 +202,12 @@ def _first(interval: Interval, *_: Interval) -> Interval:
 
 def _rising(function: Callable[[float], float]) -> Callable[[Interval], Interval]:
     """The rule of a function that never falls."""
-    return lambda interval: tuple(end if math.isinf(end) else function(end) for end in interval)  # type: ignore[return-value]
+
+    def rule(interval: Interval) -> Interval:
+        low, high = (end if math.isinf(end) else function(end) for end in interval)
+        return low, high
+
+    return rule
 
 
 def _truth(always: bool, never: bool) -> Interval:

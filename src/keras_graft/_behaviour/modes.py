@@ -80,7 +80,10 @@ def stored_modes(model: keras.Model) -> dict[int, bool | None]:
 
 
 def _modes_by_layer(run: Run) -> dict[int, set[bool]]:
-    return {key: {bool(call.training) for call in calls} for key, calls in run.calls.items()}
+    modes: dict[int, set[bool]] = {}
+    for key, calls in run.calls.items():
+        modes[key] = {bool(call.training) for call in calls}
+    return modes
 
 
 def parts_of(layer: keras.Layer) -> list[Any]:

@@ -312,8 +312,7 @@ class _Comparison:
     def tables(self, old: Any, new: Any) -> bool:
         if type(old) is not type(new) or (old.key_dtype, old.value_dtype) != (new.key_dtype, new.value_dtype):
             return False
-        ours, theirs = (dict(zip(*(part.numpy().tolist() for part in table.export()))) for table in (old, new))
-        return ours == theirs and self.alike(*map(_keras.default_of_table, (old, new)))
+        return _entries(old) == _entries(new) and self.alike(*map(_keras.default_of_table, (old, new)))
 
     def random_sources(self, old: Any, new: Any) -> bool:
         return type(old) is type(new)  # each draws numbers of its own
@@ -394,6 +393,12 @@ def _equal(old: Any, new: Any) -> bool:
         return bool(old == new or (old != old and new != new))  # noqa: PLR0124
     not_numbers = (old != old) & (new != new)  # noqa: PLR0124
     return bool(np.all((old == new) | not_numbers))
+
+
+def _entries(table: Any) -> dict[Any, Any]:
+    """What a table of TensorFlow holds, by key."""
+    keys, values = (part.numpy().tolist() for part in table.export())
+    return dict(zip(keys, values))
 
 
 def _pickled(value: Any) -> list[Any]:

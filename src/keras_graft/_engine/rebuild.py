@@ -156,8 +156,8 @@ class _Builder:
 
     def _sequential(self, model: keras.Model, path: str, name: str) -> keras.Sequential:
         graph = _keras.graph_of(model)
-        layers = [new for new in (self.replacement(layer, path) for layer in model.layers) if new is not None]
-        layers = layers or [_identity(model.layers[-1])]
+        replacements = [self.replacement(layer, path) for layer in model.layers]
+        layers = [new for new in replacements if new is not None] or [_identity(model.layers[-1])]
         new = keras.Sequential([_keras.new_input(graph.inputs[0]), *layers], name=name)
         for layer in layers:
             self._settle(layer)
