@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
+from copied import FORGOTTEN, Center, X, branch_of, model_of, named_scale, outputs
 from helpers import KERAS_3_12
 from keras import layers
-from test_engine_counterparts import FORGOTTEN, Center, X, branch_of, model_of, named_scale, outputs
 from test_engine_rebuild import faithful
 
 from keras_graft import _keras, with_dropout
