@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
+from fitting import CROSSENTROPY, WEIGHTS, X, Y, base, model, plain_fit, small, trained
 from helpers import array
 from keras import layers
-from test_fit_head import CROSSENTROPY, WEIGHTS, X, Y, base, model, plain_fit, small, trained
 
 from keras_graft import fit_head, freeze_and_merge, split
 from keras_graft._features.computer import Computer
