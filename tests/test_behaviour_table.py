@@ -15,7 +15,7 @@ from keras import layers
 
 from keras_graft import ModeLock
 from keras_graft._behaviour import trace as _trace
-from keras_graft._behaviour.table import _TABLE, Effect, behaviour
+from keras_graft._behaviour.table import _TABLE, Effect, behaviour, noise_rates
 
 
 @pytest.mark.parametrize("layer", _TABLE, ids=lambda layer: layer.__name__)
@@ -83,6 +83,12 @@ def test_a_lambda_is_unknown_where_its_function_reaches_a_layer_or_takes_the_mod
 
 def test_a_lock_says_what_it_does() -> None:
     assert behaviour(ModeLock(layers.Dropout(0.5))).reason == "locked to inference mode by ModeLock"
+
+
+def test_rates_are_those_at_which_a_layer_drops_or_adds_noise() -> None:
+    assert noise_rates(layers.Dropout(0.3)) == {"rate": 0.3}
+    assert noise_rates(layers.LSTM(2, recurrent_dropout=0.2)) == {"recurrent_dropout": 0.2}
+    assert [noise_rates(layer) for layer in (layers.Dropout(0.0), layers.Dense(2), zoo.Block())] == [{}, {}, {}]
 
 
 def observed(layer: keras.Layer, *, training: bool) -> tuple[bool, bool]:

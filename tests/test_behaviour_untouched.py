@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 import zoo
 from keras import layers, ops
+from test_originals import HELD, Changes
 
 from keras_graft import audit, check_layer, fit_head, freeze_and_merge, predict_samples, split, with_dropout
 from keras_graft._behaviour.untouched import left_as_it_was
@@ -164,3 +165,14 @@ def test_weights_that_are_trained_meanwhile_stay_trained() -> None:
     with left_as_it_was(layer):
         layer.kernel.assign(np.ones((3, 2)))
     np.testing.assert_array_equal(layer.kernel.numpy(), np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("what", HELD)
+def test_what_code_changes_in_an_object_is_put_back(what: str) -> None:
+    make, change, read = HELD[what]
+    layer = Changes(make(), change)
+    before = read(layer.held)
+    with left_as_it_was(layer):
+        layer(X, training=True)
+        assert read(layer.held) != before
+    assert read(layer.held) == before
