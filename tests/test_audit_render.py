@@ -135,6 +135,14 @@ def test_the_page_tells_what_layers_are_by_text_and_class(tmp_path: Path) -> Non
     assert '<span class="tag">● 1 layer live inside</span>' in page
 
 
+def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
+    model = zoo.sequential(keras.Input((6,)), layers.BatchNormalization(name="norm"), layers.Dense(2, trainable=False))
+    audit(model, zoo.vectors(8)).save_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert re.search(r"changes [\w/]*moving_mean, [\w/]*moving_variance", page)
+    assert "changes no variables" in page
+
+
 def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script>"
     x = keras.Input((4,))

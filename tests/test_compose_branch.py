@@ -91,6 +91,10 @@ def test_the_name_of_a_shared_input_gives_way_to_a_branch():
     assert branch_names(grafted({"vector": dense_base()})) == ["vector"]
 
 
+def test_a_branch_may_have_any_name_that_tensorflow_takes_within_a_scope():
+    assert branch_names(grafted({"_a": dense_base(), "-b": dense_base()})) == ["_a", "-b"]
+
+
 def test_a_branch_cannot_be_changed():
     branch = Branch(dense_base())
     with pytest.raises(dataclasses.FrozenInstanceError):

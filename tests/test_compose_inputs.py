@@ -106,6 +106,18 @@ def test_names_that_separate_inputs_would_share_are_numbered():
     expect(model, x, np.hstack(x))
 
 
+def test_inputs_of_other_names_are_shared_by_their_places_unless_a_name_stands_elsewhere():
+    def base(*names: str) -> keras.Model:
+        inputs = [keras.Input((3,), name=name) for name in names]
+        return functional(inputs, layers.Concatenate()(inputs))
+
+    x = [vectors(4, 3), vectors(4, 3, seed=1)]
+    model = ensemble({"a": base("left", "right"), "b": base("left", "other")})
+    expect(model, x, np.hstack(x * 2))
+    with pytest.raises(ValueError, match=r"the inputs \['right'\] stand at different places"):
+        ensemble({"a": base("left", "right"), "b": base("right", "other")})
+
+
 @pytest.mark.parametrize("inputs", ["shared", "separate"])
 @pytest.mark.parametrize("place", ["head", "merge", "projection"])
 def test_the_name_of_an_input_gives_way_to_a_new_layer(place, inputs):
