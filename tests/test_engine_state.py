@@ -18,6 +18,7 @@ from keras import layers
 from test_engine_rebuild import faithful
 
 from keras_graft import _keras, with_dropout
+from keras_graft._engine import state as _state
 from keras_graft._engine.errors import RebuildError
 
 
@@ -200,3 +201,13 @@ def test_a_copy_with_other_variables_is_refused() -> None:
     grown.extra = grown.add_weight(shape=(2,), name="extra")
     with pytest.raises(RebuildError, match=r"its variable 'extra' \(2,\) has no equal in the copy"):
         faithful(model)
+
+
+def test_what_stands_for_a_layer_may_have_fewer_of_its_variables() -> None:
+    old, new = layers.Dense(3), layers.Dense(3, use_bias=False)
+    for layer in (old, new):
+        layer.build((None, 8))
+    ((ours, theirs),) = _state._matched_variables(old, new, "dense", fewer=True)
+    assert ours is old.kernel and theirs is new.kernel
+    with pytest.raises(RebuildError, match=r"its variable 'bias' .* has no equal in the copy"):
+        list(_state._matched_variables(old, new, "dense", fewer=False))

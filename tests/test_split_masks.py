@@ -71,9 +71,10 @@ def test_what_crosses_is_neither_cast_nor_masked_again() -> None:
 
 def test_a_witness_sees_what_goes_by_and_its_mask() -> None:
     seen: list[Any] = []
-    masked = layers.Masking()(np.array([[[1.0], [0.0]]], "float32"))
+    masked = layers.Masking(dtype="float16")(np.array([[[1.0], [0.0]]], "float16"))
     given = Witness(lambda inputs, mask: seen.append((array(inputs), array(mask))))(masked)
     ((inputs, mask),) = seen
+    assert inputs.dtype == "float16"
     np.testing.assert_array_equal(inputs, array(masked))
     np.testing.assert_array_equal(mask, [[True, False]])
     assert given is masked
