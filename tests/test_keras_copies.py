@@ -24,6 +24,7 @@ from keras_graft._keras.copies import (
     tie,
     with_new_containers,
 )
+from keras_graft._keras.parts import walk
 
 
 def built(layer: Any, *shape: int | None) -> Any:
@@ -146,3 +147,11 @@ def test_a_copy_of_an_operation_computes_the_same_and_was_never_called(from_conf
     assert new._inbound_nodes == []
     assert len(operation._inbound_nodes) == 1
     np.testing.assert_allclose(array(new(zoo.vectors(4, 2, 3))), zoo.vectors(4, 2, 3).sum(1, keepdims=True), rtol=1e-6)
+
+
+def test_a_copy_holds_one_layer_where_its_original_does() -> None:
+    cell = layers.LSTMCell(2)
+    new = copy_from_config(layers.RNN(layers.StackedRNNCells([cell, cell, layers.LSTMCell(2)])), {})
+    first, second, third = new.cell.cells
+    assert first is second is not third
+    assert [type(part) for part in walk(new)].count(layers.LSTMCell) == 2
