@@ -95,6 +95,12 @@ def test_a_branch_may_have_any_name_that_tensorflow_takes_within_a_scope():
     assert branch_names(grafted({"_a": dense_base(), "-b": dense_base()})) == ["_a", "-b"]
 
 
+@pytest.mark.parametrize("models", [[Branch("base.keras")], {"a": Branch(layers.Dense(2))}], ids=["list", "dict"])
+def test_what_a_branch_holds_must_be_a_model(models):
+    with pytest.raises(TypeError, match=r"`models\[('a'|0)\]` must be a keras.Model"):
+        grafted(models)
+
+
 def test_a_branch_cannot_be_changed():
     branch = Branch(dense_base())
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -19,6 +19,7 @@ from keras import layers
 from zoo import functional, sequential, vectors
 
 from keras_graft import Branch
+from keras_graft._compose.inputs import signature_of
 
 
 def pair() -> dict[str, np.ndarray]:
@@ -165,3 +166,11 @@ def test_an_input_of_the_callers_own_serves_again():
     x = keras.Input((3,))
     first, second = ensemble([dense_base()], inputs=x), ensemble([dense_base()], inputs=x)
     np.testing.assert_array_equal(outputs(first, vectors(4, 3)), outputs(second, vectors(4, 3)))
+
+
+def test_a_list_of_one_input_is_as_that_input():
+    x = [keras.Input((3,)), keras.Input((3,))]
+    alone, listed = keras.Model(x[0], layers.Dense(2)(x[0])), keras.Model([x[1]], layers.Dense(2)(x[1]))
+    assert signature_of(alone) == signature_of(listed) == "(None, 3) float32"
+    model = ensemble({"a": alone, "b": listed})
+    expect(model, vectors(4, 3), joined([alone, listed], vectors(4, 3), vectors(4, 3)))
