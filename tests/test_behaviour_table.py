@@ -13,7 +13,7 @@ import pytest
 import zoo
 from keras import layers
 
-from keras_graft import ModeLock
+from keras_graft import ModeLock, _keras
 from keras_graft._behaviour import trace as _trace
 from keras_graft._behaviour.table import _TABLE, Effect, behaviour, noise_rates
 
@@ -79,6 +79,14 @@ def test_a_lambda_is_unknown_where_its_function_reaches_a_layer_or_takes_the_mod
     assert behaviour(layers.Lambda(lambda x: drop(2 * x))).effect is Effect.UNKNOWN
     assert behaviour(layers.Lambda(lambda x, training: x)).effect is Effect.UNKNOWN
     assert behaviour(layers.Lambda(lambda x: 2 * x)).effect is Effect.NOTHING
+
+
+def test_an_operation_is_known_by_the_code_that_it_was_called_with() -> None:
+    x, drop = keras.Input((4, 3)), layers.Dropout(0.5)
+    made = [keras.ops.sum(x, 1), *(keras.ops.map(step, x) for step in (lambda row: 2 * row, lambda row: drop(2 * row)))]
+    rows = [behaviour(_keras.tensor_history(tensor)[0]) for tensor in made]
+    expected = [(Effect.NOTHING, False), (Effect.NOTHING, True), (Effect.UNKNOWN, True)]
+    assert [(row.effect, row.traced) for row in rows] == expected
 
 
 def test_a_lock_says_what_it_does() -> None:

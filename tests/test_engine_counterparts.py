@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from copied import FORGOTTEN, Center, X, assert_copied, branch_of, model_of, out
 from keras import layers
 
 from keras_graft import with_dropout
+from keras_graft._engine.counterparts import Counterparts
 from keras_graft._engine.errors import RebuildError
 
 
@@ -317,6 +319,13 @@ def test_an_operation_that_cannot_be_copied_names_a_way_out_for_operations() -> 
 # ---------------------------------------------------------------------------------------------------------
 # What is nearly the same
 # ---------------------------------------------------------------------------------------------------------
+
+
+def test_weak_references_are_alike_where_what_they_refer_to_is() -> None:
+    one, same, other = Table(1.0), Table(1.0), Table(2.0)
+    assert Counterparts().alike(weakref.ref(one), weakref.ref(same))
+    assert not Counterparts().alike(weakref.ref(one), weakref.ref(other))
+    assert not Counterparts().alike(weakref.ref(one), same)
 
 
 class Steps(layers.Layer):

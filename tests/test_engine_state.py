@@ -190,7 +190,7 @@ def test_unnamed_weights_are_matched() -> None:
 def test_a_copy_with_other_variables_is_refused() -> None:
     class Grown(layers.Layer):
         def build(self, shape: Any) -> None:
-            self.scale = self.add_weight(shape=(shape[-1],), name="scale")
+            self.scale = self.add_weight(shape=(shape[-1],), initializer="ones", name="scale")
 
         def call(self, x: Any) -> Any:
             return x
