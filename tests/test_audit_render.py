@@ -85,13 +85,15 @@ def test_what_was_measured_is_in_the_table() -> None:
     assert "outputs in fit repeat bit for bit: no" in text
 
 
-def test_a_contradiction_is_in_the_table() -> None:
+def test_a_contradiction_is_in_the_table_and_on_the_page(tmp_path: Path) -> None:
     class EagerNoise(layers.Layer):
         def call(self, x: object) -> object:
             return x * np.random.normal() if not keras.src.backend.common.symbolic_scope.in_symbolic_scope() else x
 
-    text = str(audit(zoo.sequential(keras.Input((6,)), EagerNoise(name="secret")), zoo.vectors(8)))
-    assert "measured: its outputs" in text
+    found = audit(zoo.sequential(keras.Input((6,)), EagerNoise(name="secret")), zoo.vectors(8))
+    assert "measured: its outputs" in str(found)
+    found.save_html(tmp_path / "page.html")
+    assert "⚠ contradiction" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_colour_is_for_terminals_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,25 @@ def test_a_layer_that_cannot_notice_the_mode_is_inert() -> None:
     assert behaviour(Double()).effect is Effect.NOTHING
 
 
+def test_a_layer_is_unknown_where_it_takes_the_mode_or_draws() -> None:
+    class TakesTheMode(layers.Layer):
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            return inputs
+
+    class HoldsASeed(layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seeds = keras.random.SeedGenerator(1)
+
+        def call(self, inputs: Any) -> Any:
+            return inputs
+
+    rows = [behaviour(TakesTheMode()), behaviour(HoldsASeed())]
+    assert [row.effect for row in rows] == [Effect.UNKNOWN] * 2
+    assert "takes the mode" in rows[0].reason
+    assert "draws random numbers" in rows[1].reason
+
+
 def test_a_composite_is_unknown_where_something_in_it_is_live() -> None:
     assert behaviour(zoo.Block()).effect is Effect.UNKNOWN
     assert "BatchNormalization" in behaviour(zoo.Block()).reason

@@ -178,6 +178,10 @@ def test_a_package_of_the_users_may_have_the_name_of_a_module_of_python(monkeypa
     assert not is_of(packages, "code.inner")
 
 
+def names_something_within(x: Any) -> Any:
+    return (v.named_within for v in x)
+
+
 def uses_modules(x: Any) -> Any:
     import json.decoder  # noqa: PLC0415  code that imports when it runs
 
@@ -187,6 +191,7 @@ def uses_modules(x: Any) -> Any:
 def test_globals_and_names_are_those_of_all_code_within() -> None:
     assert globals_of(defines_a_function) == {"HIDDEN": HIDDEN}
     assert {"scanstring", "linalg", "norm"} <= names_in(uses_modules)
+    assert "named_within" in names_in(names_something_within)
     found = attributes_of_modules(uses_modules, frozenset({"numpy"}))
     assert found["json.decoder.scanstring"] is json.decoder.scanstring
     assert not any(path.startswith("numpy") for path in found)

@@ -51,7 +51,9 @@ def test_a_mask_becomes_a_tensor_and_a_tensor_a_mask(tmp_path: pathlib.Path) -> 
     embedded = layers.Embedding(10, 6, mask_zero=True)(ids)
     ahead = keras.Model(ids, [embedded, MaskOf()(embedded)])
     behind_inputs = [keras.Input((5, 6)), keras.Input((5,), dtype="bool")]
-    behind = keras.Model(behind_inputs, layers.LSTM(4)(WithMask()(behind_inputs)))
+    masked = WithMask()(behind_inputs)
+    assert (masked.shape, masked.dtype) == ((None, 5, 6), "float32")
+    behind = keras.Model(behind_inputs, layers.LSTM(4)(masked))
     whole = keras.Model(ids, behind.layers[-1](embedded))
     features, mask = outputs(ahead, zoo.tokens(4))
     np.testing.assert_array_equal(mask, zoo.tokens(4) != 0)
