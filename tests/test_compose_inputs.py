@@ -162,6 +162,13 @@ def test_a_structure_of_inputs_of_the_callers_own(structure):
     expect(model, x, joined(bases, x, x))
 
 
+def test_inputs_of_the_callers_own_in_a_list_go_to_each_base_by_their_names():
+    bases, x = [two_inputs_base(list), two_inputs_base(list)], pair()
+    model = ensemble(bases, inputs=[keras.Input((2,), name="right"), keras.Input((3,), name="left")])
+    given = as_structure(list, x)
+    expect(model, [x["right"], x["left"]], joined(bases, given, given))
+
+
 def test_an_input_of_the_callers_own_serves_again():
     x = keras.Input((3,))
     first, second = ensemble([dense_base()], inputs=x), ensemble([dense_base()], inputs=x)
