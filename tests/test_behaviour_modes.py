@@ -49,11 +49,8 @@ def test_a_lock_is_named() -> None:
     model = zoo.sequential(keras.Input((6,)), ModeLock(layers.Dropout(0.5, name="drop"), name="lock"))
     row = rows_of(audit(model))["lock/drop"]
     assert (row.fit, row.silenced, row.reason) == ("", True, "locked to inference mode by ModeLock")
-    run = follow(model, True)
-    assert [call.training for part in (model.layers[0], model.layers[0].layer) for call in run.of(part)] == [
-        True,
-        False,
-    ]
+    run, lock = follow(model, True), model.layers[0]
+    assert [call.training for part in (lock, lock.layer) for call in run.of(part)] == [True, False]
 
 
 class CallsInOneMode(layers.Layer):
