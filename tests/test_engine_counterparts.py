@@ -321,6 +321,14 @@ def test_an_operation_that_cannot_be_copied_names_a_way_out_for_operations() -> 
 # ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("make", [np.array, np.ma.array, lambda values: np.array(values, object), tf.Variable])
+def test_arrays_and_variables_are_alike_where_they_are_equal_and_not_shared(make: Any) -> None:
+    one = make([1.0, 2.0])
+    assert Counterparts().alike(one, make([1.0, 2.0]))
+    for other in (one, make([1.0, 3.0]), make([[1.0, 2.0]]), [1.0, 2.0]):
+        assert not Counterparts().alike(one, other)
+
+
 def test_weak_references_are_alike_where_what_they_refer_to_is() -> None:
     one, same, other = Table(1.0), Table(1.0), Table(2.0)
     assert Counterparts().alike(weakref.ref(one), weakref.ref(same))
