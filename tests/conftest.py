@@ -9,10 +9,18 @@ from typing import Any
 import keras
 import pytest
 
+from keras_graft._features import features
+
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of 20 examples, where batches of 10 come in and features are small."""
+    monkeypatch.setattr(features, "SHARD_BYTES", 600)
 
 
 def pytest_collection_finish() -> None:

@@ -85,13 +85,15 @@ def test_what_was_measured_is_in_the_table() -> None:
     assert "outputs in fit repeat bit for bit: no" in text
 
 
-def test_a_contradiction_is_in_the_table() -> None:
+def test_a_contradiction_is_in_the_table_and_on_the_page(tmp_path: Path) -> None:
     class EagerNoise(layers.Layer):
         def call(self, x: object) -> object:
             return x * np.random.normal() if not keras.src.backend.common.symbolic_scope.in_symbolic_scope() else x
 
-    text = str(audit(zoo.sequential(keras.Input((6,)), EagerNoise(name="secret")), zoo.vectors(8)))
-    assert "measured: its outputs" in text
+    found = audit(zoo.sequential(keras.Input((6,)), EagerNoise(name="secret")), zoo.vectors(8))
+    assert "measured: its outputs" in str(found)
+    found.save_html(tmp_path / "page.html")
+    assert "⚠ contradiction" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_colour_is_for_terminals_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +135,14 @@ def test_the_page_tells_what_layers_are_by_text_and_class(tmp_path: Path) -> Non
     assert re.search(r'class="node frozen"[^>]*>.*?❄ \d+ frozen', page)
     assert page.count("<details") == 4 + 1  # the branches, and the lock
     assert '<span class="tag">● 1 layer live inside</span>' in page
+
+
+def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
+    model = zoo.sequential(keras.Input((6,)), layers.BatchNormalization(name="norm"), layers.Dense(2, trainable=False))
+    audit(model, zoo.vectors(8)).save_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert re.search(r"changes [\w/]*moving_mean, [\w/]*moving_variance", page)
+    assert "changes no variables" in page
 
 
 def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:

@@ -37,6 +37,20 @@ def test_changed_statistics_are_named() -> None:
     assert seen.changed_in_predict == ()
 
 
+def test_a_variable_that_is_assigned_what_it_was_did_not_change() -> None:
+    class Assigns(layers.Layer):
+        def build(self, input_shape: Any) -> None:
+            self.count = self.add_weight(shape=(), initializer="ones", trainable=False)
+
+        def call(self, x: Any) -> Any:
+            self.count.assign(1.0 * self.count)
+            return x
+
+    seen = audit(zoo.sequential(keras.Input((6,)), Assigns()), zoo.vectors(8)).rows[-1].measured
+    assert seen is not None
+    assert seen.changed == ()
+
+
 class NumpyNoise(layers.Layer):
     """Draws with numpy: a trace sees nothing of it."""
 

@@ -49,6 +49,8 @@ def test_a_lock_is_named() -> None:
     model = zoo.sequential(keras.Input((6,)), ModeLock(layers.Dropout(0.5, name="drop"), name="lock"))
     row = rows_of(audit(model))["lock/drop"]
     assert (row.fit, row.silenced, row.reason) == ("", True, "locked to inference mode by ModeLock")
+    run, lock = follow(model, True), model.layers[0]
+    assert [call.training for part in (lock, lock.layer) for call in run.of(part)] == [True, False]
 
 
 class CallsInOneMode(layers.Layer):
@@ -129,6 +131,7 @@ def test_a_call_is_followed_as_keras_hands_on_its_mode(stored: dict[str, bool], 
     seen = [list(spy.seen) for spy in spies]
     run = follow(model, training)
     assert [[bool(call.training) for call in run.of(spy)] for spy in spies] == seen
+    assert len(run.of(model)) == len(run.of(inner)) == 1
     assert run.of(layers.Dropout(0.5)) == []  # it is not called at all
 
 

@@ -13,9 +13,9 @@ import pytest
 import zoo
 from keras import layers
 
-from keras_graft import ModeLock
+from keras_graft import ModeLock, _keras
 from keras_graft._behaviour import trace as _trace
-from keras_graft._behaviour.table import _TABLE, Effect, behaviour
+from keras_graft._behaviour.table import _TABLE, Effect, behaviour, noise_rates
 
 
 @pytest.mark.parametrize("layer", _TABLE, ids=lambda layer: layer.__name__)
@@ -69,6 +69,25 @@ def test_a_layer_that_cannot_notice_the_mode_is_inert() -> None:
     assert behaviour(Double()).effect is Effect.NOTHING
 
 
+def test_a_layer_is_unknown_where_it_takes_the_mode_or_draws() -> None:
+    class TakesTheMode(layers.Layer):
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            return inputs
+
+    class HoldsASeed(layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seeds = keras.random.SeedGenerator(1)
+
+        def call(self, inputs: Any) -> Any:
+            return inputs
+
+    rows = [behaviour(TakesTheMode()), behaviour(HoldsASeed())]
+    assert [row.effect for row in rows] == [Effect.UNKNOWN] * 2
+    assert "takes the mode" in rows[0].reason
+    assert "draws random numbers" in rows[1].reason
+
+
 def test_a_composite_is_unknown_where_something_in_it_is_live() -> None:
     assert behaviour(zoo.Block()).effect is Effect.UNKNOWN
     assert "BatchNormalization" in behaviour(zoo.Block()).reason
@@ -81,8 +100,22 @@ def test_a_lambda_is_unknown_where_its_function_reaches_a_layer_or_takes_the_mod
     assert behaviour(layers.Lambda(lambda x: 2 * x)).effect is Effect.NOTHING
 
 
+def test_an_operation_is_known_by_the_code_that_it_was_called_with() -> None:
+    x, drop = keras.Input((4, 3)), layers.Dropout(0.5)
+    made = [keras.ops.sum(x, 1), *(keras.ops.map(step, x) for step in (lambda row: 2 * row, lambda row: drop(2 * row)))]
+    rows = [behaviour(_keras.tensor_history(tensor)[0]) for tensor in made]
+    expected = [(Effect.NOTHING, False), (Effect.NOTHING, True), (Effect.UNKNOWN, True)]
+    assert [(row.effect, row.traced) for row in rows] == expected
+
+
 def test_a_lock_says_what_it_does() -> None:
     assert behaviour(ModeLock(layers.Dropout(0.5))).reason == "locked to inference mode by ModeLock"
+
+
+def test_rates_are_those_at_which_a_layer_drops_or_adds_noise() -> None:
+    assert noise_rates(layers.Dropout(0.3)) == {"rate": 0.3}
+    assert noise_rates(layers.LSTM(2, recurrent_dropout=0.2)) == {"recurrent_dropout": 0.2}
+    assert [noise_rates(layer) for layer in (layers.Dropout(0.0), layers.Dense(2), zoo.Block())] == [{}, {}, {}]
 
 
 def observed(layer: keras.Layer, *, training: bool) -> tuple[bool, bool]:

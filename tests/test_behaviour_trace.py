@@ -36,6 +36,20 @@ class InTrainingMode(layers.Layer):
         return self.inner(x, training=True)
 
 
+class DrawsInMasks(layers.Layer):
+    """Draws where Keras asks it for a mask, outside of its `call`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def compute_mask(self, x: Any, mask: Any = None) -> Any:
+        return keras.ops.logical_and(keras.random.uniform((6,), seed=self.seeds) > 0.5, x == x)  # noqa: PLR0124
+
+    def call(self, x: Any) -> Any:
+        return x
+
+
 def called(layer: Any, *shape: int) -> Any:
     layer(keras.Input(shape or (6,)))
     return layer
@@ -49,6 +63,7 @@ SEEN: dict[str, tuple[Callable[[], Any], tuple[bool, ...], tuple[bool, ...]]] = 
     "normalisation": (layers.BatchNormalization, (True, False, False, False), (False,) * 4),
     "a counter": (zoo.Counter, (True, False, False, False), (False,) * 4),
     "a loss": (lambda: layers.ActivityRegularization(0.1), (False, False, True, False), (False, False, True, False)),
+    "in a mask": (DrawsInMasks, (False, True, False, False), (False, True, False, False)),
     "in training mode": (
         lambda: InTrainingMode(layers.Dropout(0.5)),
         (False, True, False, False),
@@ -104,6 +119,12 @@ def test_the_calls_within_a_call_are_told_apart(training: bool) -> None:
     assert (outer.layer, outer.training, outer.draws) == (layer, training, False)
     assert (inner.layer, inner.training, inner.draws) == (layer.inner, True, True)
     assert behind is True
+
+
+def test_what_keras_asks_for_around_a_call_is_a_part_of_it() -> None:
+    layer = called(DrawsInMasks())
+    ((outer,), _) = calls_within(layer, False, *call_of(layer))
+    assert outer.draws
 
 
 def test_a_layer_inside_another_is_called_as_that_calls_it() -> None:

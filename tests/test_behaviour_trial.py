@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import zoo
 from helpers import array
 from keras import layers
@@ -99,3 +100,28 @@ def test_copies_that_drop_at_other_rates_disagree_in_training_mode_alone() -> No
 def test_a_layer_does_nothing_if_it_gives_back_what_it_gets(layer: Any, expected: bool) -> None:
     layer(keras.Input((4, 4, 3)))
     assert does_nothing(layer) is expected
+
+
+def signed(x: Any) -> Any:
+    return -keras.ops.abs(x)
+
+
+class OfPositive(layers.Layer):
+    """Takes numbers along that must be positive: no padding."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def call(self, inputs: Any) -> Any:
+        x, positive = inputs
+        tf.debugging.assert_positive(positive)
+        return self.function(x)
+
+
+def test_a_layer_that_takes_no_padding_is_compared_without() -> None:
+    original, copy, other = map(OfPositive, (keras.ops.negative, keras.ops.negative, signed))
+    for layer in (original, copy, other):
+        layer([keras.Input((6,)), keras.Input((6,), dtype="int32")])
+    assert same(original, copy, False)
+    assert not same(original, other, False)  # it is another one for negative numbers, which come with padding

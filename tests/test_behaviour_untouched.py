@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 import tensorflow as tf
 import zoo
 from keras import layers, ops
+from test_originals import HELD, Changes
 
 from keras_graft import audit, check_layer, fit_head, freeze_and_merge, predict_samples, split, with_dropout
-from keras_graft._behaviour.untouched import left_as_it_was
+from keras_graft._behaviour.untouched import left_as_it_was, recording
 from keras_graft._engine.errors import RebuildError
 
 X = np.ones((8, 16), "float32")
@@ -164,3 +166,33 @@ def test_weights_that_are_trained_meanwhile_stay_trained() -> None:
     with left_as_it_was(layer):
         layer.kernel.assign(np.ones((3, 2)))
     np.testing.assert_array_equal(layer.kernel.numpy(), np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("what", HELD)
+def test_what_code_changes_in_an_object_is_put_back(what: str) -> None:
+    make, change, read = HELD[what]
+    layer = Changes(make(), change)
+    before = read(layer.held)
+    with left_as_it_was(layer):
+        layer(X, training=True)
+        assert read(layer.held) != before
+    assert read(layer.held) == before
+
+
+def test_calls_are_recorded_with_their_modes_in_this_thread_alone() -> None:
+    seen: list[tuple[Any, bool]] = []
+
+    def around(layer: Any, call: Any, args: Any, kwargs: Any, training: bool) -> Any:
+        seen.append((layer, training))
+        return 2.0 * call(*args, **kwargs)
+
+    drop, scale = layers.Dropout(0.0), layers.Rescaling(3.0)
+    model = zoo.sequential(keras.Input((16,)), drop, scale)
+    with recording([drop, scale], around):
+        np.testing.assert_array_equal(model(X, training=True), 12.0 * X)
+        elsewhere = threading.Thread(target=model, args=(X,))
+        elsewhere.start()
+        elsewhere.join()
+    assert seen == [(drop, True), (scale, True)]
+    np.testing.assert_array_equal(model(X), 3.0 * X)
+    assert "call" not in vars(drop)

@@ -14,7 +14,7 @@ from keras import layers, ops
 from zoo import ZOO, Case, vectors
 
 from keras_graft import check_layer, register_layer
-from keras_graft._check_layer import Outcome
+from keras_graft._check_layer import Outcome, _same
 
 X = vectors(8)
 PROPERTIES = "config copy file inference training frozen keep off remove always features fingerprint".split()
@@ -279,3 +279,11 @@ KNOWN = {
     "stateful": ("inference", "features"),  # it keeps a state from call to call
     "regularized_activity": ("features",),  # a model that is not wrapped as a branch keeps its losses
 }
+
+
+def test_words_are_compared_as_numbers_are() -> None:
+    words = np.array([["a", "b"]], dtype=object)
+    assert _same([words], [words.copy()])
+    assert not _same([words], [np.array([["a", "c"]], dtype=object)])
+    assert not _same([words], [words[0]])
+    assert not _same([np.zeros(2)], [np.zeros(2, "float32")])

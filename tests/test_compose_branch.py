@@ -91,6 +91,21 @@ def test_the_name_of_a_shared_input_gives_way_to_a_branch():
     assert branch_names(grafted({"vector": dense_base()})) == ["vector"]
 
 
+def test_a_branch_may_have_any_name_that_tensorflow_takes_within_a_scope():
+    assert branch_names(grafted({"_a": dense_base(), "-b": dense_base()})) == ["_a", "-b"]
+
+
+def test_pairs_of_names_and_models_are_refused_with_the_dict_to_make_of_them():
+    with pytest.raises(TypeError, match=r"the pairs: dict\(models\)"):
+        grafted([("a", dense_base()), ("b", dense_base())])
+
+
+@pytest.mark.parametrize("models", [[Branch("base.keras")], {"a": Branch(layers.Dense(2))}], ids=["list", "dict"])
+def test_what_a_branch_holds_must_be_a_model(models):
+    with pytest.raises(TypeError, match=r"`models\[('a'|0)\]` must be a keras.Model"):
+        grafted(models)
+
+
 def test_a_branch_cannot_be_changed():
     branch = Branch(dense_base())
     with pytest.raises(dataclasses.FrozenInstanceError):

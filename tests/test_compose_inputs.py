@@ -19,6 +19,7 @@ from keras import layers
 from zoo import functional, sequential, vectors
 
 from keras_graft import Branch
+from keras_graft._compose.inputs import signature_of
 
 
 def pair() -> dict[str, np.ndarray]:
@@ -106,6 +107,18 @@ def test_names_that_separate_inputs_would_share_are_numbered():
     expect(model, x, np.hstack(x))
 
 
+def test_inputs_of_other_names_are_shared_by_their_places_unless_a_name_stands_elsewhere():
+    def base(*names: str) -> keras.Model:
+        inputs = [keras.Input((3,), name=name) for name in names]
+        return functional(inputs, layers.Concatenate()(inputs))
+
+    x = [vectors(4, 3), vectors(4, 3, seed=1)]
+    model = ensemble({"a": base("left", "right"), "b": base("left", "other")})
+    expect(model, x, np.hstack(x * 2))
+    with pytest.raises(ValueError, match=r"the inputs \['right'\] stand at different places"):
+        ensemble({"a": base("left", "right"), "b": base("right", "other")})
+
+
 @pytest.mark.parametrize("inputs", ["shared", "separate"])
 @pytest.mark.parametrize("place", ["head", "merge", "projection"])
 def test_the_name_of_an_input_gives_way_to_a_new_layer(place, inputs):
@@ -149,7 +162,22 @@ def test_a_structure_of_inputs_of_the_callers_own(structure):
     expect(model, x, joined(bases, x, x))
 
 
+def test_inputs_of_the_callers_own_in_a_list_go_to_each_base_by_their_names():
+    bases, x = [two_inputs_base(list), two_inputs_base(list)], pair()
+    model = ensemble(bases, inputs=[keras.Input((2,), name="right"), keras.Input((3,), name="left")])
+    given = as_structure(list, x)
+    expect(model, [x["right"], x["left"]], joined(bases, given, given))
+
+
 def test_an_input_of_the_callers_own_serves_again():
     x = keras.Input((3,))
     first, second = ensemble([dense_base()], inputs=x), ensemble([dense_base()], inputs=x)
     np.testing.assert_array_equal(outputs(first, vectors(4, 3)), outputs(second, vectors(4, 3)))
+
+
+def test_a_list_of_one_input_is_as_that_input():
+    x = [keras.Input((3,)), keras.Input((3,))]
+    alone, listed = keras.Model(x[0], layers.Dense(2)(x[0])), keras.Model([x[1]], layers.Dense(2)(x[1]))
+    assert signature_of(alone) == signature_of(listed) == "(None, 3) float32"
+    model = ensemble({"a": alone, "b": listed})
+    expect(model, vectors(4, 3), joined([alone, listed], vectors(4, 3), vectors(4, 3)))

@@ -48,6 +48,20 @@ class Scaled(layers.Layer):
         return inputs * 2.0
 
 
+class Around(layers.Layer):
+    """A layer of one's own around another one, whose data format is known."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.inner = layers.Conv2D(3, 2, data_format="channels_last")
+
+    def build(self, input_shape: Any) -> None:
+        self.inner.build(input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        return self.inner(inputs)
+
+
 def residual() -> keras.Model:
     """Behind the last convolution: operations, a gate made of vectors, and layers without a data format."""
     x = keras.Input((4, 5, 2))
@@ -64,6 +78,7 @@ MAPS = {
         keras.Input((4, 5, 2)),
         sequential(keras.Input((4, 5, 2)), layers.AveragePooling2D(2, data_format="channels_last"), name="inner"),
     ),
+    "around_a_convolution": lambda: sequential(keras.Input((4, 5, 2)), Around()),
     "residual": residual,
     "operation": lambda: functional(
         x := keras.Input((4, 5, 2)), keras.ops.average_pool(x, 2, data_format="channels_last")

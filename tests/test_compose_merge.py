@@ -156,6 +156,12 @@ def test_a_callable_merges_features_of_any_rank():
     np.testing.assert_allclose(outputs(ensemble([base, base], merge=merge), x), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("count", "way_out"), [(1, r"lambda tensors: tensors\[0\]"), (2, r"keras.layers.Add\(\)")])
+def test_maps_are_refused_with_a_merge_that_takes_them(count, way_out):
+    with pytest.raises(ValueError, match=f"such as `merge={way_out}`"):
+        ensemble([image_base()] * count, merge="add")
+
+
 @pytest.mark.parametrize("merge", MERGES)
 def test_a_merge_survives_a_file(merge, tmp_path):
     model, x = grafted(bases(3), merge=merge), vectors(5, 3)

@@ -68,6 +68,16 @@ def test_a_base_may_end_at_its_input():
     expect(model, vectors(4, 3), vectors(4, 3))
 
 
+def test_a_base_without_a_graph_ends_at_its_output():
+    class Doubles(keras.Model):
+        def call(self, x: Any) -> Any:
+            return 2.0 * x
+
+    base = Doubles()
+    base(vectors(4, 3))
+    expect(ensemble([base], copy=False), vectors(4, 3), 2 * vectors(4, 3))
+
+
 def test_the_old_head_is_gone():
     base = dense_base()
     branch = grafted([Branch(base, output="drop", name="a")]).get_layer("a")

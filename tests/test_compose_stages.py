@@ -49,8 +49,9 @@ def test_an_int_projects_linearly_under_the_name_of_its_branch():
     expect(model, vectors(4, 3), outputs(base, vectors(4, 3)) @ kernel + bias)
 
 
-def test_a_projection_may_be_a_numpy_int():
-    assert ensemble([Branch(dense_base(), projection=np.int32(2))]).output_shape == (None, 2)
+@pytest.mark.parametrize("units", [1, np.int32(2)])
+def test_a_projection_may_be_of_any_units(units):
+    assert ensemble([Branch(dense_base(), projection=units)]).output_shape == (None, units)
 
 
 # ---------------------------------------------------------------------------------------------------------

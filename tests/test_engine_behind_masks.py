@@ -186,6 +186,7 @@ def test_masks_of_inputs_reach_attention_as_far_as_layers_pass_them_on(make: Any
         (layers.Lambda(lambda x: x), False),
         (MarksPadding(), True),
         (marks_on_the_instance(), True),
+        (zoo.Block(), False),  # its class says nothing of masks
         (layers.LSTM(2, return_sequences=True), False),  # it passes masks on and makes none
     ],
     ids=lambda value: getattr(value, "name", None),

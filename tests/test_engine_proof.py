@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
+from copied import assert_copied, branch_of, model_of, outputs
 from keras import layers, ops
-from test_engine_counterparts import assert_copied, branch_of, model_of, outputs
 
 from keras_graft import ModeLock, _keras, freeze_and_merge, with_dropout
 from keras_graft._engine.errors import RebuildError

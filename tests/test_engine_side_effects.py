@@ -123,6 +123,12 @@ def test_what_a_stranger_does_is_told_by_mode() -> None:
     assert (always.draws_always, always.updates_always, always.quiet_in_inference) == (True, True, False)
 
 
+@pytest.mark.parametrize("always", ["draws_always", "updates_always"])
+def test_a_layer_that_does_anything_in_inference_mode_is_not_quiet_in_it(always: str) -> None:
+    assert SideEffects(draws=True, updates=("steps",)).quiet_in_inference
+    assert not SideEffects(draws=True, updates=("steps",), **{always: True}).quiet_in_inference
+
+
 def test_nothing_is_known_of_a_layer_that_no_call_goes_through() -> None:
     assert side_effects_of(zoo.Block()) == SideEffects(draws=True, complete=False)  # it was never called
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
+from copied import FORGOTTEN, Center, X, branch_of, model_of, named_scale, outputs
 from helpers import KERAS_3_12
 from keras import layers
-from test_engine_counterparts import FORGOTTEN, Center, X, branch_of, model_of, named_scale, outputs
 from test_engine_rebuild import faithful
 
 from keras_graft import _keras, with_dropout
+from keras_graft._engine import state as _state
 from keras_graft._engine.errors import RebuildError
 
 
@@ -189,7 +190,7 @@ def test_unnamed_weights_are_matched() -> None:
 def test_a_copy_with_other_variables_is_refused() -> None:
     class Grown(layers.Layer):
         def build(self, shape: Any) -> None:
-            self.scale = self.add_weight(shape=(shape[-1],), name="scale")
+            self.scale = self.add_weight(shape=(shape[-1],), initializer="ones", name="scale")
 
         def call(self, x: Any) -> Any:
             return x
@@ -200,3 +201,13 @@ def test_a_copy_with_other_variables_is_refused() -> None:
     grown.extra = grown.add_weight(shape=(2,), name="extra")
     with pytest.raises(RebuildError, match=r"its variable 'extra' \(2,\) has no equal in the copy"):
         faithful(model)
+
+
+def test_what_stands_for_a_layer_may_have_fewer_of_its_variables() -> None:
+    old, new = layers.Dense(3), layers.Dense(3, use_bias=False)
+    for layer in (old, new):
+        layer.build((None, 8))
+    ((ours, theirs),) = _state._matched_variables(old, new, "dense", fewer=True)
+    assert ours is old.kernel and theirs is new.kernel
+    with pytest.raises(RebuildError, match=r"its variable 'bias' .* has no equal in the copy"):
+        list(_state._matched_variables(old, new, "dense", fewer=False))

@@ -163,6 +163,17 @@ def test_a_structure_of_any_tensors_is_taken_over() -> None:
     assert x["c"].tolist() == ["a"] and x["c"] is not words
 
 
+def test_floats_of_arrays_come_as_fit_casts_them_and_whole_numbers_as_they_are() -> None:
+    x = {name: np.ones(4, name) for name in ("float16", "float64", "int64", "bool")}
+    ((batch, _),) = source_of(x, None, None, steps=None, batch_size=4, name="x").batches()
+    assert {name: array(part).dtype.name for name, part in batch.items()} == {
+        "float16": "float32",
+        "float64": "float32",
+        "int64": "int64",
+        "bool": "bool",
+    }
+
+
 class InEpochs(Sequence):
     """Chooses its examples when an epoch begins, as many do."""
 

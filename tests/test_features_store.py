@@ -36,9 +36,7 @@ HERE = pathlib.Path(__file__).parent
 ONE = {"feature-0.npy": np.arange(6, dtype="float32").reshape(3, 2)}
 
 
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_features, "SHARD_BYTES", 600)  # 20 examples, in batches of 10
+pytestmark = pytest.mark.usefixtures("small_shards")
 
 
 # ---------------------------------------------------------------------------------------------------------

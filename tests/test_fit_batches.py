@@ -16,15 +16,11 @@ from keras import layers
 from test_features import X, Y, merged
 
 from keras_graft import fit_head
-from keras_graft._features import features as _features
 from keras_graft._features import shards as _shards
 from keras_graft._features.features import Features, FeatureStoreError
 from keras_graft._fit.batches import even, store_errors_kept, stored_batches
 
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_features, "SHARD_BYTES", 600)  # 20 examples, in batches of 10
+pytestmark = pytest.mark.usefixtures("small_shards")
 
 
 def test_each_epoch_holds_each_example_once_in_an_order_of_its_own(tmp_path: pathlib.Path) -> None:

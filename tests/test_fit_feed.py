@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
+from fitting import CROSSENTROPY, WEIGHTS, X, Y, base, model, plain_fit, small, trained
 from helpers import array
 from keras import layers
-from test_fit_head import CROSSENTROPY, WEIGHTS, X, Y, base, model, plain_fit, small, trained
 
 from keras_graft import fit_head, freeze_and_merge, split
 from keras_graft._features.computer import Computer
@@ -226,3 +227,11 @@ def test_data_to_validate_on_are_never_shuffled(tmp_path: pathlib.Path) -> None:
     batches = list(found["validation_data"])
     assert [len(y) for _, y, *_ in batches] == [16] * 6 + [4]
     np.testing.assert_array_equal(np.concatenate([array(y) for _, y, *_ in batches]), X[:, :1])
+
+
+def test_progress_is_one_line_where_fit_is_told_to_say_one_for_each_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    feed = dataclasses.replace(feed_of(small()), verbose=2)
+    feed.training(feed.source((X, X[:, :1], None), None, "x"), 16, None, None, None)
+    title, progress = capsys.readouterr().out.splitlines()
+    assert title == "Computing the frozen part (train)"
+    assert progress.startswith("4/4 ")  # 100 examples, 32 at once

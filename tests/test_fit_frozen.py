@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import pytest
 import zoo
+from fitting import X, Y, model
 from helpers import array
 from keras import layers
-from test_fit_head import X, Y, model
 
 from keras_graft import fit_head
 from keras_graft._fit.frozen import Frozen

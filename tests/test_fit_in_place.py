@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
+from fitting import X, Y, assert_same_training, model, plain_fit, seeded, small, trained
 from helpers import array
 from keras import layers
-from test_fit_head import X, Y, assert_same_training, model, plain_fit, seeded, small, trained
 
 from keras_graft import _keras, fit_head, split
 from keras_graft._fit.in_place import fed_with_features, in_place_of_inputs

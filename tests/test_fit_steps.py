@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
+from fitting import X, Y, model, plain_fit, seeded, small, trained
 from helpers import array
 from keras import layers
-from test_fit_head import X, Y, model, plain_fit, seeded, small, trained
 
 from keras_graft import _keras, fit_head
 from keras_graft._fit.steps import is_quiet, steps_at_once, with_one_iterator

@@ -22,8 +22,9 @@ from keras_graft._keras.copies import (
     restore_unserialized,
     serialized,
     tie,
-    with_own_containers,
+    with_new_containers,
 )
+from keras_graft._keras.parts import walk
 
 
 def built(layer: Any, *shape: int | None) -> Any:
@@ -110,7 +111,7 @@ def test_a_variable_of_another_layer_takes_the_place_of_one_and_its_order() -> N
 def test_a_config_in_containers_of_its_own_says_the_same() -> None:
     held, policy = object(), keras.dtype_policies.DTypePolicy("mixed_float16")
     config = {"a": [1, (2, {"b": held})], "dtype": policy, "c": {3}}
-    new = with_own_containers(config)
+    new = with_new_containers(config)
     assert {**new, "dtype": policy} == config
     assert new["dtype"].name == policy.name
     for ours, theirs in ((new, config), (new["a"], config["a"]), (new["c"], config["c"]), (new["dtype"], policy)):
@@ -146,3 +147,11 @@ def test_a_copy_of_an_operation_computes_the_same_and_was_never_called(from_conf
     assert new._inbound_nodes == []
     assert len(operation._inbound_nodes) == 1
     np.testing.assert_allclose(array(new(zoo.vectors(4, 2, 3))), zoo.vectors(4, 2, 3).sum(1, keepdims=True), rtol=1e-6)
+
+
+def test_a_copy_holds_one_layer_where_its_original_does() -> None:
+    cell = layers.LSTMCell(2)
+    new = copy_from_config(layers.RNN(layers.StackedRNNCells([cell, cell, layers.LSTMCell(2)])), {})
+    first, second, third = new.cell.cells
+    assert first is second is not third
+    assert [type(part) for part in walk(new)].count(layers.LSTMCell) == 2

@@ -23,10 +23,11 @@ from keras_graft._keras.parts import (
     is_built_by_calling,
     is_of_keras,
     named_parts,
-    own_methods,
+    objects_given,
     own_trainable,
     own_variables,
     put,
+    replaced_methods,
     same_policy,
     saved_variables,
     seed_states,
@@ -74,6 +75,14 @@ def test_what_a_layer_holds_is_named_and_the_books_of_keras_are_not_among_it() -
     names = named_parts(layer)
     assert names[id(layer.things["a"][0])] == "things[a][0]"
     assert names[id(layer.things["a"][1])] == "things[a][1]"
+
+
+def test_what_a_layer_was_given_are_objects_no_weights_and_no_books() -> None:
+    layer = layers.Dense(2, activation="relu", kernel_constraint="max_norm")
+    layer.build((None, 3))
+    given = objects_given(layer).keys()
+    assert {"activation", "kernel_initializer", "kernel_constraint"} <= given
+    assert not {"units", "use_bias", "bias_constraint", "_kernel", "bias", "name", "_layers", "_tracker"} & given
 
 
 def test_slots_are_attributes_too_and_private_ones_carry_the_name_of_their_class() -> None:
@@ -150,12 +159,12 @@ def test_activity_losses_are_taken_from_all_that_lies_below() -> None:
 
 def test_methods_that_were_put_on_a_model_are_found() -> None:
     model = nested_base()
-    assert own_methods(model) == []
+    assert replaced_methods(model) == []
     model.compile("sgd", "mse")
     model.fit(zoo.vectors(4, 3), zoo.vectors(4, 2), verbose=0)
-    assert own_methods(model) == []
+    assert replaced_methods(model) == []
     model.call, model.note = lambda inputs: inputs, lambda: 1
-    assert own_methods(model) == ["call"]
+    assert replaced_methods(model) == ["call"]
 
 
 def test_operations_that_are_no_layers_are_found_in_graphs() -> None:

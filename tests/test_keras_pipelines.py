@@ -75,6 +75,13 @@ def test_what_differs_from_pass_to_pass_is_found(kind: str) -> None:
     assert (dict(_keras.drawn_anew(data)) == {}) == alike
 
 
+def test_what_draws_is_named_by_its_operation_and_where_it_stands() -> None:
+    tf.random.set_seed(None)
+    assert dict(_keras.drawn_anew(PIPELINES["map"]())) == {"RandomStandardNormal in ParallelMap": False}
+    ((layer_of_keras, order),) = dict(_keras.drawn_anew(PIPELINES["layer of Keras"]())).items()
+    assert (layer_of_keras.partition("Random")[0], order) == ("Stateless", False)
+
+
 def losses(data: Any, **options: Any) -> list[float]:
     return fit_head(made(optimizer=keras.optimizers.SGD(0.0)), data, verbose=0, **options).history["loss"]
 

@@ -72,12 +72,13 @@ def test_calls_that_were_held_back_can_be_recorded_later(tmp_path: pathlib.Path)
     layer, x = built(), keras.Input((3,))
     with unrecorded():
         model = keras.Model(x, connected(layer, x))
-    layer(x)  # takes the place that was free
+    layer(keras.Input((3,)))  # takes the place that was free
     (recorded,) = record_calls(model)
     assert layer._inbound_nodes[1] is recorded
+    assert recorded in x._keras_history.operation._outbound_nodes
     assert model.output._keras_history.node_index == 1
-    assert record_calls(model) == []
     np.testing.assert_array_equal(outputs(reloaded(model, tmp_path), DATA), outputs(model, DATA))
+    assert record_calls(model) == []
 
 
 @pytest.mark.parametrize("used", [False, True])

@@ -12,6 +12,8 @@ from helpers import dense_base, grafted, outputs
 from keras import layers, losses
 from zoo import sequential, vectors
 
+from keras_graft._losses.loss import check_loss_of_one
+
 SPARSE = "sparse_categorical_crossentropy"
 SPARSE_LOGITS = losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -240,3 +242,13 @@ def test_is_welcome(make):
 def test_an_ensemble_of_classifiers_is_evaluated_as_it_is():
     base = sequential(keras.Input((3,)), layers.Dense(3, activation="softmax"))
     assert grafted([base], None, loss=SPARSE).compiled
+
+
+def test_a_loss_that_is_dealt_out_must_fit_the_one_output():
+    x = keras.Input((1,))
+    for fitting in ("mse", ["mse"], {"head": "mse"}):
+        check_loss_of_one(x, "head", fitting)
+    for other in (["mse", "mse"], [], {"top": "mse"}, {"head": "mse", "top": "mse"}):
+        with pytest.raises(ValueError, match="must be one loss, because the head has one output, 'head'"):
+            check_loss_of_one(x, "head", other)
+    check_loss_of_one([x, x], "head", ["mse", "mse"])

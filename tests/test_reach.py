@@ -18,16 +18,16 @@ import zoo
 from keras import layers
 
 from keras_graft._reach import (
+    added_attributes,
     attributes_of_modules,
     code_that_runs,
     content_of,
     globals_of,
+    is_custom_code,
     is_of,
-    is_own_code,
     is_plain,
     names_in,
     names_in_code_of,
-    own_attributes,
     reached_from,
 )
 
@@ -160,8 +160,8 @@ def test_circles_end() -> None:
 def test_code_is_somebodys_own_by_where_it_stands() -> None:
     own = [reads_a_global, Holder(), Holder, WithProperty, zoo.Block(), functools.wraps(np.sum)(lambda x: x)]
     known = [np.sum, json.loads, layers.Dense, layers.Dense(2), print, 3, tf.nn.relu]
-    assert [is_own_code(value) for value in own] == [True] * len(own)
-    assert [is_own_code(value) for value in known] == [False] * len(known)
+    assert [is_custom_code(value) for value in own] == [True] * len(own)
+    assert [is_custom_code(value) for value in known] == [False] * len(known)
 
 
 def test_a_package_of_the_users_may_have_the_name_of_a_module_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,6 +178,10 @@ def test_a_package_of_the_users_may_have_the_name_of_a_module_of_python(monkeypa
     assert not is_of(packages, "code.inner")
 
 
+def names_something_within(x: Any) -> Any:
+    return (v.named_within for v in x)
+
+
 def uses_modules(x: Any) -> Any:
     import json.decoder  # noqa: PLC0415  code that imports when it runs
 
@@ -187,6 +191,7 @@ def uses_modules(x: Any) -> Any:
 def test_globals_and_names_are_those_of_all_code_within() -> None:
     assert globals_of(defines_a_function) == {"HIDDEN": HIDDEN}
     assert {"scanstring", "linalg", "norm"} <= names_in(uses_modules)
+    assert "named_within" in names_in(names_something_within)
     found = attributes_of_modules(uses_modules, frozenset({"numpy"}))
     assert found["json.decoder.scanstring"] is json.decoder.scanstring
     assert not any(path.startswith("numpy") for path in found)
@@ -219,7 +224,7 @@ def test_what_can_hold_nothing_is_plain() -> None:
 
 
 def test_attributes_of_a_layer_are_those_that_keras_does_not_keep_its_books_in() -> None:
-    found = own_attributes(with_a_layer(note=HIDDEN))
+    found = added_attributes(with_a_layer(note=HIDDEN))
     assert found["note"] is HIDDEN
     assert {"units", "activation"} <= found.keys()
     assert not {"_losses", "_layers", "_inbound_nodes", "built"} & found.keys()

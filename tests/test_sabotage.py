@@ -19,7 +19,8 @@ import helpers
 import keras
 import numpy as np
 import pytest
-import test_engine_counterparts as copies
+import test_engine_counterparts
+import test_engine_counterparts_in_configs as in_configs
 import test_engine_proof
 import test_features
 import test_features_computer
@@ -412,22 +413,22 @@ PROOFS: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
     *(
         (
             without_comparing,
-            functools.partial(copies.test_what_no_config_carries_is_handed_over, what),
+            functools.partial(test_engine_counterparts.test_what_no_config_carries_is_handed_over, what),
         )
-        for what in copies.HIDDEN
+        for what in test_engine_counterparts.HIDDEN
     ),
-    (without_the_state_of_operations, copies.test_the_state_of_an_operation_is_copied),
+    (without_the_state_of_operations, test_engine_counterparts.test_the_state_of_an_operation_is_copied),
     (
         without_comparing,
-        functools.partial(copies.test_activations_are_the_very_functions, "a lambda", False),
+        functools.partial(in_configs.test_activations_are_the_very_functions, "a lambda", False),
     ),
     (
         without_handing_over,
-        functools.partial(copies.test_what_no_config_carries_is_handed_over, "an array"),
+        functools.partial(test_engine_counterparts.test_what_no_config_carries_is_handed_over, "an array"),
     ),
     (
         without_copying_what_is_handed_over,
-        functools.partial(copies.test_what_is_handed_over_is_not_shared, "an array"),
+        functools.partial(test_engine_counterparts.test_what_is_handed_over_is_not_shared, "an array"),
     ),
     (without_a_call_in_doubt, test_engine_proof.test_a_doubt_is_decided_by_a_call),
     *(

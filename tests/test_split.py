@@ -157,6 +157,16 @@ def test_sizes_that_are_open_have_no_price() -> None:
     found = split(model)
     assert found.bytes_per_example is None
     assert found.share is None
+    pooled = [layers.Dense(2, trainable=False), layers.GlobalMaxPooling1D(), layers.Dense(1)]
+    open_ahead = split(keras.Sequential([keras.Input((None, 3)), *pooled]))
+    assert (open_ahead.bytes_per_example, open_ahead.share) == (8, None)
+
+
+def test_where_nothing_can_be_computed_ahead_the_features_are_the_inputs() -> None:
+    nothing = split(keras.Sequential([keras.Input((3,)), layers.Dense(2)]))
+    np.testing.assert_array_equal(array(nothing.features(zoo.vectors(2, 3))), zoo.vectors(2, 3))
+    assert nothing.empty
+    assert not split(keras.Sequential([keras.Input((3,)), layers.Dense(2, trainable=False), layers.Dense(1)])).empty
 
 
 def test_what_is_no_model_is_refused() -> None:

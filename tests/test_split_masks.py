@@ -51,7 +51,9 @@ def test_a_mask_becomes_a_tensor_and_a_tensor_a_mask(tmp_path: pathlib.Path) -> 
     embedded = layers.Embedding(10, 6, mask_zero=True)(ids)
     ahead = keras.Model(ids, [embedded, MaskOf()(embedded)])
     behind_inputs = [keras.Input((5, 6)), keras.Input((5,), dtype="bool")]
-    behind = keras.Model(behind_inputs, layers.LSTM(4)(WithMask()(behind_inputs)))
+    masked = WithMask()(behind_inputs)
+    assert (masked.shape, masked.dtype) == ((None, 5, 6), "float32")
+    behind = keras.Model(behind_inputs, layers.LSTM(4)(masked))
     whole = keras.Model(ids, behind.layers[-1](embedded))
     features, mask = outputs(ahead, zoo.tokens(4))
     np.testing.assert_array_equal(mask, zoo.tokens(4) != 0)
@@ -71,9 +73,10 @@ def test_what_crosses_is_neither_cast_nor_masked_again() -> None:
 
 def test_a_witness_sees_what_goes_by_and_its_mask() -> None:
     seen: list[Any] = []
-    masked = layers.Masking()(np.array([[[1.0], [0.0]]], "float32"))
+    masked = layers.Masking(dtype="float16")(np.array([[[1.0], [0.0]]], "float16"))
     given = Witness(lambda inputs, mask: seen.append((array(inputs), array(mask))))(masked)
     ((inputs, mask),) = seen
+    assert inputs.dtype == "float16"
     np.testing.assert_array_equal(inputs, array(masked))
     np.testing.assert_array_equal(mask, [[True, False]])
     assert given is masked

@@ -15,6 +15,7 @@ from keras import layers
 from zoo import functional, sequential
 
 from keras_graft import Branch, _keras, audit, fit_head, freeze_and_merge, predict_samples, split
+from keras_graft._split.replay import Names
 
 X = np.random.default_rng(0).normal(size=(12, 8)).astype("float32")
 LEFT, RIGHT = X[:, :3], X[:, 3:6]
@@ -403,3 +404,8 @@ def test_a_branch_whose_name_no_graph_takes_is_refused_with_a_way_out(name: str)
     with pytest.raises(ValueError, match="for a scope"):
         freeze_and_merge({"fine": model}, 1, loss="mse", name=name)
     grafted([base("_x", "d")], 1).fit(X, X[:, :1], verbose=0)
+
+
+def test_a_name_that_is_taken_gets_the_first_number_that_is_free() -> None:
+    names = Names({"a", "b"}, {}, {})
+    assert [names.new(name) for name in ("a", "a", "b", "c")] == ["a_1", "a_2", "b_1", "c"]

@@ -493,7 +493,7 @@ def _keep(subject: _Subject) -> Finding:
         return _fault("In inference mode it does not give its features.", _WAYS_OUT["copy"])
     if _draws(subject.model, subject.data, training=True) and not _draws(made, subject.data, training=True):
         return _fault("In training mode it does not drop.", _WAYS_OUT["policy"])
-    return _holds(_held(made))
+    return _holds(_lock_in(made))
 
 
 def _silent(policy: Policy, subject: _Subject) -> Finding:
@@ -504,7 +504,7 @@ def _silent(policy: Policy, subject: _Subject) -> Finding:
         return _fault("In training mode it still drops.", _WAYS_OUT["policy"])
     if not subject.same_as(_outputs(made, subject.data, training=True)):
         return _fault("In training mode it does not give the features of inference mode.", _WAYS_OUT["copy"])
-    return _holds(_held(made))
+    return _holds(_lock_in(made))
 
 
 def _always(subject: _Subject) -> Finding:
@@ -512,10 +512,10 @@ def _always(subject: _Subject) -> Finding:
     drops = _draws(subject.composed("keep"), subject.data, training=True)
     if drops and not _draws(made, subject.data, training=False):
         return _fault("In inference mode it does not drop.", _WAYS_OUT["policy"])
-    return _holds(_held(made))
+    return _holds(_lock_in(made))
 
 
-def _held(made: keras.Model) -> str:
+def _lock_in(made: keras.Model) -> str:
     return "A ModeLock holds it." if any(type(part) is ModeLock for part in _keras.walk(made)) else ""
 
 

@@ -25,16 +25,16 @@ from . import _keras
 
 __all__ = [
     "VARIABLES",
+    "added_attributes",
     "attributes_of_modules",
     "code_that_runs",
     "content_of",
     "globals_of",
+    "is_custom_code",
     "is_of",
-    "is_own_code",
     "is_plain",
     "names_in",
     "names_in_code_of",
-    "own_attributes",
     "reached_from",
 ]
 
@@ -90,7 +90,7 @@ def reached_from(*roots: Any) -> Iterator[Any]:
             waiting.extend(_next(value))
 
 
-def own_attributes(layer: keras.Layer) -> dict[str, Any]:
+def added_attributes(layer: keras.Layer) -> dict[str, Any]:
     """The attributes of a layer or an operation that Keras does not keep its books in."""
     return {name: value for name, value in vars(layer).items() if name not in _keras.OF_EVERY_LAYER}
 
@@ -102,7 +102,7 @@ def arguments_of(operation: keras.Operation) -> list[Any]:
     return [leaf for leaf in leaves if type(leaf) not in _PLAIN_TYPES]
 
 
-def is_own_code(value: Any) -> bool:
+def is_custom_code(value: Any) -> bool:
     """Whether a function, or the class of an object, is nobody's whose code is known."""
     if inspect.isfunction(value):  # by its globals: a decorator gives it the module of another one
         module = value.__globals__.get("__name__")
@@ -164,7 +164,7 @@ def names_in(function: Any) -> set[str]:
 def names_in_code_of(layer: keras.Layer) -> set[str]:
     """All that code of anybody's names which a layer reaches."""
     functions = filter(inspect.isfunction, reached_from(layer))
-    return {name for function in functions if is_own_code(function) for name in names_in(function)}
+    return {name for function in functions if is_custom_code(function) for name in names_in(function)}
 
 
 def content_of(cell: types.CellType) -> list[Any]:
@@ -206,7 +206,7 @@ def _reached_by_function(function: Any) -> list[Any]:
     """What a function of anybody's may use when it runs."""
     found: list[Any] = [function.__defaults__, function.__kwdefaults__, vars(function)]
     found += [value for cell in function.__closure__ or () for value in content_of(cell)]
-    if is_own_code(function):
+    if is_custom_code(function):
         found += globals_of(function).values()
         found += attributes_of_modules(function, LIBRARIES).values()
     return found
@@ -215,13 +215,13 @@ def _reached_by_function(function: Any) -> list[Any]:
 def _held_by_object(value: Any) -> list[Any]:
     kind = type(value)
     if isinstance(value, keras.Operation):
-        held = [*own_attributes(value).values(), *_keras.sublayers(value), *code_that_runs(value)]
+        held = [*added_attributes(value).values(), *_keras.sublayers(value), *code_that_runs(value)]
         return [*held, *(_keras.bare_operations(value) if isinstance(value, keras.Layer) else arguments_of(value))]
     if kind.__module__.startswith("tensorflow."):
         return _held_by_tensorflow(value)
     slots = [getattr(value, name, None) for base in kind.__mro__ for name in _names(base)]
     held = [*vars(value).values()] if hasattr(value, "__dict__") else []
-    return [*held, *slots, *([kind] if is_own_code(kind) else [])]
+    return [*held, *slots, *([kind] if is_custom_code(kind) else [])]
 
 
 def _held_by_tensorflow(value: Any) -> list[Any]:
@@ -244,20 +244,24 @@ def _names(base: type) -> list[str]:
 
 def code_that_runs(layer: keras.Layer) -> list[Any]:
     """What a class of anybody's holds that its `call` uses, by name: methods, and what these use, and attributes."""
-    bases = [base for base in reversed(type(layer).__mro__) if is_own_code(base)]
-    own = {key: value for base in bases for key, value in vars(base).items()}
+    bases = [base for base in reversed(type(layer).__mro__) if is_custom_code(base)]
+    members = {key: value for base in bases for key, value in vars(base).items()}
     found, waiting = dict[str, Any](), ["call"]
     while waiting:
         key = waiting.pop()
-        if key in own and key not in found:
-            found[key] = own[key]
-            functions = [part for part in (own[key], *_wrapped_in(own[key])) if inspect.isfunction(part)]
+        if key in members and key not in found:
+            found[key] = members[key]
+            functions = [part for part in (members[key], *_wrapped_in(members[key])) if inspect.isfunction(part)]
             waiting += [used for part in functions for used in names_in(part)]
     return list(found.values())
 
 
 def _wrapped_in(value: Any) -> Iterable[Any]:
     return _next(value) if isinstance(value, (*_WRAPPERS, tf.types.experimental.PolymorphicFunction)) else ()
+
+
+def _functions_in_wrapper(value: Any) -> list[Any]:
+    return [getattr(value, name, None) for name in ("fget", "func", "__func__")]
 
 
 _STEPS: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (
@@ -267,6 +271,6 @@ _STEPS: tuple[tuple[Any, Callable[[Any], Iterable[Any]]], ...] = (
     (types.FunctionType, _reached_by_function),
     ((types.BuiltinFunctionType, types.MethodType), lambda value: [value.__self__, getattr(value, "__func__", None)]),
     (functools.partial, lambda value: [value.func, value.args, value.keywords]),
-    (_WRAPPERS, lambda value: [getattr(value, name, None) for name in ("fget", "func", "__func__")]),
-    (type, lambda value: [*vars(value).values(), *value.__bases__] if is_own_code(value) else ()),
+    (_WRAPPERS, _functions_in_wrapper),
+    (type, lambda value: [*vars(value).values(), *value.__bases__] if is_custom_code(value) else ()),
 )

@@ -97,12 +97,12 @@ class Audit(Report):
 
     def _moves(self, row: Row) -> bool:
         """Whether a variable of the layer itself trains or changes in `fit`."""
-        below = sum(other.trainable for other in self._held_by(row))
+        below = sum(other.trainable for other in self._rows_directly_below(row))
         measured = row.measured
         moves_in_fit = measured is not None and set(measured.changed) - set(measured.changed_in_predict)
         return row.trainable > below or row.changes or bool(moves_in_fit)
 
-    def _held_by(self, row: Row) -> Iterator[Row]:
+    def _rows_directly_below(self, row: Row) -> Iterator[Row]:
         """The rows of what a layer holds itself: they stand behind its own, and names need not differ among them."""
         number = next(number for number, other in enumerate(self.rows) if other is row)
         for other in self.rows[number + 1 :]:

@@ -243,7 +243,7 @@ def _node(row: Row, everything: tuple[Row, ...], numbers: dict[str, int]) -> str
     classes = " ".join(_classes(row))
     if not below:
         return f'<button type="button" class="node {classes}" data-row="{number}">{label}</button>'
-    inner = _graph([held for held in below if held.depth == row.depth + 1], everything, numbers)
+    inner = _graph([other for other in below if other.depth == row.depth + 1], everything, numbers)
     opened = " open" if len(below) <= _OPEN else ""
     return f'<details class="node {classes}"{opened}><summary data-row="{number}">{label}</summary>{inner}</details>'
 

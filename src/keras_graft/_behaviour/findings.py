@@ -114,9 +114,9 @@ def places_in(model: keras.Model) -> Iterator[Place]:
     frozen = not model.trainable
     visited = {id(model)}
     if _keras.call_graph(model) is None:
-        held = list(_below(model, f"{model.name}/", 1, frozen, visited))
-        yield Place(model, model.name, 0, frozen, holds=bool(held))
-        yield from held
+        below = list(_below(model, f"{model.name}/", 1, frozen, visited))
+        yield Place(model, model.name, 0, frozen, holds=bool(below))
+        yield from below
     else:
         yield from _below(model, "", 0, frozen, visited)
 
@@ -128,9 +128,9 @@ def _below(layer: keras.Layer, prefix: str, depth: int, frozen: bool, visited: s
         if id(part) not in visited:
             visited.add(id(part))
             path, fixed = f"{prefix}{part.name}", frozen or not getattr(part, "trainable", True)
-            held = list(_below(part, f"{path}/", depth + 1, fixed, visited))
-            yield Place(part, path, depth, fixed, sources.get(id(part), ()), bool(held))
-            yield from held
+            below = list(_below(part, f"{path}/", depth + 1, fixed, visited))
+            yield Place(part, path, depth, fixed, sources.get(id(part), ()), bool(below))
+            yield from below
 
 
 def _sources(graph: Graph, prefix: str) -> dict[int, tuple[str, ...]]:

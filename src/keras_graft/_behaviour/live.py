@@ -131,7 +131,7 @@ class _Knowledge:
         value = tf.get_static_value(tensor)
         if value is not None:
             return (float(np.min(value)), float(np.max(value))) if np.size(value) else _ANYTHING
-        found = _as_held(self._computed(tensor.op, dtype), dtype)
+        found = _as_stored(self._computed(tensor.op, dtype), dtype)
         if any(map(math.isnan, found)):
             return _ANYTHING
         return _EITHER if dtype.is_bool and found == _ANYTHING else found
@@ -161,7 +161,7 @@ _SMALLEST_STEPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23
 # ---------------------------------------------------------------------------------------------------------
 
 
-def _as_held(exact: Interval, dtype: tf.DType) -> Interval:
+def _as_stored(exact: Interval, dtype: tf.DType) -> Interval:
     """An interval of numbers as tensors hold them: floats rounded, and integers that do not wrap round."""
     if dtype.is_floating:
         with np.errstate(over="ignore"):
@@ -181,7 +181,8 @@ def _cast(interval: Interval, dtype: tf.DType) -> Interval:
 
 
 def _hull(*intervals: Interval) -> Interval:
-    return min(low for low, _ in intervals), max(high for _, high in intervals)
+    lows, highs = zip(*intervals)
+    return min(lows), max(highs)
 
 
 def _product(one: Interval, other: Interval) -> Interval:
@@ -201,7 +202,12 @@ def _first(interval: Interval, *_: Interval) -> Interval:
 
 def _rising(function: Callable[[float], float]) -> Callable[[Interval], Interval]:
     """The rule of a function that never falls."""
-    return lambda interval: tuple(end if math.isinf(end) else function(end) for end in interval)  # type: ignore[return-value]
+
+    def rule(interval: Interval) -> Interval:
+        low, high = (end if math.isinf(end) else function(end) for end in interval)
+        return low, high
+
+    return rule
 
 
 def _truth(always: bool, never: bool) -> Interval:

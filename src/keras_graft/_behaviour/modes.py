@@ -70,17 +70,20 @@ def stored_modes(model: keras.Model) -> dict[int, bool | None]:
     if not _keras.rests_on_stored_modes(model):
         return {}
     in_fit, in_predict = (_modes_by_layer(follow(model, training)) for training in (True, False))
-    held: dict[int, bool | None] = {}
+    stored: dict[int, bool | None] = {}
     for key, modes in in_fit.items():
         if modes == in_predict[key]:
-            held[key] = next(iter(modes)) if len(modes) == 1 else None
+            stored[key] = next(iter(modes)) if len(modes) == 1 else None
         elif (modes, in_predict[key]) != ({True}, {False}):
-            held[key] = None
-    return held
+            stored[key] = None
+    return stored
 
 
 def _modes_by_layer(run: Run) -> dict[int, set[bool]]:
-    return {key: {bool(call.training) for call in calls} for key, calls in run.calls.items()}
+    modes: dict[int, set[bool]] = {}
+    for key, calls in run.calls.items():
+        modes[key] = {bool(call.training) for call in calls}
+    return modes
 
 
 def parts_of(layer: keras.Layer) -> list[Any]:

@@ -19,7 +19,7 @@ import keras
 from .. import _keras
 from .._fixed_statistics import FixedStatistics
 from .._mode_lock import ModeLock
-from .._reach import arguments_of, code_that_runs, is_own_code, is_plain, own_attributes, reached_from
+from .._reach import added_attributes, arguments_of, code_that_runs, is_custom_code, is_plain, reached_from
 
 __all__ = [
     "Behaviour",
@@ -58,7 +58,7 @@ class Behaviour:
         rates: Constructor arguments that make the layer drop or add noise, with the values at which it does not.
         only_noise: Whether the layer does nothing but drop or add noise, so that a graph may leave it out.
         parts: For a wrapper: pairs of config key and attribute under which it holds its inner layers.
-        own_layers: The attributes under which it holds layers that it makes itself; None where all it holds is so.
+        made_layers: The attributes under which it holds layers that it makes itself; None where all it holds is so.
         keeps_flags: Whether `trainable=False` survives saving and loading in all its sublayers.
         replacement: Makes from a layer another one that computes in both modes what the layer does in inference mode.
         traced: Whether the table knows nothing of the class, so that only a trace of a call tells what it does.
@@ -72,7 +72,7 @@ class Behaviour:
     rates: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     only_noise: bool = False
     parts: tuple[tuple[str, str], ...] = ()
-    own_layers: tuple[str, ...] | None = ()
+    made_layers: tuple[str, ...] | None = ()
     keeps_flags: bool = True
     replacement: Callable[[Any], Any] | None = None
     traced: bool = False
@@ -95,11 +95,11 @@ _RECURRENT = Behaviour(
     Effect.NOISE,
     "drops inputs or recurrent state at its rates",
     rates={"dropout": 0.0, "recurrent_dropout": 0.0},
-    own_layers=("cell",),
+    made_layers=("cell",),
 )
 _ATTENTION = Behaviour(Effect.NOISE, "drops attention weights at its rate", rates={"dropout": 0.0})
 _AUGMENTS = Behaviour(
-    Effect.AUGMENTATION, "augments at random; an image is left as it is in inference mode", own_layers=None
+    Effect.AUGMENTATION, "augments at random; an image is left as it is in inference mode", made_layers=None
 )
 _INERT = Behaviour(Effect.NOTHING, "computes the same in both modes")
 
@@ -120,7 +120,7 @@ _ROWS_BY_NAME: dict[str, Behaviour] = {
         dataclasses.replace(
             _ATTENTION,
             keeps_flags=False,
-            own_layers=tuple("_query_dense _key_dense _value_dense _output_dense _softmax _dropout_layer".split()),
+            made_layers=tuple("_query_dense _key_dense _value_dense _output_dense _softmax _dropout_layer".split()),
             other_kernel=True,
         ),
     ),
@@ -139,7 +139,7 @@ _ROWS_BY_NAME: dict[str, Behaviour] = {
         parts=(("layer", "forward_layer"), ("backward_layer", "backward_layer")),
     ),
     "Pipeline": dataclasses.replace(
-        _INERT, reason="does what its layers do", parts=(("layers", "layers"),), own_layers=("_pipeline_layers",)
+        _INERT, reason="does what its layers do", parts=(("layers", "layers"),), made_layers=("_pipeline_layers",)
     ),
     "Lambda": _INERT,  # unless its function says otherwise (see `_looked_at_whole`)
     # They take a `training` argument for float8 only, whose scales an optimizer moves with the weights, or not at all.
@@ -419,9 +419,9 @@ def _looked_at_whole(layer: keras.Layer, row: Behaviour) -> Behaviour:
     for name, value in strangers.items():
         if name == "function" and takes_the_mode(value):
             return dataclasses.replace(of_a_stranger, effect=Effect.UNKNOWN, reason="its function takes the mode")
-        for held in reached_from(value):
-            if isinstance(held, keras.Layer):
-                reason = f"its `{name}` reaches {type(held).__name__} '{held.name}'"
+        for part in reached_from(value):
+            if isinstance(part, keras.Layer):
+                reason = f"its `{name}` reaches {type(part).__name__} '{part.name}'"
                 return dataclasses.replace(of_a_stranger, effect=Effect.UNKNOWN, reason=reason)
     if row.effect is Effect.NOTHING:
         return dataclasses.replace(row, traced=True)
@@ -433,29 +433,29 @@ def shared_by_copies(layer: keras.Layer) -> list[Any]:
     """The layers that code reaches which a copy of `layer` runs too, because code is not copied."""
     roots: list[Any] = []
     for part in _keras.walk(layer):
-        if is_own_code(type(part)):
+        if is_custom_code(type(part)):
             roots += code_that_runs(part)
         else:
             strangers = strangers_in(part, _TABLE.get(type(part), _INERT))
             roots += [value for value in strangers.values() if not isinstance(value, keras.Layer)]
     tracked = {id(part) for part in _keras.walk(layer)}
-    return [held for held in reached_from(*roots) if isinstance(held, keras.Layer) and id(held) not in tracked]
+    return [part for part in reached_from(*roots) if isinstance(part, keras.Layer) and id(part) not in tracked]
 
 
 def _of_operation(operation: keras.Operation) -> Behaviour:
     """What an operation such as `keras.ops.map` does, by the functions that it was called with."""
-    values = [*own_attributes(operation).values(), *arguments_of(operation)]
-    if not is_own_code(type(operation)) and not any(map(_is_strange, values)):
+    values = [*added_attributes(operation).values(), *arguments_of(operation)]
+    if not is_custom_code(type(operation)) and not any(map(_is_strange, values)):
         return _INERT
-    for held in layers_reached_by(operation):
-        return Behaviour(Effect.UNKNOWN, f"its function reaches {type(held).__name__} '{held.name}'", traced=True)
+    for part in layers_reached_by(operation):
+        return Behaviour(Effect.UNKNOWN, f"its function reaches {type(part).__name__} '{part.name}'", traced=True)
     return dataclasses.replace(_INERT, traced=True)
 
 
 def layers_reached_by(operation: keras.Operation) -> list[Any]:
     """The layers that the code of an operation which is no layer reaches: Keras does not see them."""
     reached = reached_from(operation, *arguments_of(operation))
-    return [held for held in reached if isinstance(held, keras.Layer)]
+    return [part for part in reached if isinstance(part, keras.Layer)]
 
 
 def takes_the_mode(function: Any) -> bool:
@@ -476,9 +476,9 @@ def strangers_in(layer: keras.Layer, row: Behaviour) -> dict[str, Any]:
         value = attributes[name]
         if is_plain(value) or name.endswith(_NOT_IN_CALLS):
             continue
-        if row.own_layers is not None and name in row.own_layers:
+        if row.made_layers is not None and name in row.made_layers:
             found.update(_strangers_below(value))
-        elif _is_strange(value, layers=row.own_layers is not None):
+        elif _is_strange(value, layers=row.made_layers is not None):
             found[name] = value
     return dict(sorted(found.items())) if found else found
 
@@ -498,7 +498,7 @@ def _is_strange(value: Any, *, layers: bool = True) -> bool:
     if isinstance(value, (dict, list, tuple, set, frozenset)):
         items = [*value.keys(), *value.values()] if isinstance(value, dict) else value
         return any(_is_strange(item, layers=layers) for item in items)
-    return is_own_code(value) or _may_hold_code(value)
+    return is_custom_code(value) or _may_hold_code(value)
 
 
 def _may_hold_code(value: Any) -> bool:
@@ -508,5 +508,5 @@ def _may_hold_code(value: Any) -> bool:
     if isinstance(value, (functools.partial, types.MethodType)):
         return True
     if isinstance(value, keras.Operation):
-        return any(map(_is_strange, own_attributes(value).values()))
+        return any(map(_is_strange, added_attributes(value).values()))
     return callable(value) and not (_keras.is_of_keras(value) or inspect.isbuiltin(value) or isinstance(value, type))

@@ -470,7 +470,8 @@ def _as_far_as_it_counts(found: list[list[Call]], repeats: Callable[[], bool]) -
     other = other if len(calls) == len(again) else [True] * len(calls)
     changing = any(other) and not repeats()
     calls = [dataclasses.replace(call, unknown=call.unknown or (changing and o)) for call, o in zip(calls, other)]
-    doubtful = any(call.unknown for call in calls) and not any(call.draws for call in calls)
+    draws = any(call.draws for call in calls)
+    doubtful = any(call.unknown for call in calls) and not draws
     if len(found) == 1 and doubtful and repeats():  # in inference mode
         calls = [dataclasses.replace(call, unknown=False) for call in calls]
     return calls

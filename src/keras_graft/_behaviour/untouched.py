@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import _keras
-from .._reach import is_own_code, reached_from
+from .._reach import is_custom_code, reached_from
 
 __all__ = [
     "UNTRACKED",
@@ -49,24 +49,25 @@ def left_as_it_was(layer: keras.Layer) -> Iterator[None]:
 
 def _put_back(layer: keras.Layer) -> Iterator[None]:
     parts, reached = _keras.walk(layer), list(reached_from(layer))
-    changed_by_code = reached if any(map(is_own_code, reached)) else []
+    changed_by_code = reached if any(map(is_custom_code, reached)) else []
     variables = {id(variable): variable for variable in _variables_beneath(layer, reached, changed_by_code)}
     with tf.init_scope():
         values = [(variable, variable.read_value()) for variable in variables.values()]  # no copies until one is moved
         undo = [put_back for value in changed_by_code for put_back in _undone(value)]
     owners = {id(owner): owner for owner in [*parts, *filter(_is_an_owner, changed_by_code)]}
     attributes = [(vars(owner), dict(vars(owner))) for owner in owners.values()]
-    contents = {id(held): (held, _entries(held)) for owner in owners.values() for held in _containers(owner)}
+    containers = {id(container): container for owner in owners.values() for container in _containers(owner)}
+    contents = [(container, _entries(container)) for container in containers.values()]
     try:
         with random_states_kept(), _keras.global_seeds_kept():
             yield
     finally:
-        for held, before in attributes:
-            for name in [name for name in held if name not in before]:
-                del held[name]
-            held.update(before)
-        for held, entries in contents.values():
-            _refill(held, entries)
+        for now, before in attributes:
+            for name in [name for name in now if name not in before]:
+                del now[name]
+            now.update(before)
+        for container, entries in contents:
+            _refill(container, entries)
         with tf.init_scope():
             for variable, value in values:
                 variable.assign(value)
@@ -87,7 +88,7 @@ def _is_an_owner(value: Any) -> bool:
     """Whether code of others may set attributes of an object, as it may on a layer."""
     if not hasattr(value, "__dict__") or isinstance(value, (type, types.FunctionType, types.MethodType)):
         return False
-    return isinstance(value, (keras.Layer, types.SimpleNamespace)) or is_own_code(value)
+    return isinstance(value, (keras.Layer, types.SimpleNamespace)) or is_custom_code(value)
 
 
 # Larger arrays are not copied for what hardly any code does.
@@ -139,30 +140,31 @@ def _containers(layer: keras.Layer) -> Iterator[Any]:
     waiting = [value for name, value in vars(layer).items() if name not in _keras.RECORDS]
     visited: set[int] = set()
     while waiting:
-        held = waiting.pop()
-        if id(held) in visited or not isinstance(held, (*_CONTAINERS, tuple)):
+        value = waiting.pop()
+        if id(value) in visited or not isinstance(value, (*_CONTAINERS, tuple)):
             continue
-        visited.add(id(held))
-        waiting.extend(held.values() if isinstance(held, dict) else held)
-        if not isinstance(held, tuple):
-            yield held
+        visited.add(id(value))
+        waiting.extend(value.values() if isinstance(value, dict) else value)
+        if not isinstance(value, tuple):
+            yield value
 
 
-def _refill(held: Any, before: list[Any]) -> None:
+def _refill(container: Any, before: list[Any]) -> None:
     """Puts back what a container held; not through Keras, which tracks what is put into its own, and locks them."""
-    now = _entries(held)
+    now = _entries(container)
     if len(now) == len(before) and all(map(_is_same_entry, now, before)):
         return
-    base = next(kind for kind in _CONTAINERS if isinstance(held, kind))
-    own = next(
-        (kind for kind in type(held).__mro__ if kind.__module__ in _PLAIN and issubclass(kind, base)), type(held)
+    base = next(kind for kind in _CONTAINERS if isinstance(container, kind))
+    plain = next(
+        (kind for kind in type(container).__mro__ if kind.__module__ in _PLAIN and issubclass(kind, base)),
+        type(container),
     )
-    own.clear(held)
-    (own.extend if hasattr(own, "extend") else own.update)(held, before)
+    plain.clear(container)
+    (plain.extend if hasattr(plain, "extend") else plain.update)(container, before)
 
 
-def _entries(held: Any) -> list[Any]:
-    return list(held.items() if isinstance(held, dict) else held)
+def _entries(container: Any) -> list[Any]:
+    return list(container.items() if isinstance(container, dict) else container)
 
 
 def _is_same_entry(one: Any, other: Any) -> bool:
@@ -214,13 +216,14 @@ def recording(layers: list[Any], around: Callable[[Any, Callable[..., Any], Any,
         return call
 
     with _keras.surgery:
-        own = [(vars(layer), name, vars(layer).get(name)) for layer in layers for name in [_keras.name_of_call(layer)]]
+        names = map(_keras.name_of_call, layers)
+        before = [(vars(layer), name, vars(layer).get(name)) for layer, name in zip(layers, names)]
         try:
             for layer in layers:
                 vars(layer)[_keras.name_of_call(layer)] = recorded(layer)
             yield
         finally:
-            for attributes, name, call in own:
+            for attributes, name, call in before:
                 attributes.pop(name, None)
                 attributes.update({} if call is None else {name: call})
 

@@ -165,7 +165,7 @@ def _seal(model: keras.Model, submodels: Mapping[str, keras.Model], originals: l
     inputs = keras.layers.InputLayer
     head = [layer for layer in model.layers if id(layer) not in branches and not isinstance(layer, inputs)]
     _check_head_is_new(model, head, originals)
-    _check_head_trains_its_own(head, [*originals, *submodels.values()])
+    _check_head_trains_no_base(head, [*originals, *submodels.values()])
     _check_frozen(submodels)
 
 
@@ -189,7 +189,7 @@ def _check_head_is_new(model: keras.Model, head: list[Any], originals: list[kera
             )
 
 
-def _check_head_trains_its_own(head: list[Any], bases: list[keras.Model]) -> None:
+def _check_head_trains_no_base(head: list[Any], bases: list[keras.Model]) -> None:
     theirs = {id(variable): base.name for base in bases for variable in base.variables}
     for variable in [variable for layer in head for variable in layer.trainable_variables]:
         if id(variable) in theirs:

@@ -31,7 +31,7 @@ def make_inputs(inputs: Inputs, branches: Mapping[str, Branch], taken: Collectio
     tensors = [] if isinstance(inputs, str) else keras.tree.flatten(inputs)
     if tensors and all(_is_input(tensor) for tensor in tensors):
         first = next(iter(branches.values()))
-        return inputs, {name: _in_own_order(branch, first, inputs) for name, branch in branches.items()}
+        return inputs, {name: _in_order_of_names(branch, first, inputs) for name, branch in branches.items()}
     symbolic = all(map(_is_symbolic, tensors))  # computed, and no input
     hint = "" if symbolic else " They have shapes and no values, as in `inputs=keras.Input((8,))`: data go to `fit`."
     raise ValueError(
@@ -91,13 +91,13 @@ def _in_order_of(branch: Branch, other: Branch, tensors: Any) -> Any:
     return tensors
 
 
-def _in_own_order(branch: Branch, first: Branch, inputs: Structure) -> Any:
+def _in_order_of_names(branch: Branch, first: Branch, inputs: Structure) -> Any:
     """What inputs of the caller's own are for a branch: by name where a list has the names of its model's."""
     if branch.preprocess is not None or not isinstance(inputs, (list, tuple)):
         return inputs
-    names, own = _names_in_list(branch), [tensor.name for tensor in keras.tree.flatten(inputs)]
-    if names and sorted(names) == sorted(own):
-        return type(inputs)(inputs[own.index(name)] for name in names)
+    names, passed = _names_in_list(branch), [tensor.name for tensor in keras.tree.flatten(inputs)]
+    if names and sorted(names) == sorted(passed):
+        return type(inputs)(inputs[passed.index(name)] for name in names)
     return inputs if first.preprocess is not None else _in_order_of(branch, first, inputs)
 
 
@@ -119,8 +119,8 @@ def _separate_inputs(name: str, branch: Branch, taken: set[str]) -> Any:
     leaves = keras.tree.flatten_with_path(structure)
     inputs = []
     for path, tensor in leaves:
-        own_name = tensor.name if _keras.in_graph(tensor) else "_".join(map(str, path))
-        new_name = free_name(f"{name}_{'input' if len(leaves) == 1 else own_name}", taken)
+        old_name = tensor.name if _keras.in_graph(tensor) else "_".join(map(str, path))
+        new_name = free_name(f"{name}_{'input' if len(leaves) == 1 else old_name}", taken)
         taken.add(new_name)
         inputs.append(_keras.new_input(tensor, new_name))
     return keras.tree.pack_sequence_as(structure, inputs)

@@ -7,7 +7,7 @@ import keras
 from .. import _keras
 from .._behaviour.table import behaviour, has_other_kernel
 from .._keras import Graph
-from .._reach import is_own_code, names_in_code_of
+from .._reach import is_custom_code, names_in_code_of
 
 __all__ = ["lets_masks_in", "makes_masks"]
 
@@ -16,7 +16,9 @@ def makes_masks(layer: keras.Layer) -> bool:
     """Whether a layer may put masks on what it gives."""
     if _keras.begins_masks(layer) or (isinstance(layer, keras.layers.Lambda) and layer.mask is not None):
         return True
-    if "compute_mask" in vars(layer) or is_own_code(next(b for b in type(layer).__mro__ if "compute_mask" in vars(b))):
+    if "compute_mask" in vars(layer) or is_custom_code(
+        next(b for b in type(layer).__mro__ if "compute_mask" in vars(b))
+    ):
         return True
     return behaviour(layer).strange and bool(names_in_code_of(layer) & {"_keras_mask", "set_keras_mask"})
 

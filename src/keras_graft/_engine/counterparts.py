@@ -312,8 +312,7 @@ class _Comparison:
     def tables(self, old: Any, new: Any) -> bool:
         if type(old) is not type(new) or (old.key_dtype, old.value_dtype) != (new.key_dtype, new.value_dtype):
             return False
-        ours, theirs = (dict(zip(*(part.numpy().tolist() for part in table.export()))) for table in (old, new))
-        return ours == theirs and self.alike(*map(_keras.default_of_table, (old, new)))
+        return _entries(old) == _entries(new) and self.alike(*map(_keras.default_of_table, (old, new)))
 
     def random_sources(self, old: Any, new: Any) -> bool:
         return type(old) is type(new)  # each draws numbers of its own
@@ -396,13 +395,19 @@ def _equal(old: Any, new: Any) -> bool:
     return bool(np.all((old == new) | not_numbers))
 
 
+def _entries(table: Any) -> dict[Any, Any]:
+    """What a table of TensorFlow holds, by key."""
+    keys, values = (part.numpy().tolist() for part in table.export())
+    return dict(zip(keys, values))
+
+
 def _pickled(value: Any) -> list[Any]:
     """What a pickle of an object holds: it fails for objects that nobody can look into."""
     reduced = value.__reduce_ex__(4)
     if isinstance(reduced, str):
         raise Unprovable(f"{value!r} would be pickled by its name alone")
     made_by, arguments, *rest = reduced
-    return [made_by, arguments, *(list(held) if hasattr(held, "__next__") else held for held in rest)]
+    return [made_by, arguments, *(list(part) if hasattr(part, "__next__") else part for part in rest)]
 
 
 def _is_passing(value: Any) -> bool:
@@ -414,9 +419,9 @@ def _is_passing(value: Any) -> bool:
 
 def _inside(value: Any) -> list[Any]:
     """What a value holds directly."""
-    for kind, held in _HELD_BY.items():
+    for kind, contents in _HELD_BY.items():
         if isinstance(value, kind):
-            return held(value)
+            return contents(value)
     return list(_keras.attributes(value).values())
 
 

@@ -437,7 +437,7 @@ def _loses_flags(layer: keras.Layer, row: Behaviour, copy: bool) -> bool:
 def _refuse_hidden_noise(operation: keras.Operation, path: str, decide: Decider, side_effects: SideEffects) -> None:
     """Raises where an operation that is no layer, which nothing can lock, does what was not chosen."""
     reached = layers_reached_by(operation)
-    noisy = [held for held in reached if behaviour(held).effect is Effect.NOISE]
+    noisy = [part for part in reached if behaviour(part).effect is Effect.NOISE]
     choices = {decide.choice(part, path) for part in noisy or [operation]} if side_effects.draws else set[Policy]()
     cause = ""
     if side_effects.updates and decide.frozen:
@@ -451,8 +451,8 @@ def _refuse_hidden_noise(operation: keras.Operation, path: str, decide: Decider,
     elif decide.copy and side_effects.draws and any(map(_keras.seed_states, reached)):
         cause = "a copy would share seeds with the original (`copy=False` says so)"
     if cause:
-        held = [f"{type(part).__name__} '{part.name}'" for part in reached]
-        reaches = f"reaches {', '.join(held)}, unseen by Keras" if held else "is not Keras's own"
+        names = [f"{type(part).__name__} '{part.name}'" for part in reached]
+        reaches = f"reaches {', '.join(names)}, unseen by Keras" if names else "is not Keras's own"
         raise RebuildError(
             f"Operation '{path}' (of type {type(operation).__name__}) runs code that {reaches}: {cause}. Put it into a "
             "layer of your own, which makes what it needs in its constructor, holds it as attributes, and runs the "
@@ -466,14 +466,14 @@ def _has_weights(layer: keras.Layer) -> bool:
 
 def _refuse_to_share(layer: keras.Layer, path: str, *, live: bool) -> None:
     """Raises where a copy would run layers of the original that Keras does not see, and that have a state."""
-    for held in shared_by_copies(layer):
-        weights = _has_weights(held)
-        if weights or (live and _keras.seed_states(held)):
+    for part in shared_by_copies(layer):
+        weights = _has_weights(part)
+        if weights or (live and _keras.seed_states(part)):
             raise RebuildError(
-                f"Layer '{path}' (of type {type(layer).__name__}) runs code that reaches {type(held).__name__} "
-                f"'{held.name}', unseen by Keras, and a copy would share its {'weights' if weights else 'seeds'} with "
+                f"Layer '{path}' (of type {type(layer).__name__}) runs code that reaches {type(part).__name__} "
+                f"'{part.name}', unseen by Keras, and a copy would share its {'weights' if weights else 'seeds'} with "
                 "the original. Put the code into a layer of your own that holds "
-                f"'{held.name}' as an attribute and makes it in its constructor, or pass `copy=False` to use the layer "
+                f"'{part.name}' as an attribute and makes it in its constructor, or pass `copy=False` to use the layer "
                 f"itself instead of a copy. Received: layer={layer!r}"
             )
 

@@ -34,11 +34,11 @@ def _silenced(name: str, value: Any, rows: Mapping[str, Mapping[str, Any]]) -> A
         rows: For classes, by the names under which they are saved: the arguments that are known to silence them.
     """
     if isinstance(value, dict):
-        new = {key: _silenced(str(key), held, rows) for key, held in value.items()}
+        new = {key: _silenced(str(key), item, rows) for key, item in value.items()}
         silent_at = rows.get(value.get("registered_name") or value.get("class_name") or "", {})
-        held = value.get("config")
-        if silent_at and isinstance(held, dict):
-            live = {key: silent for key, silent in silent_at.items() if held.get(key) not in (silent, None)}
+        config = value.get("config")
+        if silent_at and isinstance(config, dict):
+            live = {key: silent for key, silent in silent_at.items() if config.get(key) not in (silent, None)}
             new["config"] = {**new["config"], **live} if live else new["config"]
         return value if all(new[key] is value[key] for key in value) else new
     if isinstance(value, (list, tuple)):

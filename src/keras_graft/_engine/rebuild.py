@@ -150,15 +150,15 @@ class _Builder:
         plain = type(model) is keras.Sequential and id(model) not in self.cuts
         self.containers.append(model)
         new = self._sequential(model, path, name) if plain else self._functional(model, path, name)
-        self.state.unproved.doubts.extend(Doubt(model, new, path, method) for method in _keras.own_methods(model))
+        self.state.unproved.doubts.extend(Doubt(model, new, path, method) for method in _keras.replaced_methods(model))
         hand_over_data(model, new)
         _keras.set_own_trainable(new, model.trainable)
         return new
 
     def _sequential(self, model: keras.Model, path: str, name: str) -> keras.Sequential:
         graph = _keras.graph_of(model)
-        layers = [new for new in (self.replacement(layer, path) for layer in model.layers) if new is not None]
-        layers = layers or [_identity(model.layers[-1])]
+        replacements = [self.replacement(layer, path) for layer in model.layers]
+        layers = [new for new in replacements if new is not None] or [_identity(model.layers[-1])]
         new = keras.Sequential([_keras.new_input(graph.inputs[0]), *layers], name=name)
         for layer in layers:
             self._settle(layer)
@@ -212,7 +212,7 @@ class _Builder:
         args, kwargs = node.arguments.fill_in(tensors)
         kwargs = {key: value for key, value in kwargs.items() if key != "training"}
         operation = node.operation
-        args, kwargs = self._own_variables(operation, path, (args, kwargs))
+        args, kwargs = self._with_copied_variables(operation, path, (args, kwargs))
         new = self.replacement(operation, path)
         if new is None:
             outputs = [keras.tree.flatten((args, kwargs))[0]]
@@ -224,7 +224,7 @@ class _Builder:
             outputs = _keras.connect(new, args, kwargs, like)
         tensors.update(zip(map(id, node.outputs), outputs))
 
-    def _own_variables(self, operation: keras.Operation, path: str, arguments: Structure) -> Any:
+    def _with_copied_variables(self, operation: keras.Operation, path: str, arguments: Structure) -> Any:
         """The arguments of a call, with copies of the variables among them: those of their layers, if any."""
         leaves = keras.tree.flatten(arguments)
         if not any(isinstance(leaf, _reach.VARIABLES) for leaf in leaves) or self.decide(operation, path).reuse:

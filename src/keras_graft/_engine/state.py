@@ -90,7 +90,7 @@ class State:
             _keras.set_own_trainable(copy, old.trainable)
             self._give_state(original, old, copy, path, fewer, counterparts)
         self._note_stand_ins(counterparts)
-        of_others = any(not _keras.is_of_keras(p) and _reach.is_own_code(type(p)) for p in old_parts.values())
+        of_others = any(not _keras.is_of_keras(p) and _reach.is_custom_code(type(p)) for p in old_parts.values())
         if of_others and not (self._is_changed_within(old_parts, new) or _keras.rests_on_stored_modes(original)):
             live = decision.mode in (Mode.OUTER, Mode.TRAINING)
             self.unproved.outside.append(Doubt(original, new, path, attribute="", live=live))
@@ -185,7 +185,7 @@ class State:
         """The own variables of a layer with those of its copy."""
         variables = _keras.own_variables(copy)
         sources = [self.started[id(variable)][1] for variable in variables if id(variable) in self.started]
-        if {id(v) for v in sources} == {id(v) for v in _keras.own_variables(old)} and len(sources) == len(variables):
+        if set(map(id, sources)) == set(map(id, _keras.own_variables(old))) and len(sources) == len(variables):
             return zip(sources, variables)  # each started with the value of its namesake
         return _matched_variables(old, copy, path, fewer)
 
@@ -211,21 +211,23 @@ def _without_what_was_silenced(
     """The parts of a layer and its copy without those that hold no weights and, at rate 0, are absent or others."""
     paths = old_parts.keys() | new_parts.keys()
     pairs = {path: (old_parts.get(path), new_parts.get(path)) for path in paths}
-    differ = [path for path, (old, new) in pairs.items() if type(old) is not type(new)]
-    gone = {path for path in differ if not any(part is not None and _holds_state(part) for part in pairs[path])}
-    kept = [{path: part for path, part in parts.items() if path not in gone} for parts in (old_parts, new_parts)]
-    return kept[0], kept[1]
+    differ = {path: pair for path, pair in pairs.items() if type(pair[0]) is not type(pair[1])}
+    gone = {path for path, pair in differ.items() if not any(map(_holds_state, pair))}
+    old_kept = {path: part for path, part in old_parts.items() if path not in gone}
+    new_kept = {path: part for path, part in new_parts.items() if path not in gone}
+    return old_kept, new_kept
 
 
 def _of_one_kind(old_parts: dict[str, Any], new_parts: dict[str, Any]) -> bool:
     """Whether a layer and its copy have the same parts, as far as their classes tell."""
-    return {path: type(part) for path, part in old_parts.items()} == {
-        path: type(part) for path, part in new_parts.items()
-    }
+    old_kinds = {path: type(part) for path, part in old_parts.items()}
+    new_kinds = {path: type(part) for path, part in new_parts.items()}
+    return old_kinds == new_kinds
 
 
-def _holds_state(layer: keras.Layer) -> bool:
-    return any(_keras.own_variables(part) or _keras.with_state(part) for part in _keras.walk(layer))
+def _holds_state(layer: keras.Layer | None) -> bool:
+    parts = [] if layer is None else _keras.walk(layer)
+    return any(_keras.own_variables(part) or _keras.with_state(part) for part in parts)
 
 
 def _without_what_was_replaced(

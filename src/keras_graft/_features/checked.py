@@ -192,14 +192,14 @@ def _has_loss(model: keras.Model) -> bool:
 
 def _known(loss: Any) -> Any:
     """A loss of Keras itself, as the object or function that it is; None for one of somebody else."""
-    own = list(vars(keras.losses).values())
+    of_keras = list(vars(keras.losses).values())
     if isinstance(loss, str):
         try:
             loss = keras.losses.get(loss)
         except ValueError:
             return None
     function = getattr(loss, "fn", loss)
-    return loss if type(loss) in own or any(function is one for one in own) else None
+    return loss if type(loss) in of_keras or any(function is one for one in of_keras) else None
 
 
 def _named(losses: Any) -> str:

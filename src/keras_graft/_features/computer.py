@@ -109,12 +109,12 @@ class Computer:
     def _hold(self, values: list[tf.Tensor]) -> None:
         self.local.values = values
 
-    def _held(self, index: int) -> tf.Tensor:
+    def _value_of(self, index: int) -> tf.Tensor:
         return self.local.values[index]
 
     def _outputs(self, batch: Structure) -> list[Any]:
         traced = self._handed_in and not tf.executing_eagerly()
-        with _Values(self._handed_in, self._held) if traced else contextlib.nullcontext():
+        with _Values(self._handed_in, self._value_of) if traced else contextlib.nullcontext():
             outputs = self.model(batch, training=False)
         keys = _keras.outputs_by_key(self.model)
         return [outputs[key] for key in keys] if isinstance(outputs, dict) else [outputs]
@@ -248,17 +248,17 @@ def _tolerance_along(sizes: np.ndarray, axis: int, error: float) -> np.ndarray:
 
 
 class _Values(keras.StatelessScope):
-    """In a function that is being traced: weights have the values that `held` gives, by index, in each call of it.
+    """In a function that is being traced: weights have the values that `value_of` gives, by index, in each call of it.
 
     Each time that a weight is read there is another tensor, as there is of a variable. TensorFlow joins what is
     computed twice from the same tensors, and would then round sums in another order.
     """
 
-    def __init__(self, weights: list[keras.Variable], held: Callable[[int], tf.Tensor]) -> None:
+    def __init__(self, weights: list[keras.Variable], value_of: Callable[[int], tf.Tensor]) -> None:
         super().__init__()
         self.graph = tf.compat.v1.get_default_graph()
         self.handed_in = {
-            id(weight): (functools.partial(held, index), tf.TensorSpec(weight.shape, weight.dtype))
+            id(weight): (functools.partial(value_of, index), tf.TensorSpec(weight.shape, weight.dtype))
             for index, weight in enumerate(weights)
         }
 
@@ -279,7 +279,7 @@ def _is_known(model: keras.Model) -> bool:
     operations = [operation for graph in graphs for operation in graph.operations]
     if any(behaviour(layer).strange or getattr(layer, "unroll", False) for layer in layers):
         return False
-    return all(type(one).__module__.startswith(_OWN) and "call" not in vars(one) for one in (*layers, *operations))
+    return all(type(one).__module__.startswith(_KNOWN) and "call" not in vars(one) for one in (*layers, *operations))
 
 
-_OWN = ("keras.src.layers.", "keras.src.models.", "keras.src.ops.", "keras_graft.")
+_KNOWN = ("keras.src.layers.", "keras.src.models.", "keras.src.ops.", "keras_graft.")

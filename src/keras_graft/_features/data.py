@@ -193,14 +193,14 @@ def _of_stream(x: Any, steps: int | None, name: str) -> Source:
 
     def batches() -> Iterator[tuple[Any, tuple[Any, ...]]]:
         for batch in itertools.islice(_iterate(x), number):
-            inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(_own, batch))
+            inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(_copied, batch))
             if any(leaf is not None and leaf.shape[0] for leaf in keras.tree.flatten(inputs)):
                 yield inputs, beside_inputs(targets, weights)
 
     return Source(batches, number)
 
 
-def _own(leaf: Any) -> Any:
+def _copied(leaf: Any) -> Any:
     """A copy of a part of a batch, whose memory may be filled with the next one.
 
     That of tensors too: they can share memory with arrays.

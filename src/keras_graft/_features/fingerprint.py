@@ -309,7 +309,7 @@ class _Digest:
             self._instance(value)
             return
         self.value(type(value), config, getattr(value, "variables", None))
-        self.value({key: own for key, own in _keras.attributes(value).items() if inspect.isroutine(own)})
+        self.value({key: member for key, member in _keras.attributes(value).items() if inspect.isroutine(member)})
         if getattr(value, "variables", None) is None:
             self._set_since_made(value)
 
@@ -367,7 +367,7 @@ class _Digest:
         if _is_of_a_library(kind):
             return
         self.value(type(kind), kind.__bases__)
-        self.value({key: own for key, own in vars(kind).items() if key not in _OF_EVERY_CLASS})
+        self.value({key: member for key, member in vars(kind).items() if key not in _OF_EVERY_CLASS})
 
     def _function(self, function: types.FunctionType) -> None:
         self.value("function", function.__name__)
@@ -425,10 +425,10 @@ class _Digest:
             self.value(part.name)
         held = _held_by(part)
         if config is not None and _is_of_a_library(part):  # it says the rest, but for what was set since
-            held = {key: own for key, own in held.items() if _is_not_in_a_config(key, own) or _may_be_set(own)}
-        for key, own in held.items():
+            held = {key: value for key, value in held.items() if _is_not_in_a_config(key, value) or _may_be_set(value)}
+        for key, value in held.items():
             try:
-                self.value(key, own)
+                self.value(key, value)
             except Uncomparable as cause:
                 raise cause.at(f"'{key}' of layer '{part.name}'") from None
         if hasattr(part, "get_vocabulary"):
@@ -468,8 +468,8 @@ def _held_by(operation: keras.Operation) -> dict[str, Any]:
     held = _keras.held(operation)
     if _is_of_a_library(operation):
         return held
-    books = {key: own for key, own in vars(operation).items() if key not in held.keys() | _keras.OF_TENSORFLOW}
-    return held | {key: own for key, own in books.items() if not _is_an_entry(key, own)}
+    books = {key: value for key, value in vars(operation).items() if key not in held.keys() | _keras.OF_TENSORFLOW}
+    return held | {key: value for key, value in books.items() if not _is_an_entry(key, value)}
 
 
 def _is_an_entry(name: str, value: Any) -> bool:
@@ -478,7 +478,7 @@ def _is_an_entry(name: str, value: Any) -> bool:
         return True
     if isinstance(value, (dict, list, tuple, set, frozenset)):
         content = [*value, *value.values()] if isinstance(value, dict) else value
-        return all(_is_an_entry(name, own) for own in content)
+        return all(_is_an_entry(name, item) for item in content)
     if isinstance(value, (bool, str)):
         return isinstance(value, bool) or name not in _WITHOUT_STRINGS
     return value is None or (_is_of_a_library(value) and not isinstance(value, _VALUES))
@@ -521,7 +521,9 @@ def _kind_of(value: Any) -> str:
 def _attributes_of(value: Any) -> dict[str, Any]:
     attributes = _keras.attributes(value)
     if isinstance(value, tf.Module):
-        attributes = {key: own for key, own in attributes.items() if key not in _keras.OF_TENSORFLOW | _OF_MODULES}
+        attributes = {
+            key: member for key, member in attributes.items() if key not in _keras.OF_TENSORFLOW | _OF_MODULES
+        }
     return attributes
 
 
@@ -563,8 +565,8 @@ def _is_found_by_name(function: Any) -> bool:
 def _reached_by(function: Any) -> dict[str, Any]:
     """The globals that a function reads, also in the functions that it defines; of modules of others what it names."""
     read = globals_of(function)
-    own = {name: value for name, value in read.items() if not isinstance(value, types.ModuleType)}
-    return own | attributes_of_modules(function, _LIBRARIES)
+    values = {name: value for name, value in read.items() if not isinstance(value, types.ModuleType)}
+    return values | attributes_of_modules(function, _LIBRARIES)
 
 
 # The values that are nothing but a few bytes.
@@ -617,7 +619,7 @@ def _config_of(value: Any) -> Any:
         return None
     passed_over = {"name", "function"} | ({"seed"} if _is_of_a_library(value) else set())
     named = isinstance(value, keras.Operation)
-    return {key: _comparable(own) for key, own in config.items() if not (named and key in passed_over)}
+    return {key: _comparable(entry) for key, entry in config.items() if not (named and key in passed_over)}
 
 
 def _comparable(config: Any) -> Any:

@@ -47,7 +47,10 @@ def stored_batches(
     def batches_of(bounds: Any, *portion: Any) -> tf.data.Dataset:
         # Slices share the memory of their portion. TensorFlow writes into it once it is done with the others of them.
         cut = tf.data.Dataset.from_tensor_slices(bounds)
-        return cut.map(lambda ends: packed([array[ends[0] : ends[1]] for array in portion]))
+        return cut.map(lambda ends: between(ends, portion))
+
+    def between(ends: Any, portion: tuple[Any, ...]) -> Any:
+        return packed([array[ends[0] : ends[1]] for array in portion])
 
     def packed(arrays: list[Any]) -> Any:
         rest = iter(arrays)

@@ -263,7 +263,8 @@ def _warn_of_other_passes(x: Any, arguments: dict[str, Any], shuffle: Any) -> No
         return
     steps = arguments["steps_per_epoch"]
     drawn = dict(_keras.drawn_anew(x))
-    examples, orders = ([name for name, order in drawn.items() if order is alone] for alone in (False, True))
+    examples = [name for name, order_alone in drawn.items() if not order_alone]
+    orders = [name for name, order_alone in drawn.items() if order_alone]
     endless = int(x.cardinality()) == tf.data.INFINITE_CARDINALITY
     whole = _keras.batches_of_a_pass(x) if endless else None
     said = []

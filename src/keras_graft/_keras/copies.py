@@ -47,7 +47,7 @@ __all__ = [
     "restore_unserialized",
     "serialized",
     "tie",
-    "with_own_containers",
+    "with_new_containers",
 ]
 
 
@@ -64,7 +64,7 @@ def copy_from_config(layer: keras.Layer, changes: dict[str, Any]) -> Any:
         SafeModeScope(safe_mode=False),
     ):
         try:
-            config = with_own_containers(_with_objects(layer, config_of(layer, given)))
+            config = with_new_containers(_with_objects(layer, config_of(layer, given)))
             new = type(layer).from_config({**config, **changes})
         except Exception as error:
             new = _from_config_without_strangers(layer, changes, error)
@@ -199,7 +199,7 @@ def copy_policy(policy: Any) -> Any:
     """A dtype policy like another one, which may be the global one of Keras."""
     new = _of_equal_attributes(policy)
     if isinstance(policy, _PolicyMap):
-        new._policy_map = {path: copy_policy(held) for path, held in policy._policy_map.items()}
+        new._policy_map = {path: copy_policy(inner) for path, inner in policy._policy_map.items()}
     return new
 
 
@@ -240,7 +240,7 @@ def _may_be_a_stranger(value: Any) -> bool:
 _PolicyMap = keras.dtype_policies.DTypePolicyMap
 
 
-def with_own_containers(config: Any) -> Any:
+def with_new_containers(config: Any) -> Any:
     """A config in containers and dtype policies of its own: `from_config` may change them, and a layer may hold them.
 
     What else is in it, objects of users too, is what it was.
@@ -248,9 +248,9 @@ def with_own_containers(config: Any) -> Any:
     if type(config) in PLAIN:
         return config
     if type(config) is dict:
-        return {key: value if type(value) in PLAIN else with_own_containers(value) for key, value in config.items()}
+        return {key: value if type(value) in PLAIN else with_new_containers(value) for key, value in config.items()}
     if type(config) in (list, tuple):
-        return type(config)(map(with_own_containers, config))
+        return type(config)(map(with_new_containers, config))
     if isinstance(config, keras.dtype_policies.DTypePolicy):
         return copy_policy(config)
     return copy.copy(config) if isinstance(config, (dict, list, set)) else config
@@ -262,7 +262,7 @@ def _from_config_without_strangers(layer: keras.Layer, changes: dict[str, Any], 
     if bare is None:
         raise error
     try:
-        return type(layer).from_config({**with_own_containers(config_of(bare)), **changes})
+        return type(layer).from_config({**with_new_containers(config_of(bare)), **changes})
     except Exception:
         raise error from None
 
@@ -296,7 +296,7 @@ def copy_of_operation(operation: keras.Operation, *, from_config: bool) -> Any:
         from_config: Whether it is made from its config, which carries no functions.
     """
     if from_config:
-        return type(operation).from_config(with_own_containers(operation.get_config()))
+        return type(operation).from_config(with_new_containers(operation.get_config()))
     return _of_equal_attributes(operation, _inbound_nodes=[], _outbound_nodes=[])
 
 
@@ -352,18 +352,18 @@ def copy_of_variable(variable: Variable) -> Any:
 
 def tie(layer: keras.Layer, variable: Variable, other: Any) -> bool:
     """Puts `other` in the place of `variable`, which `layer` owns; False where no attribute holds that (all)."""
-    held = [attribute for attribute, value in vars(layer).items() if value is variable]
+    names = [name for name, value in vars(layer).items() if value is variable]
     lists = [layer._trainable_variables, layer._non_trainable_variables]
-    order = [[other if own is variable else own for own in owned] for owned in lists]
-    if held:
+    orders = [list(variables) for variables in lists]
+    if names:
         layer._untrack_variable(variable)
         layer._tracker.unlock()
-        for attribute in held:
-            setattr(layer, attribute, other)
+        for name in names:
+            setattr(layer, name, other)
         layer._tracker.lock()
-        for owned, ordered in zip(lists, order):  # files hold the variables in this order
-            owned[:] = ordered
-    return bool(held)
+        for variables, order in zip(lists, orders):  # files hold the variables in this order
+            variables[:] = [other if one is variable else one for one in order]
+    return bool(names)
 
 
 def finalize_state(layer: keras.Layer) -> None:
@@ -394,7 +394,7 @@ def build_like(new: Any, original: Any, started: dict[int, Any]) -> bool:
     """
     if not new.built and not is_built_by_calling(new):
         with _quiet_about_building(original), _weights_of(original, new, started):
-            new.build_from_config(with_own_containers(original.get_build_config()))
+            new.build_from_config(with_new_containers(original.get_build_config()))
     return all(part.built for part in walk(new))
 
 

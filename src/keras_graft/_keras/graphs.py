@@ -63,7 +63,8 @@ def call_graph(model: keras.Model) -> Any:
 def bytes_of(tensors: Structure) -> int | None:
     """The size of one example of some symbolic tensors; None where it is not fixed."""
     shapes = [tensor.shape[1:] for tensor in tensors]
-    if any(size is None for shape in shapes for size in shape) or any(tensor.dtype == "string" for tensor in tensors):
+    left_open = any(None in shape for shape in shapes)
+    if left_open or any(tensor.dtype == "string" for tensor in tensors):
         return None
     sizes = [keras.ops.convert_to_numpy(keras.ops.zeros((1,), tensor.dtype)).itemsize for tensor in tensors]
     return sum(math.prod(shape) * size for shape, size in zip(shapes, sizes))

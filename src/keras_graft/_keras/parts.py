@@ -42,12 +42,12 @@ __all__ = [
     "is_of_keras",
     "named_parts",
     "objects_given",
-    "own_methods",
     "own_trainable",
     "own_trainable_variables",
     "own_variables",
     "parts_by_path",
     "put",
+    "replaced_methods",
     "same_policy",
     "saved_variables",
     "seed_states",
@@ -334,9 +334,11 @@ def is_of_keras(thing: Any) -> bool:
 
 def same_policy(policy: Any, other: Any) -> bool:
     """Whether two dtype policies are of one kind and say the same; their names may be lost (see `copy_policy`)."""
-    names = ("_name", "_source_name")
-    ours, theirs = ({k: v for k, v in vars(p).items() if k not in names} for p in (policy, other))
-    return type(policy) is type(other) and ours == theirs
+
+    def said_by(policy: Any) -> dict[str, Any]:
+        return {name: value for name, value in vars(policy).items() if name not in ("_name", "_source_name")}
+
+    return type(policy) is type(other) and said_by(policy) == said_by(other)
 
 
 def _flat(value: Any) -> Iterator[tuple[str, Any]]:
@@ -350,7 +352,7 @@ def _flat(value: Any) -> Iterator[tuple[str, Any]]:
         yield "", value
 
 
-def own_methods(model: keras.Model) -> list[str]:
+def replaced_methods(model: keras.Model) -> list[str]:
     """The methods of its class that were replaced on `model` itself, such as its `call` (all)."""
     return sorted(
         name

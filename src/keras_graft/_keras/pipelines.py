@@ -52,7 +52,8 @@ def _drawn_in(graph: Graph) -> Iterator[tuple[str, bool]]:
     defined = [(node, definition) for node in nodes if (definition := op_def_registry.get(node.op)) is not None]
     with_numbers = next((node.op for node, definition in defined if _is_stateless_draw(definition)), None)
     for node, definition in defined:
-        inputs, attributes = ({part.name for part in parts} for parts in (definition.input_arg, definition.attr))
+        inputs = {part.name for part in definition.input_arg}
+        attributes = {part.name for part in definition.attr}
         unseeded = {"seed", "seed2"} <= attributes and node.attr["seed"].i == node.attr["seed2"].i == 0
         generator = "resource" in inputs and inputs & {"alg", "algorithm"}
         seeds_move = with_numbers and definition.is_stateful and {"resource", "value"} <= inputs

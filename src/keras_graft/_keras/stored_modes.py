@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras.src.backend.common import global_state
 
-from .aliases import Structure
+from .aliases import Graph, Structure
 from .graphs import call_graph, graph_of, nodes
 from .parts import sublayers, walk
 
@@ -53,7 +53,11 @@ def rests_on_stored_modes(layer: keras.Layer) -> bool:
 def _graphs_with_modes(layer: keras.Layer) -> list[Any]:
     """The functional graphs below `layer` that store modes in their calls, each once (all)."""
     graphs = {id(graph): graph for graph in map(call_graph, walk(layer)) if graph is not None}
-    return [g for g in graphs.values() if any("training" in node.arguments.kwargs for node in nodes(g))]
+    return [graph for graph in graphs.values() if _stores_modes(graph)]
+
+
+def _stores_modes(graph: Graph) -> bool:
+    return any("training" in node.arguments.kwargs for node in nodes(graph))
 
 
 @functools.cache

@@ -69,8 +69,8 @@ def reached_by(tensors: Structure, inputs_of: Callable[[Any], Any] = lambda oper
 
 def constants_of(operation: keras.Operation, branch: int | None = None) -> list[bytes]:
     """The constants within the functions that an operation calls, by dtype and value."""
-    held = [node.attr["value"].tensor for node in _nodes_within(operation, branch) if node.op == "Const"]
-    return [value.SerializeToString() for value in held]
+    constants = [node.attr["value"].tensor for node in _nodes_within(operation, branch) if node.op == "Const"]
+    return [value.SerializeToString() for value in constants]
 
 
 def nature_of(operation: keras.Operation, branch: int | None = None) -> Nature:
@@ -95,8 +95,8 @@ def assigned_by(operation: keras.Operation) -> list[Any]:
 
 def form_of(operation: keras.Operation, branch: int | None = None) -> Any:
     """What an operation computes, without names: those of functions, and of gradients, in private attributes."""
-    held = {name: value for name, value in operation.node_def.attr.items() if not name.startswith("_")}
-    values = {name: value for name, value in held.items() if not (value.HasField("func") or value.list.func)}
+    public = {name: value for name, value in operation.node_def.attr.items() if not name.startswith("_")}
+    values = {name: value for name, value in public.items() if not (value.HasField("func") or value.list.func)}
     attributes = {name: value.SerializeToString() for name, value in values.items()}
     inner = tuple(node.op for node in _nodes_within(operation, branch))
     return operation.type, tuple(sorted(attributes.items())), inner
@@ -188,8 +188,10 @@ def _nodes_within(operation: keras.Operation, branch: int | None = None) -> Iter
 
 def _functions_of(node: Node) -> list[str]:
     """The names of the functions that a node calls, in an order that does not hang on how they are kept."""
-    held = [value for _, value in sorted(node.attr.items())]
-    return [name for value in held for name in (value.func.name, *(part.name for part in value.list.func)) if name]
+    names: list[str] = []
+    for _, value in sorted(node.attr.items()):
+        names += [value.func.name, *(part.name for part in value.list.func)]
+    return [name for name in names if name]
 
 
 def function_called_by(operation: keras.Operation, branch: int | None = None) -> Any | None:
@@ -217,10 +219,10 @@ def _branch(operation: keras.Operation, number: int) -> str:
 
 def _branches(operation: keras.Operation) -> list[str]:
     """The names of the functions that an operation chooses from, in the order of the numbers that choose them."""
-    held = operation.node_def.attr
-    if "branches" in held:
-        return [function.name for function in held["branches"].list.func]
-    return [held["else_branch"].func.name, held["then_branch"].func.name]
+    attributes = operation.node_def.attr
+    if "branches" in attributes:
+        return [function.name for function in attributes["branches"].list.func]
+    return [attributes["else_branch"].func.name, attributes["then_branch"].func.name]
 
 
 def captured_by(graph: Graph) -> dict[int, Any]:

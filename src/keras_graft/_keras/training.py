@@ -219,12 +219,14 @@ def error_of_loss(model: keras.Model, targets: Structure, weights: Structure) ->
     """What Keras has against targets and weights of such shapes, by a loss of its own (all); None where nothing."""
 
     def spec(leaf: Any) -> Any:
+        if leaf is None:
+            return None
         kind = keras.backend.standardize_dtype(getattr(leaf.dtype, "name", leaf.dtype))
         return keras.KerasTensor((_ROWS, *leaf.shape[1:]), dtype=kind)
 
     compiled = model._compile_loss
     try:
-        given = [tree.map_structure(lambda leaf: None if leaf is None else spec(leaf), x) for x in (targets, weights)]
+        given = [tree.map_structure(spec, x) for x in (targets, weights)]
     except (TypeError, ValueError, AttributeError):  # of kinds that are no arrays to Keras, such as sparse matrices
         return None
     outputs = tree.map_structure(

@@ -107,9 +107,9 @@ class Frontier:
             inner = inner_graph(node)
             if inner is not None:
                 pairs = zip(flat_inputs(node, inner), inner.inputs)
-                ahead_inside = {id(own) for outer, own in pairs if level.is_ahead(outer)}
+                ahead_inside = {id(nested) for outer, nested in pairs if level.is_ahead(outer)}
                 below = self.level(inner, ahead_inside, level.place_of(node))
-                ahead = [outer for outer, own in zip(node.outputs, inner.outputs) if below.is_ahead(own)]
+                ahead = [outer for outer, nested in zip(node.outputs, inner.outputs) if below.is_ahead(nested)]
                 computed = below.ahead - {id(tensor) for tensor in inner.inputs}
                 if len(ahead) < len(node.outputs) and (computed or below.partial):
                     level.partial[id(node)] = below
@@ -206,9 +206,9 @@ class _Rows:
             inner = None if node.is_input else inner_graph(node)
             below = (*place, id(node))
             if inner is not None and (level is None or id(node) in level.partial or not level.is_behind(node)):
-                for outer, own in zip(flat_inputs(node, inner), inner.inputs):
-                    self.sizes[(*below, id(own))] = self.sizes.get((*place, id(outer)))
-                    self.makers[(*below, id(own))] = self.makers.get((*place, id(outer)), below)
+                for outer, nested in zip(flat_inputs(node, inner), inner.inputs):
+                    self.sizes[(*below, id(nested))] = self.sizes.get((*place, id(outer)))
+                    self.makers[(*below, id(nested))] = self.makers.get((*place, id(outer)), below)
                 self._enter(inner, below, level.partial.get(id(node)) if level else None)
                 made = [
                     (self.sizes.get((*below, id(t))), self.makers.get((*below, id(t)), below)) for t in inner.outputs

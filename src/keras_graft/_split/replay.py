@@ -102,12 +102,12 @@ class _Ahead:
         """Enters the part of a nested model that is ahead, as a model of its own."""
         inner, name = level.partial[id(node)], self.names.calls[level.place_of(node)]
         pairs = zip(flat_inputs(node, inner.graph), inner.graph.inputs)
-        given = [(outer, own) for outer, own in pairs if inner.is_ahead(own)]
-        inputs = [_keras.new_input(own) for _, own in given]
-        inside = dict(zip((id(own) for _, own in given), inputs))
+        given = [(outer, nested) for outer, nested in pairs if inner.is_ahead(nested)]
+        inputs = [_keras.new_input(nested) for _, nested in given]
+        inside = dict(zip((id(nested) for _, nested in given), inputs))
         crossed = self.replay(inner, inside)
         emitted = [tensor for one in crossed.flat() for tensor in one.emitted]
-        outputs = [inside[id(own)] for own in inner.graph.outputs if inner.is_ahead(own)]
+        outputs = [inside[id(nested)] for nested in inner.graph.outputs if inner.is_ahead(nested)]
         ahead = list(map(self.names.behind_an_operation, outputs))
         part = _like(node.operation, keras.Model(inputs, [*emitted, *ahead], name=name))
         results = iter(_keras.connect(part, ([tensors[id(outer)] for outer, _ in given],), {}, part.outputs))
@@ -171,13 +171,15 @@ class _Behind:
         outer = dict(zip(map(id, inner.graph.inputs), flat_inputs(node, inner.graph)))
         entering = inner.entering()
         entrances = {one.place: _entrance(one) for one in crossed.flat()}
-        inside = {id(own): _keras.new_input(own) for own in entering}
+        inside = {id(nested): _keras.new_input(nested) for nested in entering}
         inputs = [*(tensor for entrance in entrances.values() for tensor in entrance), *inside.values()]
         given = [tensor for one in crossed.flat() for tensor in self.entrances[one.place]]
-        given += [self.tensors[id(outer[id(own)])] for own in entering]
+        given += [self.tensors[id(outer[id(nested)])] for nested in entering]
         _Behind(inner, crossed, entrances, inside, self.names, self.pinned).replay()
-        behind = [(theirs, own) for theirs, own in zip(node.outputs, inner.graph.outputs) if not inner.is_ahead(own)]
-        outputs = [self.names.behind_an_operation(inside[id(own)]) for _, own in behind]
+        behind = [
+            (theirs, nested) for theirs, nested in zip(node.outputs, inner.graph.outputs) if not inner.is_ahead(nested)
+        ]
+        outputs = [self.names.behind_an_operation(inside[id(nested)]) for _, nested in behind]
         name = self.names.calls[self.level.place_of(node)]
         part = _like(node.operation, keras.Model(inputs, outputs, name=name))
         results = _keras.connect(part, (given,), {}, [theirs for theirs, _ in behind])
@@ -220,9 +222,9 @@ class Names:
 
     def new(self, name: str, level: Level | None = None) -> str:
         """`name`, numbered where it is taken, or is that of an operation of a level."""
-        own = {operation.name for operation in level.graph.operations} if level else set()
+        of_level = {operation.name for operation in level.graph.operations} if level else set()
         number, free = 0, name
-        while free in self.taken or free in own:
+        while free in self.taken or free in of_level:
             number += 1
             free = f"{name}_{number}"
         self.taken.add(free)

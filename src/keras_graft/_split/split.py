@@ -112,10 +112,10 @@ def split(model: keras.Model) -> Split:
     True
     """
     check_model(model, "model")
-    own = _keras.beside_graph(model)
-    if own:
+    overridden = _keras.beside_graph(model)
+    if overridden:
         raise ValueError(
-            f"Model '{model.name}' (of type {type(model).__name__}) overrides {own}, so two parts of its graph "
+            f"Model '{model.name}' (of type {type(model).__name__}) overrides {overridden}, so two parts of its graph "
             f"are not all of it. Cut `keras.Model(model.inputs, model.outputs)`. Received: model={model!r}"
         )
     found = make_cut(model, ends_determinism(model))
@@ -152,8 +152,10 @@ def make_cut(model: keras.Model, why: Obstacle) -> Split:
 
 def _pinned_modes(runs: tuple[Run, ...]) -> dict[int, bool]:
     """The modes of layers that a mode stored before the frontier silences or wakes (3.16), by the ids of the layers."""
-    keys = {key for run in runs for key in run.calls}
-    modes = {key: {call.training for run in runs for call in run.calls.get(key, ())} for key in keys}
+    modes: dict[int, set[bool | None]] = {}
+    for run in runs:
+        for key, calls in run.calls.items():
+            modes.setdefault(key, set()).update(call.training for call in calls)
     return {key: bool(next(iter(found))) for key, found in modes.items() if found in ({True}, {False})}
 
 
@@ -162,8 +164,9 @@ def _check_modes(model: keras.Model, rest: keras.Model, runs: tuple[Run, ...]) -
     for whole in runs:
         behind = follow(rest, whole.training)
         for part in _keras.walk(rest):
-            modes = [{call.training for call in run.of(part)} for run in (whole, behind)]
-            if modes[0] and not modes[1] <= modes[0]:
+            modes = {call.training for call in whole.of(part)}
+            modes_behind = {call.training for call in behind.of(part)}
+            if modes and not modes_behind <= modes:
                 raise ValueError(
                     f"Model '{model.name}' cannot be cut: layer '{part.name}' would not run in the mode that calls "
                     "stored in the model (`base(x, training=False)`) give it on the installed Keras "
