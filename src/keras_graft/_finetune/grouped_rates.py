@@ -87,8 +87,8 @@ class GroupedRates(keras.optimizers.Optimizer):
 
     def _for_group(self, group: str, members: list[Variable]) -> Any:
         kind, config = self._pattern
-        own = {"name": f"{self.name}_{group}", **({"global_clipnorm": None} if self._clips_together else {})}
-        inner = kind.from_config({**config, **own})
+        settings = {"name": f"{self.name}_{group}", **({"global_clipnorm": None} if self._clips_together else {})}
+        inner = kind.from_config({**config, **settings})
         vars(inner).update(self._exclusions)
         inner.loss_scale_factor = self.loss_scale_factor
         inner.build(members)
