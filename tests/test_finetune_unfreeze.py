@@ -15,6 +15,7 @@ from keras import layers
 from zoo import HARD, ZOO, if_quick, vectors
 
 from keras_graft import Branch, audit, fit_head, freeze, unfreeze
+from keras_graft._features.computer import Computer
 from keras_graft._finetune.parts import parts_of
 
 X, Y = vectors(32, 8), vectors(32, 2, seed=1)
@@ -440,3 +441,29 @@ def test_an_error_while_compiling_leaves_everything_as_it_was(monkeypatch):
     assert snapshot(model) == before
     assert model.optimizer is optimizer
     assert moved_by(model) == HEAD
+
+
+def test_what_was_computed_below_an_open_layer_is_computed_once(tmp_path, monkeypatch):
+    """A folder serves every run that is cut at the same place, whatever is open above."""
+    model, computed = merged(base(), dropout="remove"), []
+    with monkeypatch.context() as patch:
+        call = Computer.__call__
+
+        def counted(self, function, batch):
+            computed.append(1)
+            return call(self, function, batch)
+
+        patch.setattr(Computer, "__call__", counted)
+
+        def batches_computed() -> int:
+            computed.clear()
+            fit_head(model, X, Y, cache=tmp_path, epochs=2, verbose=0)
+            return len(computed)
+
+        assert batches_computed() > 0  # for the head
+        unfreeze(model, "base/top", learning_rate=0.1)
+        assert batches_computed() > 0  # the cut moved down
+        unfreeze(model, "base/top", learning_rate=0.01, layer_decay=0.5)
+        assert batches_computed() == 0
+        freeze(model)
+        assert batches_computed() > 0  # the top has changed since

@@ -1,0 +1,117 @@
+"""What fine-tuning costs: `fit_head` against `fit` with the top of a base unfrozen, and a learning rate per depth.
+
+python tests/benchmarks/finetune.py [--images 512] [--epochs 3] [--rounds 3]
+
+Both sides run in this one call and take turns, on random images: what they show does not matter for time. An epoch is
+the mean of those behind the first, which traces; the first of `fit_head` computes the trunk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from keras import layers
+
+import keras_graft as kg
+from keras_graft._finetune.grouped_rates import GroupedRates
+
+PIXELS = 96
+
+
+class Epochs(keras.callbacks.Callback):
+    """The seconds that each epoch takes, validation apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.seconds.append(time.perf_counter() - self.start)
+
+
+def image_model() -> keras.Model:
+    """MobileNetV2 with its top block unfrozen, which is its last convolution."""
+    base = keras.applications.MobileNetV2(
+        input_shape=(PIXELS, PIXELS, 3), include_top=False, weights=None, pooling="avg", name="base"
+    )
+    model = kg.freeze_and_merge([base], head=10, loss="mse", jit_compile=False)
+    return kg.unfreeze(model, 1, learning_rate=1e-4)
+
+
+def epochs_of(train: Callable[..., Any], x: Any, y: Any, epochs: int) -> tuple[float, float]:
+    """The seconds of a whole run, and those of an epoch behind the first."""
+    keras.utils.set_random_seed(0)
+    model, clock = image_model(), Epochs()
+    start = time.perf_counter()
+    train(model, x, y, epochs=epochs, verbose=0, callbacks=[clock])
+    return time.perf_counter() - start, statistics.mean(clock.seconds[1:])
+
+
+def compare_training(images: int, epochs: int, rounds: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, size=(images, PIXELS, PIXELS, 3)).astype("float32")
+    y = rng.normal(size=(images, 10)).astype("float32")
+    ways = {"fit": keras.Model.fit, "fit_head": kg.fit_head}
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, train in ways.items():
+            found[way].append(epochs_of(train, x, y, epochs))
+    print(f"MobileNetV2, {images} images of {PIXELS} pixels, its top block unfrozen, {rounds} rounds by turns")
+    for way, times in found.items():
+        whole, epoch = (statistics.median(values) for values in zip(*times))
+        print(f"  {way:9} {whole:7.2f} s for {epochs} epochs, {epoch:6.3f} s for an epoch behind the first")
+    ratios = [plain[1] / ahead[1] for plain, ahead in zip(found["fit"], found["fit_head"])]
+    print(
+        f"  an epoch of fit_head is {statistics.median(ratios):.1f} times as fast ({min(ratios):.1f} to {max(ratios):.1f})"
+    )
+
+
+def deep() -> keras.Model:
+    """A chain of 24 blocks, so that a rate per depth makes 24 groups besides the head."""
+    chain = [layers.Dense(64, activation="relu", name=f"dense_{number}") for number in range(24)]
+    base = keras.Sequential([keras.Input((64,)), *chain], name="base")
+    return kg.freeze_and_merge([base], head=1, loss="mse", jit_compile=False)
+
+
+def compare_tracing(rounds: int) -> None:
+    x, y = np.ones((64, 64), "float32"), np.ones((64, 1), "float32")
+    found: dict[str, list[float]] = {"plain": [], "grouped": []}
+    for _ in range(rounds):
+        for way, times in found.items():
+            model = deep()
+            kg.unfreeze(model, "base", learning_rate=1e-4, layer_decay=0.9 if way == "grouped" else None)
+            assert isinstance(model.optimizer, GroupedRates) == (way == "grouped")
+            start = time.perf_counter()
+            model.fit(x, y, verbose=0)
+            times.append(time.perf_counter() - start)
+    ratios = [grouped / plain for plain, grouped in zip(found["plain"], found["grouped"])]
+    plain, grouped = (statistics.median(times) for times in found.values())
+    print(f"First epoch of 24 blocks and the head, {rounds} rounds by turns")
+    print(f"  one rate {plain:.2f} s, a rate per depth {grouped:.2f} s: {statistics.median(ratios):.2f} times as long")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    keras.Sequential([keras.Input((8,)), layers.Dense(1)]).predict(np.ones((8, 8)), verbose=0)
+    compare_training(arguments.images, arguments.epochs, arguments.rounds)
+    compare_tracing(arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
