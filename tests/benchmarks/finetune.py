@@ -73,9 +73,8 @@ def compare_training(images: int, epochs: int, rounds: int) -> None:
         whole, epoch = (statistics.median(values) for values in zip(*times))
         print(f"  {way:9} {whole:7.2f} s for {epochs} epochs, {epoch:6.3f} s for an epoch behind the first")
     ratios = [plain[1] / ahead[1] for plain, ahead in zip(found["fit"], found["fit_head"])]
-    print(
-        f"  an epoch of fit_head is {statistics.median(ratios):.1f} times as fast ({min(ratios):.1f} to {max(ratios):.1f})"
-    )
+    between = f"{min(ratios):.1f} to {max(ratios):.1f}"
+    print(f"  an epoch of fit_head is {statistics.median(ratios):.1f} times as fast ({between})")
 
 
 def deep() -> keras.Model:
