@@ -271,3 +271,9 @@ def test_stochastic_depth_is_silent_in_every_precision(dtype: str) -> None:
     expected = np.asarray(model(x, training=False))
     for made in (with_dropout(model, "off"), freeze_and_merge([model], head=None, dropout="off")):
         np.testing.assert_array_equal(np.asarray(made(x, training=True)), expected)
+
+
+@pytest.mark.parametrize("option", ["dropout", "augmentation"])
+def test_a_policy_that_is_none_is_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=f"`{option}` must be one of"):
+        freeze_and_merge([zoo.make_nested()], head=1, loss="mse", **{option: "of"})
