@@ -115,6 +115,15 @@ def test_dropout_stays_as_it_was_composed(policy):
     assert drops == {"keep": [True, False], "always": [True, True]}.get(policy, [False, False])
 
 
+def test_freezing_again_leaves_the_head_alone_to_train():
+    model = merged(base(), attention_base())
+    unfreeze(model, lambda layer: True, learning_rate=0.1, batch_norm="affine")
+    assert len(model.trainable_variables) > len(HEAD)
+    assert freeze(model) is model
+    assert moved_by(model) == HEAD
+    assert moved_by(reloaded(model)) == HEAD
+
+
 # ---------------------------------------------------------------------------------------------------------
 # BatchNormalization
 # ---------------------------------------------------------------------------------------------------------
@@ -319,6 +328,7 @@ def test_any_model_trains_what_is_open_and_keeps_it_in_files(name, policy):
         if policy == "off" and name != "stateful":
             np.testing.assert_array_equal(outputs(loaded, x), outputs(model, x))
     audit(freeze(model)).assert_frozen()
+    assert {id(v) for v in model.trainable_variables} == {id(v) for v in model.get_layer("head").weights}
 
 
 @pytest.mark.parametrize("policy", ["keep", "off"])
