@@ -112,6 +112,22 @@ def test_with_dropout_leaves_frozen_what_was_frozen_in_a_lock():
     assert lock.training is None
 
 
+def test_with_dropout_leaves_open_what_was_open_in_a_wrapper():
+    x = keras.Input((3, 6, 8))
+    inner = keras.Sequential([keras.Input((6, 8)), layers.Flatten(), layers.Dense(2)])
+    attention = layers.MultiHeadAttention(2, 3, dropout=0.3)
+    y = keras.Input((6, 8))
+    block = keras.Model(y, attention(y, y))
+    made = keras.Model(
+        x, layers.Flatten()(layers.TimeDistributed(inner)(layers.TimeDistributed(block)(x))), name="base"
+    )
+    model = grafted([made], head=1, dropout="off")
+    unfreeze(model, lambda layer: True, learning_rate=0.1)
+    again = with_dropout(model, "keep")
+    for other in (again, reloaded(again), reloaded(model)):
+        assert len(other.trainable_variables) == len(model.trainable_variables)
+
+
 def test_a_lock_of_the_users_own_stays_closed_under_keep():
     x = keras.Input((6, 8))
     made = keras.Model(x, layers.Flatten()(ModeLock(layers.Dropout(0.5))(x)), name="base")

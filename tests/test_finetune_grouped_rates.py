@@ -50,7 +50,21 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "Lamb": {},
     "Muon": {},
 }
-FOUND = {name: options for name, options in OPTIMIZERS.items() if hasattr(keras.optimizers, name)}
+
+
+def runs(name: str) -> bool:
+    """Whether the installed Keras has an optimizer, and can take a step with it: 3.12 cannot with Muon."""
+    if not hasattr(keras.optimizers, name):
+        return False
+    optimizer, variable = getattr(keras.optimizers, name)(0.1), keras.Variable(np.ones((2, 2), "float32"))
+    try:
+        optimizer.apply([keras.ops.ones((2, 2))], [variable])
+    except AttributeError:
+        return False
+    return True
+
+
+FOUND = {name: options for name, options in OPTIMIZERS.items() if runs(name)}
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "clipnorm": {"clipnorm": 0.01},

@@ -294,3 +294,19 @@ def test_a_model_that_predicts_in_a_way_of_its_own_is_refused(method: str) -> No
         predict_samples(model, zoo.vectors(4, 8), samples=2)
     plain = keras.Model(model.input, model.output)
     assert predict_samples(plain, zoo.vectors(4, 8), samples=2).values.shape == (2, 4, 2)
+
+
+def test_dropout_that_was_switched_off_behind_live_dropout_stays_off():
+    base = keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Dropout(0.4, name="live"),
+            layers.Dense(6, kernel_initializer="zeros", bias_initializer="ones", name="dense"),
+            layers.Dropout(0.5, name="silent"),
+        ],
+        name="base",
+    )
+    model = helpers.ensemble([base], dropout=lambda layer: "keep" if layer.name == "live" else "off")
+    samples = predict_samples(model, np.ones((16, 8), "float32"), 8)
+    np.testing.assert_array_equal(array(samples.mean), np.ones((16, 6), "float32"))
+    assert not array(samples.std).any()

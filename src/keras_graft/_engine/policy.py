@@ -130,6 +130,7 @@ class Decider:
         policy: See `decider`, as `augmentation`, `copy` and `frozen`.
         masked: Whether masks are made in the model, or in front of it.
         lets_masks_in: Whether masks that come with its inputs may reach its attention.
+        takes_back: Whether noise that another policy took comes back.
         stored: The modes that are stored in it.
         chosen: What the policy said of each layer, with the names of the layers that it was asked about.
         other_behind_masks: The paths of layers of attention that may compute something else behind a mask.
@@ -141,6 +142,7 @@ class Decider:
     frozen: bool
     masked: bool = False
     lets_masks_in: bool = False
+    takes_back: bool = True
     stored: Mapping[int, bool | None] = dataclasses.field(default_factory=dict)
     chosen: dict[int, tuple[Policy, list[str]]] = dataclasses.field(default_factory=dict)
     other_behind_masks: list[str] = dataclasses.field(default_factory=list)
@@ -151,7 +153,7 @@ class Decider:
             return Decision(reuse=not self.copy)
         row = behaviour(layer)
         trace.note_holder(layer)
-        if self.copy and row.effect is Effect.NOTHING and rates_taken(layer):
+        if row.effect is Effect.NOTHING and self._taken(layer):
             row = dataclasses.replace(row, effect=Effect.NOISE)  # a policy silenced it
         if type(layer) is ModeLock and (self._speaks_of(layer.layer) or self._takes_back(layer)):
             return Decision(unwrap=True, reuse=not self.copy)
@@ -192,8 +194,13 @@ class Decider:
 
     def _takes_back(self, lock: ModeLock) -> bool:
         """Whether the policy lets noise be that another one took."""
-        silenced = was_stilled(lock) or any(rates_taken(part) for part in _keras.walk(lock.layer))
-        return self.copy and self.policy not in ("off", "remove") and silenced
+        if not (self.copy and self.takes_back) or self.policy in ("off", "remove"):
+            return False
+        return was_stilled(lock) or any(self._taken(part) for part in _keras.walk(lock.layer))
+
+    def _taken(self, layer: keras.Layer) -> dict[str, Any]:
+        """The rates that a policy took from a layer, as far as this one gives such back."""
+        return rates_taken(layer) if self.copy and self.takes_back else {}
 
     def _as_stored(self, layer: keras.Layer, path: str) -> Decision:
         """For what no policy speaks of: the mode that is stored in its calls, where the installed Keras obeys that."""
@@ -238,7 +245,7 @@ class Decider:
             return Decision(bypass=True)
         if choice in ("keep", "always"):
             mode = Mode.OUTER if choice == "keep" else Mode.TRAINING
-            taken = rates_taken(layer) if self.copy and not noise_rates(layer) else {}
+            taken = {} if noise_rates(layer) else self._taken(layer)
             live = noise_rates(layer) or not row.rates or taken
             return Decision(mode=mode if live else Mode.ANY, changes=taken)
         same_kernel = self.frozen or self.lets_masks_in or self._is_masked(layer)

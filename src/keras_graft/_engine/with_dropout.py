@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import keras
@@ -74,7 +75,7 @@ def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
 
 def with_live_noise(rest: keras.Model) -> keras.Model:
     """A copy of a model whose noise layers run in training mode, and all others in inference mode."""
-    live = decider("always", "off", copy=True, frozen=True, model=rest)
+    live = dataclasses.replace(decider("always", "off", copy=True, frozen=True, model=rest), takes_back=False)
 
     def decide(layer: keras.Layer, path: str) -> Decision:
         locked = type(layer) is ModeLock and layer.training is not None  # it was locked on purpose
