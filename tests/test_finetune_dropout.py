@@ -243,3 +243,13 @@ def test_a_layer_that_lost_its_bound_is_named():
     unfreeze(model, "base/top", learning_rate=0.1)
     with pytest.warns(UserWarning, match="stood in a SpectralNormalization"):
         unfreeze(model, 2, learning_rate=0.1)
+
+
+def test_a_number_is_the_rate_of_all_that_drops_in_a_layer():
+    x = keras.Input((6, 8))
+    made = keras.Model(x, layers.LSTM(3, dropout=0.4, recurrent_dropout=0.3, name="lstm")(x), name="base")
+    for policy in ("off", "keep"):
+        model = grafted([made], head=1, dropout=policy)
+        unfreeze(model, "base/lstm", learning_rate=0.1, dropout=0.25)
+        lstm = model.get_layer("base").get_layer("lstm")
+        assert (lstm.dropout, lstm.recurrent_dropout) == (0.25, 0.25)

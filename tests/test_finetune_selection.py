@@ -56,3 +56,9 @@ def test_a_long_list_of_paths_is_cut():
     many = [Part(f"a/layer_{number}", layers.Dense(1), ()) for number in range(50)]
     with pytest.raises(ValueError, match=r"'a/layer_5', '\.\.\.', 'a/layer_44'"):
         chosen("x", many)
+
+
+def test_a_path_that_is_there_counts_as_it_stands():
+    odd = [Part(path, layers.Dense(1), ()) for path in ("a/conv[1]", "a/conv1")]
+    assert [part.path for part in chosen("a/conv[1]", odd)] == ["a/conv[1]"]
+    assert [part.path for part in chosen("a/conv[2]*", [Part("a/conv2x", layers.Dense(1), ())])] == ["a/conv2x"]

@@ -14,7 +14,7 @@ from helpers import array, grafted, outputs, reloaded, snapshot
 from keras import layers
 from zoo import HARD, ZOO, if_quick, vectors
 
-from keras_graft import Branch, audit, fit_head, freeze, unfreeze
+from keras_graft import Branch, ModeLock, audit, fit_head, freeze, unfreeze, with_dropout
 from keras_graft._features.computer import Computer
 from keras_graft._finetune.parts import parts_of
 
@@ -477,3 +477,133 @@ def test_what_was_computed_below_an_open_layer_is_computed_once(tmp_path, monkey
         assert batches_computed() == 0
         freeze(model)
         assert batches_computed() > 0  # the top has changed since
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What attackers broke
+# ---------------------------------------------------------------------------------------------------------
+
+
+def by_hand(frozen: keras.Model) -> keras.Model:
+    """A model that was composed in plain Keras."""
+    frozen.trainable = False
+    x = keras.Input(frozen.input_shape[1:])
+    model = keras.Model(x, layers.Dense(2, name="head")(frozen(x)))
+    model.compile("sgd", "mse", jit_compile=False)
+    return model
+
+
+@keras.saving.register_keras_serializable(package="test_finetune_unfreeze")
+class WithToken(keras.Model):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = layers.Dense(4, name="dense")
+
+    def build(self, shape):
+        self.token = self.add_weight(shape=(1, 8), name="token")
+        self.dense.build(shape)
+        self.built = True
+
+    def call(self, x):
+        return self.dense(x + self.token)
+
+
+def test_weights_of_a_model_itself_train_too():
+    made = WithToken(name="vit")
+    made(X)
+    model = merged(made)
+    unfreeze(model, "vit", learning_rate=0.1)
+    assert {path.rsplit("/", 1)[-1] for path in moved_by(model) - HEAD} == {"token", "kernel", "bias"}
+    assert len(reloaded(model).trainable_variables) == len(model.trainable_variables) == 5
+
+
+def test_activity_losses_count_again_where_a_layer_trains():
+    made = keras.Sequential([keras.Input((8,)), layers.Dense(4, activity_regularizer="l2", name="top")], name="base")
+    losses = []
+    for copy in (True, False):
+        keras.utils.set_random_seed(1)
+        model = grafted([made], head=2, copy=copy, optimizer="sgd")
+        frozen = model.evaluate(X, Y, verbose=0)
+        unfreeze(model, "base", learning_rate=0.1)
+        losses.append(model.evaluate(X, Y, verbose=0))
+        freeze(model)
+        assert copy is False or model.evaluate(X, Y, verbose=0) == pytest.approx(frozen)
+    assert losses[0] == pytest.approx(losses[1])
+
+
+def test_a_lock_that_holds_the_mode_alone_is_closed_and_opened():
+    model = merged(attention_base(), dropout="keep")
+    unfreeze(model, "attention/mha", learning_rate=0.1)
+    copy = with_dropout(model, "off")
+    copy.compile("sgd", "mse", jit_compile=False)
+    assert len(copy.trainable_variables) == 10
+    freeze(copy)
+    assert len(copy.trainable_variables) == len(reloaded(copy).trainable_variables) == 2
+    unfreeze(copy, "attention/mha", learning_rate=0.1)
+    assert len(copy.trainable_variables) == len(reloaded(copy).trainable_variables) == 10
+
+
+def test_behind_a_lock_that_holds_the_mode_alone_what_trains_is_said_again():
+    x = keras.Input((4, 2))
+    masked = layers.Masking()(x)
+    y = layers.MultiHeadAttention(2, 3, dropout=0.2, name="mha")(masked, masked)
+    plain = keras.Model(x, layers.GlobalAveragePooling1D()(layers.Dense(2, name="top")(y)), name="base")
+    copy = with_dropout(plain, "off")
+    lock = next(layer for layer in copy.layers if isinstance(layer, ModeLock))
+    assert not lock.frozen
+    model = by_hand(copy)
+    unfreeze(model, "base/mha", learning_rate=0.1)
+    assert len(model.trainable_variables) == len(reloaded(model).trainable_variables) == 10
+
+
+def test_a_bound_that_a_lock_stills_is_named():
+    made = keras.Sequential(
+        [keras.Input((8,)), layers.SpectralNormalization(layers.Dense(3), name="bound"), layers.Dense(2)], name="base"
+    )
+    model = merged(made, copy=False)
+    with pytest.warns(UserWarning, match="train without its bound"):
+        unfreeze(model, "base", learning_rate=0.1)
+
+
+@keras.saving.register_keras_serializable(package="test_finetune_unfreeze")
+class Composite(layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense, self.norm = layers.Dense(8, name="dense"), layers.BatchNormalization(name="norm")
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.norm.build(shape)
+        self.built = True
+
+    def call(self, x, training=False):
+        return self.norm(self.dense(x), training=training)
+
+
+def test_what_files_of_plain_keras_forget_is_said():
+    model = by_hand(keras.Sequential([keras.Input((8,)), Composite(name="block"), layers.Dense(3)], name="base"))
+    with pytest.warns(UserWarning, match=r"\['base/block'\] is in no file"):
+        unfreeze(model, "base/block", learning_rate=0.1)
+    with pytest.warns(UserWarning, match=r"\['base/block'\] is in no file"):
+        freeze(model)
+
+
+def test_what_moves_although_frozen_is_said():
+    made = keras.Sequential(
+        [keras.Input((8,)), layers.SpectralNormalization(layers.Dense(3), name="bound")], name="base"
+    )
+    model = by_hand(made)
+    with pytest.warns(UserWarning) as said:
+        freeze(model)
+    assert any("'base/bound'] move in `fit`" in str(warning.message) for warning in said)
+
+
+def test_an_adapted_normalisation_in_front_is_no_base():
+    normalise = layers.Normalization()
+    normalise.adapt(X)
+    made, x = base(), keras.Input((8,))
+    made.trainable = False
+    model = keras.Model(x, layers.Dense(2, name="head")(made(normalise(x))))
+    model.compile("sgd", "mse", jit_compile=False)
+    unfreeze(model, "base/top", learning_rate=0.1)
+    assert len(model.trainable_variables) == 4

@@ -27,7 +27,7 @@ def freeze(layer: keras.Layer) -> None:
     """
     for part in _keras.walk(layer):
         if isinstance(part, ModeLock):
-            part.opened = ()
+            part.opened, part.frozen = (), True
     _clear_flags(layer)
 
 

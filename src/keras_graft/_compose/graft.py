@@ -10,6 +10,7 @@ import keras
 from .. import _keras
 from .._arguments import hint_about
 from .._engine.decision import Decide
+from .._engine.memory import take_activity_regularizers
 from .._engine.policy import Augmentation, DropoutPolicy, decider
 from .._engine.rebuild import rebuild
 from .._keras import Structure, Tensor
@@ -59,7 +60,7 @@ def graft(
         submodel, inputs = _surrounded(base, branch, entries, inputs, dataclasses.replace(decide, copy=True))
     freeze(submodel)
     if copy:
-        _keras.drop_activity_regularizers(submodel)
+        take_activity_regularizers(submodel)
     return submodel, _call(submodel, inputs, branch)
 
 

@@ -6,24 +6,28 @@ It must not know what it is wanted for.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 
+from .. import _keras
 from .._behaviour.table import noise_arguments
 
 __all__ = [
+    "give_activity_regularizers",
     "is_remembered",
     "rates_taken",
     "remember",
     "remember_stilled",
     "remember_wrapper",
+    "take_activity_regularizers",
     "was_stilled",
     "wrapper_taken",
 ]
 
 _rates: weakref.WeakKeyDictionary[keras.Layer, Mapping[str, Any]] = weakref.WeakKeyDictionary()
+_regularizers: weakref.WeakKeyDictionary[keras.Layer, Any] = weakref.WeakKeyDictionary()
 _stilled: weakref.WeakSet[keras.Layer] = weakref.WeakSet()
 _wrappers: weakref.WeakKeyDictionary[keras.Layer, str] = weakref.WeakKeyDictionary()
 
@@ -52,6 +56,21 @@ def remember_wrapper(new: keras.Layer, wrapper: keras.Layer) -> None:
     """Notes that a layer stands in the place of a wrapper that it was in, such as a SpectralNormalization."""
     if isinstance(wrapper, keras.layers.SpectralNormalization):
         _wrappers[new] = type(wrapper).__name__
+
+
+def take_activity_regularizers(model: keras.Layer) -> None:
+    """Takes the activity losses from a model and all below it, and notes them: frozen, they are constants."""
+    for part in _keras.walk(model):
+        if getattr(part, "activity_regularizer", None) is not None:
+            _regularizers[part] = part.activity_regularizer
+    _keras.drop_activity_regularizers(model)
+
+
+def give_activity_regularizers(layers: Iterable[keras.Layer]) -> None:
+    """Gives layers back the activity losses that were taken from them."""
+    for layer in layers:
+        if layer in _regularizers:
+            layer.activity_regularizer = _regularizers[layer]
 
 
 def is_remembered(layer: keras.Layer) -> bool:

@@ -63,7 +63,7 @@ def groups_by_depth(
     factors = {_HEAD: 1.0}
     for part, group, factor in _factors(parts, layer_decay):
         factors[group] = factor
-        for layer in _keras.walk(part.layer):
+        for layer in part.layers:
             group_of.update({id(variable): group for variable in _keras.own_variables(layer)})
     groups = [group_of.get(id(variable), _HEAD) for variable in model.trainable_variables]
     return {group: factor for group, factor in factors.items() if group in groups}, groups

@@ -147,7 +147,8 @@ def _rates(choice: Choice, layer: keras.Layer, path: str) -> dict[str, Any]:
                 f"The library knows no rate of layer '{path}' (of type {type(layer).__name__}), and can set none. Use "
                 f'a callable that returns "keep" for it. Received: dropout={choice!r}'
             )
-        return {next(iter(arguments)): float(choice)}
+        live = {**noise_rates(layer), **rates_taken(layer)}
+        return dict.fromkeys(live or list(arguments)[:1], float(choice))
     taken = rates_taken(layer)
     if arguments and not taken and not noise_rates(layer) and not is_remembered(layer):
         raise ValueError(

@@ -25,7 +25,7 @@ def variables_to_train(part: Part, batch_norm: BatchNorm) -> list[Any]:
     Those are all that its layers made to train, but for kernels below LoRA, and BatchNormalization where that stands
     still.
     """
-    return [variable for layer in _keras.walk(part.layer) for variable in _of_layer(layer, batch_norm)]
+    return [variable for layer in part.layers for variable in _of_layer(layer, batch_norm)]
 
 
 def _of_layer(layer: keras.Layer, batch_norm: BatchNorm) -> Iterator[Any]:
@@ -42,7 +42,7 @@ def open_part(part: Part, batch_norm: BatchNorm) -> None:
     variables = variables_to_train(part, batch_norm)
     _close(part)
     if not part.locks:
-        _set_flags(part.layer, variables, batch_norm)
+        _set_flags(part, variables, batch_norm)
     moving = [v for layer in _normalisations(part) for v in _keras.own_variables(layer)]
     for lock in _locks(part):
         _open_lock(lock, [*variables, *moving] if batch_norm == "train" else variables)
@@ -52,20 +52,33 @@ def open_part(part: Part, batch_norm: BatchNorm) -> None:
 
 def _locks(part: Part) -> list[ModeLock]:
     """The locks around a part, and those that a wrapper holds within it."""
-    return [*part.locks, *(layer for layer in _keras.walk(part.layer) if isinstance(layer, ModeLock))]
+    return [*part.locks, *(layer for layer in part.layers if isinstance(layer, ModeLock))]
 
 
 def _normalisations(part: Part) -> list[keras.layers.BatchNormalization]:
-    return [layer for layer in _keras.walk(part.layer) if isinstance(layer, keras.layers.BatchNormalization)]
+    return [layer for layer in part.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 def _close(part: Part) -> None:
-    ours = {id(variable) for layer in _keras.walk(part.layer) for variable in _keras.own_variables(layer)}
+    ours = {id(variable) for layer in part.layers for variable in _keras.own_variables(layer)}
     for lock in _locks(part):
+        _freeze_lock(lock)
         variables = _keras.variables_by_path(lock.layer)
         lock.open(name for name in lock.opened if id(variables[name]) not in ours)
     if not part.locks:
-        freeze_branch(part.layer)
+        for variable in [variable for layer in part.layers for variable in _keras.own_variables(layer)]:
+            variable.trainable = False
+        for layer in part.layers:
+            release_statistics(layer)
+
+
+def _freeze_lock(lock: ModeLock) -> None:
+    """Lets a lock that holds the mode alone say for each variable whether it trains: files keep that."""
+    if lock.frozen:
+        return
+    variables = _keras.variables_by_path(lock.layer) if _keras.own_trainable(lock) else {}
+    lock.opened = tuple(name for name, variable in variables.items() if variable.trainable)
+    lock.frozen = True
 
 
 def _open_lock(lock: ModeLock, variables: Iterable[Any]) -> None:
@@ -75,17 +88,18 @@ def _open_lock(lock: ModeLock, variables: Iterable[Any]) -> None:
     lock.open(dict.fromkeys([*lock.opened, *names]))
 
 
-def _set_flags(layer: keras.Layer, variables: Iterable[Any], batch_norm: BatchNorm) -> None:
+def _set_flags(part: Part, variables: Iterable[Any], batch_norm: BatchNorm) -> None:
     for variable in variables:
         variable.trainable = True
-    in_locks = {id(part) for lock in _keras.walk(layer) if isinstance(lock, ModeLock) for part in _keras.walk(lock)}
-    for part in reversed(_keras.walk(layer)):
-        if id(part) in in_locks:
+    locks = [layer for layer in part.layers if isinstance(layer, ModeLock)]
+    in_locks = {id(layer) for lock in locks for layer in _keras.walk(lock)}
+    for layer in reversed(part.layers):
+        if id(layer) in in_locks:
             continue
-        if isinstance(part, keras.layers.BatchNormalization) and batch_norm == "affine":
-            fix_statistics(part)
-        inner = [variable for below in _keras.walk(part) for variable in _keras.own_variables(below)]
-        _keras.set_own_trainable(part, any(variable.trainable for variable in inner))
+        if isinstance(layer, keras.layers.BatchNormalization) and batch_norm == "affine":
+            fix_statistics(layer)
+        below = [variable for inner in _keras.walk(layer) for variable in _keras.own_variables(inner)]
+        _keras.set_own_trainable(layer, any(variable.trainable for variable in below))
 
 
 def freeze_branch(layer: keras.Layer) -> None:

@@ -36,6 +36,8 @@ class Part:
         holders: The models that hold it, the branch first.
         locks: The locks that hold it, the outermost first.
         block: The number of its block, counted from the top of the branch: 0 is the last one before the head.
+        alone: Whether it stands for the weights of the layer itself, and not for those below: of a model, a class
+            token, say.
     """
 
     path: str
@@ -43,15 +45,21 @@ class Part:
     holders: tuple[keras.Model, ...]
     locks: tuple[ModeLock, ...] = ()
     block: int = 0
+    alone: bool = False
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layer and all below it, as far as they are meant."""
+        return [self.layer] if self.alone else _keras.walk(self.layer)
 
 
 def branches_of(model: keras.Model) -> list[keras.Model]:
-    """The models in `model` that stand in front of everything else with weights: what the head is put on."""
+    """The models in `model` that stand in front of all else that can train: what the head is put on."""
     graph = _keras.call_graph(model)
     found = {}
     for node in [] if graph is None else _keras.nodes(graph):
         operation = node.operation
-        if isinstance(_without_lock(operation), keras.Model) and not any(map(_has_weights, _behind(node))):
+        if isinstance(_without_lock(operation), keras.Model) and not any(map(_can_train, _behind(node))):
             found[id(operation)] = operation
     return list(found.values())
 
@@ -92,9 +100,13 @@ def _blocks(
     holders = (*holders, layer)
     graph = _keras.call_graph(layer)
     if graph is not None:
-        return _blocks_of_graph(graph, path, holders, locks, visited)
-    below = [_blocks(part, f"{path}/{part.name}", holders, locks, visited) for part in _keras.sublayers(layer)]
-    return [[part for blocks in below for block in blocks for part in block]]
+        blocks = _blocks_of_graph(graph, path, holders, locks, visited)
+    else:
+        below = [_blocks(part, f"{path}/{part.name}", holders, locks, visited) for part in _keras.sublayers(layer)]
+        blocks = [[part for found in below for block in found for part in block]]
+    if _keras.own_variables(layer):  # used anywhere in it
+        blocks = [[Part(path, layer, holders, locks, alone=True), *(blocks or [[]])[0]], *blocks[1:]]
+    return blocks
 
 
 def _blocks_of_graph(
@@ -154,6 +166,12 @@ def _without_lock(operation: Any) -> Any:
     while isinstance(operation, ModeLock):
         operation = operation.layer
     return operation
+
+
+def _can_train(operation: Any) -> bool:
+    """Whether anything in an operation was made to train: the statistics of a Normalization were not."""
+    parts = _keras.walk(operation) if isinstance(operation, keras.Layer) else []
+    return any(_keras.own_trainable_variables(part) for part in parts)
 
 
 def _has_weights(operation: Any) -> bool:

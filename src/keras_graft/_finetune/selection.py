@@ -35,7 +35,7 @@ def chosen(layers: Layers, parts: Sequence[Part]) -> list[Part]:
         raise ValueError(
             f"`layers` must name at least one layer; `freeze(model)` is what freezes all. Received: layers={layers!r}"
         )
-    found = [[part for part in parts if means(part)] for means in map(_meaning, items)]
+    found = [[part for part in parts if means(part)] for means in (_meaning(item, parts) for item in items)]
     for item, members in zip(items, found):
         if not members:
             raise _nothing(item, parts)
@@ -43,9 +43,12 @@ def chosen(layers: Layers, parts: Sequence[Part]) -> list[Part]:
     return [part for part in parts if id(part) in picked]
 
 
-def _meaning(item: Any) -> Callable[[Part], bool]:
-    """Tells of a part whether one item means it."""
+def _meaning(item: Any, parts: Sequence[Part]) -> Callable[[Part], bool]:
+    """Tells of a part whether one item means it. A path that is there counts as it stands, whatever is in it."""
     if isinstance(item, str):
+        literal = {id(part) for part in parts if f"{part.path}/".startswith(f"{item}/")}
+        if literal:
+            return lambda part: id(part) in literal
         return lambda part: fnmatch.fnmatchcase(part.path, item) or fnmatch.fnmatchcase(part.path, f"{item}/*")
     if isinstance(item, numbers.Integral) and not isinstance(item, bool):
         count = _checked_count(int(item))

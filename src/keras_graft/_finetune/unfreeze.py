@@ -10,7 +10,8 @@ import keras
 
 from .. import _keras
 from .._arguments import check_model, check_option
-from .._engine.memory import wrapper_taken
+from .._behaviour.table import Effect, behaviour
+from .._engine.memory import give_activity_regularizers, take_activity_regularizers, wrapper_taken
 from .._mode_lock import ModeLock
 from .decay import LayerDecay, checked_decay, groups_by_depth
 from .dropout import Dropout, changes_of_noise, noise_kept, set_noise
@@ -95,10 +96,12 @@ def unfreeze(
         checked_decay(layer_decay, every_part)
     optimizer_like(model, learning_rate)  # if none can be made, it is said before anything is changed
     _warn_of_constraints(parts)
+    _warn_of_files(every_part)
     with _undone_on_error(model), noise_kept(changes):
         set_noise(changes)
         for part in parts:
             open_part(part, batch_norm)
+            give_activity_regularizers(part.layers)
         _keras.set_own_trainable(model, True)
         rates = None if layer_decay is None else groups_by_depth(model, every_part, layer_decay)
         _keras.compile_anew(model, optimizer_like(model, learning_rate, rates))
@@ -131,11 +134,14 @@ def freeze(model: keras.Model) -> keras.Model:
     """
     check_model(model, "model")
     check_compiled(model)
-    _checked_parts(model)
+    parts = _checked_parts(model)
     optimizer = optimizer_like(model, None)
+    _warn_of_files(parts)
+    _warn_of_what_moves(parts)
     with _undone_on_error(model):
         for branch in branches_of(model):
             freeze_branch(branch)
+            take_activity_regularizers(branch)
         _keras.compile_anew(model, optimizer)
     return model
 
@@ -166,24 +172,51 @@ def _check_can_train(parts: list[Part], layers: Layers, batch_norm: BatchNorm) -
 def _check_can_follow(parts: list[Part]) -> None:
     """Raises where BatchNormalization shall follow the mode, and a lock holds another one."""
     for part in parts:
-        within = _keras.walk(part.layer)
-        locks = [*part.locks, *(layer for layer in within if isinstance(layer, ModeLock))]
+        locks = [*part.locks, *(layer for layer in part.layers if isinstance(layer, ModeLock))]
         holding = [lock for lock in locks if lock.training is not None]
-        if holding and any(isinstance(layer, keras.layers.BatchNormalization) for layer in within):
+        if holding and any(isinstance(layer, keras.layers.BatchNormalization) for layer in part.layers):
             raise ValueError(
                 f"BatchNormalization in '{part.path}' cannot follow the mode: ModeLock '{holding[0].name}' holds it "
-                f'(training={holding[0].training}), as the dropout policy asked for. Use batch_norm="affine" or '
-                '"inference". Received: batch_norm="train"'
+                f'(training={holding[0].training}). Use batch_norm="affine" or "inference", or compose with '
+                'dropout="keep" and `copy=True`, which takes no such lock. Received: batch_norm="train"'
             )
 
 
 def _warn_of_constraints(parts: list[Part]) -> None:
-    """Warns of layers that were taken out of what bounds their kernels in training."""
-    bare = [part.path for part in parts if any(wrapper_taken(layer) for layer in _keras.walk(part.layer))]
+    """Warns of layers that train without what bounds their kernels, because composing took it or a lock stills it."""
+    bare = [part.path for part in parts if any(map(wrapper_taken, part.layers)) or _is_still_spectral(part)]
     if bare:
         warnings.warn(
-            f"{bare} stood in a SpectralNormalization, which composing replaced by the layer in it, so the kernels "
-            "train without its bound. Compose with `copy=False` where that is needed, or leave these layers frozen.",
+            f"{bare} stood in a SpectralNormalization, which does not work in a branch, so the kernels train without "
+            "its bound. Leave these layers frozen where that is needed.",
+            stacklevel=3,
+        )
+
+
+def _is_still_spectral(part: Part) -> bool:
+    spectral = any(isinstance(layer, keras.layers.SpectralNormalization) for layer in part.layers)
+    return spectral and any(lock.training is False for lock in part.locks)
+
+
+def _warn_of_files(parts: list[Part]) -> None:
+    """Warns of layers that come back from a file otherwise than they are: no lock says what trains in them."""
+    composite = [part.path for part in parts if not part.locks and not behaviour(part.layer).keeps_flags]
+    if composite:
+        warnings.warn(
+            f"What trains in {composite} is in no file: these layers are made of others, and Keras forgets their flags "
+            "when it saves. Call `unfreeze` or `freeze` again after loading, or compose with `freeze_and_merge`, which "
+            "locks them.",
+            stacklevel=3,
+        )
+
+
+def _warn_of_what_moves(parts: list[Part]) -> None:
+    """Warns of layers that move while frozen, where no lock stops them."""
+    moving = [part.path for part in parts if not part.locks and behaviour(part.layer).effect is Effect.STATE]
+    if moving:
+        warnings.warn(
+            f"{moving} move in `fit` although they are frozen, because they ignore it. Compose with "
+            "`freeze_and_merge`, which puts what stands still in their places.",
             stacklevel=3,
         )
 
@@ -193,13 +226,17 @@ def _undone_on_error(model: keras.Model) -> Iterator[None]:
     """Puts the flags of all layers and variables back where something goes wrong."""
     parts = _keras.walk(model)
     flags = [(part, type(part), _keras.own_trainable(part)) for part in parts]
-    opened = [(part, part.opened) for part in parts if isinstance(part, ModeLock)]
+    locks = [(part, part.opened, part.frozen) for part in parts if isinstance(part, ModeLock)]
+    regularizers = [(part, getattr(part, "activity_regularizer", None)) for part in parts]
     variables = [(v, v.trainable) for part in parts for v in _keras.own_variables(part)]
     try:
         yield
     except BaseException:
-        for lock, names in opened:
-            lock.opened = names
+        for lock, opened, frozen in locks:
+            lock.opened, lock.frozen = opened, frozen
+        for part, regularizer in regularizers:
+            if getattr(part, "activity_regularizer", None) is not regularizer:
+                part.activity_regularizer = regularizer
         for part, kind, trainable in flags:
             if type(part) is not kind:
                 part.__class__ = kind
