@@ -607,3 +607,20 @@ def test_an_adapted_normalisation_in_front_is_no_base():
     model.compile("sgd", "mse", jit_compile=False)
     unfreeze(model, "base/top", learning_rate=0.1)
     assert len(model.trainable_variables) == 4
+
+
+@keras.saving.register_keras_serializable(package="test_finetune_unfreeze")
+class WithoutBuild(layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense = layers.Dense(6, name="dense")
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_a_layer_that_only_a_call_builds_trains():
+    x = keras.Input((8,))
+    model = merged(keras.Model(x, WithoutBuild(name="block")(x), name="base"))
+    unfreeze(model, "base", learning_rate=0.1)
+    assert len(moved_by(model)) == len(model.trainable_variables) == 4

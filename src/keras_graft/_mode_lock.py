@@ -143,8 +143,8 @@ class ModeLock(keras.layers.Layer):
             variables = {f"{path}.{name}".lstrip("."): v for name, v in _keras.variables_by_name(part).items()}
             opened = [variable for name, variable in variables.items() if name in self.opened]
             can_train = set(map(id, _keras.own_trainable_variables(part)))
-            for variable in opened:
-                variable.trainable = id(variable) in can_train
+            for variable in [variable for variable in opened if id(variable) in can_train]:
+                _keras.let_train(variable)
             statistics = isinstance(part, keras.layers.BatchNormalization)
             moves = any(id(variable) not in can_train for variable in opened)
             _keras.set_own_trainable(part, moves if statistics else bool(opened))

@@ -90,7 +90,7 @@ def _open_lock(lock: ModeLock, variables: Iterable[Any]) -> None:
 
 def _set_flags(part: Part, variables: Iterable[Any], batch_norm: BatchNorm) -> None:
     for variable in variables:
-        variable.trainable = True
+        _keras.let_train(variable)
     locks = [layer for layer in part.layers if isinstance(layer, ModeLock)]
     in_locks = {id(layer) for lock in locks for layer in _keras.walk(lock)}
     for layer in reversed(part.layers):

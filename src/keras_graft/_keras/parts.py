@@ -40,6 +40,7 @@ __all__ = [
     "is_built_by_calling",
     "is_keras_2",
     "is_of_keras",
+    "let_train",
     "named_parts",
     "objects_given",
     "own_trainable",
@@ -146,6 +147,13 @@ def own_variables(layer: keras.Layer) -> list[Any]:
 def own_trainable_variables(layer: keras.Layer) -> list[Any]:
     """Those of its own variables that a layer made to train, whether they are frozen now or not (all)."""
     return list(getattr(layer, "_trainable_variables", ()))
+
+
+def let_train(variable: Variable) -> None:
+    """Lets a variable train, whatever it was when it was made: TensorFlow watches none that was made frozen (all)."""
+    variable.trainable = True
+    if getattr(variable, "_value", None) is not None:
+        variable._value._trainable = True
 
 
 def below_lora(layer: keras.Layer) -> list[Any]:
