@@ -624,3 +624,26 @@ def test_a_layer_that_only_a_call_builds_trains():
     model = merged(keras.Model(x, WithoutBuild(name="block")(x), name="base"))
     unfreeze(model, "base", learning_rate=0.1)
     assert len(moved_by(model)) == len(model.trainable_variables) == 4
+
+
+def test_a_compile_of_ones_own_is_refused():
+    class Distilling(keras.Model):
+        def compile(self, optimizer, alpha=0.1, **options):
+            super().compile(optimizer=optimizer, **options)
+            self.alpha = alpha
+
+    made, x = base(), keras.Input((8,))
+    made.trainable = False
+    model = Distilling(x, layers.Dense(2)(made(x)))
+    model.compile("sgd", alpha=0.7, loss="mse")
+    with pytest.raises(ValueError, match="class Distilling, whose `compile` may take arguments of its own"):
+        unfreeze(model, "base", learning_rate=0.1)
+    assert model.alpha == 0.7
+
+
+def test_what_files_forget_of_a_subclassed_model_is_said():
+    made = WithToken(name="vit")
+    made(X)
+    model = by_hand(keras.Sequential([keras.Input((8,)), made], name="base"))
+    with pytest.warns(UserWarning, match="is in no file"):
+        unfreeze(model, "base/vit/dense", learning_rate=0.1)

@@ -142,11 +142,12 @@ class ModeLock(keras.layers.Layer):
         for path, part in _keras.parts_by_path(self.layer).items():
             variables = {f"{path}.{name}".lstrip("."): v for name, v in _keras.variables_by_name(part).items()}
             opened = [variable for name, variable in variables.items() if name in self.opened]
-            can_train = set(map(id, _keras.own_trainable_variables(part)))
+            below_lora = set(map(id, _keras.below_lora(part)))
+            can_train = set(map(id, _keras.own_trainable_variables(part))) - below_lora
             for variable in [variable for variable in opened if id(variable) in can_train]:
                 _keras.let_train(variable)
             statistics = isinstance(part, keras.layers.BatchNormalization)
-            moves = any(id(variable) not in can_train for variable in opened)
+            moves = any(id(variable) not in can_train | below_lora for variable in opened)
             _keras.set_own_trainable(part, moves if statistics else bool(opened))
         for part in reversed(_keras.walk(self.layer)):
             below = [variable.trainable for inner in _keras.walk(part) for variable in _keras.own_variables(inner)]

@@ -68,8 +68,8 @@ def _close(part: Part) -> None:
     if not part.locks:
         for variable in [variable for layer in part.layers for variable in _keras.own_variables(layer)]:
             variable.trainable = False
-        for layer in part.layers:
-            release_statistics(layer)
+    for layer in part.layers:
+        release_statistics(layer)
 
 
 def _freeze_lock(lock: ModeLock) -> None:

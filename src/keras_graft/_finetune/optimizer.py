@@ -24,6 +24,13 @@ def check_compiled(model: keras.Model) -> None:
             f"Compile it first: `model.compile(optimizer, loss)`. Received: model={model!r}"
         )
 
+    if _keras.overridden(model, ["compile"]):
+        raise ValueError(
+            f"`model` is of the class {type(model).__name__}, whose `compile` may take arguments of its own, which are not "
+            "kept. Change what trains in a plain keras.Model of the same layers, and build yours around it. "
+            f"Received: model={model!r}"
+        )
+
 
 def check_learning_rate(learning_rate: Any) -> None:
     if callable(learning_rate) and not isinstance(learning_rate, type):

@@ -200,7 +200,8 @@ def _is_still_spectral(part: Part) -> bool:
 
 def _warn_of_files(parts: list[Part]) -> None:
     """Warns of layers that come back from a file otherwise than they are: no lock says what trains in them."""
-    composite = [part.path for part in parts if not part.locks and not behaviour(part.layer).keeps_flags]
+    without_lock = [part for part in parts if not part.locks]
+    composite = [part.path for part in without_lock if _is_forgotten(part)]
     if composite:
         warnings.warn(
             f"What trains in {composite} is in no file: these layers are made of others, and Keras forgets their flags "
@@ -208,6 +209,11 @@ def _warn_of_files(parts: list[Part]) -> None:
             "locks them.",
             stacklevel=3,
         )
+
+
+def _is_forgotten(part: Part) -> bool:
+    """Whether Keras makes a part, or a model that holds it, anew from a config that says nothing of flags within."""
+    return not behaviour(part.layer).keeps_flags or any(_keras.graph_of(holder) is None for holder in part.holders)
 
 
 def _warn_of_what_moves(parts: list[Part]) -> None:
