@@ -27,7 +27,8 @@ def check_compiled(model: keras.Model) -> None:
     if _keras.overridden(model, ["compile"]):
         raise ValueError(
             f"`model` is of the class {type(model).__name__}, whose `compile` may take arguments of its own, "
-            "which are not kept. Change what trains in a plain keras.Model of the same layers, and build yours around it. "
+            "which are not kept. Change what trains in a plain keras.Model of the same layers, and build yours around "
+            "it. "
             f"Received: model={model!r}"
         )
 
