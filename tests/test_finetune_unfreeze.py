@@ -531,6 +531,14 @@ def test_activity_losses_count_again_where_a_layer_trains():
     assert losses[0] == pytest.approx(losses[1])
 
 
+def test_activity_losses_that_nobody_took_stay():
+    made = keras.Sequential([keras.Input((8,)), layers.Dense(4, activity_regularizer="l2", name="top")], name="base")
+    model = by_hand(made)
+    expected = model.evaluate(X, Y, verbose=0)
+    freeze(unfreeze(model, "base", learning_rate=0.1))
+    assert model.evaluate(X, Y, verbose=0) == expected
+
+
 def test_a_lock_that_holds_the_mode_alone_is_closed_and_opened():
     model = merged(attention_base(), dropout="keep")
     unfreeze(model, "attention/mha", learning_rate=0.1)

@@ -22,6 +22,7 @@ __all__ = [
     "remember_stilled",
     "remember_wrapper",
     "take_activity_regularizers",
+    "take_back_activity_regularizers",
     "was_stilled",
     "wrapper_taken",
 ]
@@ -71,6 +72,13 @@ def give_activity_regularizers(layers: Iterable[keras.Layer]) -> None:
     for layer in layers:
         if layer in _regularizers:
             layer.activity_regularizer = _regularizers[layer]
+
+
+def take_back_activity_regularizers(model: keras.Layer) -> None:
+    """Takes from layers what was given back to them; what nobody took stays."""
+    for part in _keras.walk(model):
+        if part in _regularizers:
+            part.activity_regularizer = None
 
 
 def is_remembered(layer: keras.Layer) -> bool:

@@ -436,7 +436,7 @@ def _silent_locks(layer: keras.Layer) -> list[str]:
 
 
 def _loses_flags(layer: keras.Layer, row: Behaviour, copy: bool) -> bool:
-    weights = any(_keras.own_variables(part) for part in _keras.walk(layer))
+    weights = _keras.has_weights(layer)
     regularised = any(getattr(part, "activity_regularizer", None) is not None for part in _keras.walk(layer))
     return (weights and not row.keeps_flags) or (regularised and not copy)
 
@@ -453,7 +453,7 @@ def _refuse_hidden_noise(operation: keras.Operation, path: str, decide: Decider,
         cause = "it draws random numbers, and what is no layer cannot be silenced"
     elif "always" in choices and not side_effects.draws_always:
         cause = "it draws random numbers in training mode alone, and what is no layer has no mode of its own"
-    elif decide.copy and any(map(_has_weights, reached)):
+    elif decide.copy and any(map(_keras.has_weights, reached)):
         cause = "a copy would share weights with the original (`copy=False` says so)"
     elif decide.copy and side_effects.draws and any(map(_keras.seed_states, reached)):
         cause = "a copy would share seeds with the original (`copy=False` says so)"
@@ -467,14 +467,10 @@ def _refuse_hidden_noise(operation: keras.Operation, path: str, decide: Decider,
         )
 
 
-def _has_weights(layer: keras.Layer) -> bool:
-    return any(_keras.own_variables(part) for part in _keras.walk(layer))
-
-
 def _refuse_to_share(layer: keras.Layer, path: str, *, live: bool) -> None:
     """Raises where a copy would run layers of the original that Keras does not see, and that have a state."""
     for part in shared_by_copies(layer):
-        weights = _has_weights(part)
+        weights = _keras.has_weights(part)
         if weights or (live and _keras.seed_states(part)):
             raise RebuildError(
                 f"Layer '{path}' (of type {type(layer).__name__}) runs code that reaches {type(part).__name__} "

@@ -43,25 +43,16 @@ def open_part(part: Part, batch_norm: BatchNorm) -> None:
     _close(part)
     if not part.locks:
         _set_flags(part, variables, batch_norm)
-    moving = [v for layer in _normalisations(part) for v in _keras.own_variables(layer)]
-    for lock in _locks(part):
+    moving = [v for layer in part.batch_normalisations for v in _keras.own_variables(layer)]
+    for lock in [*part.locks, *part.locks_within]:
         _open_lock(lock, [*variables, *moving] if batch_norm == "train" else variables)
     for holder in part.holders:
         _keras.set_own_trainable(holder, True)
 
 
-def _locks(part: Part) -> list[ModeLock]:
-    """The locks around a part, and those that a wrapper holds within it."""
-    return [*part.locks, *(layer for layer in part.layers if isinstance(layer, ModeLock))]
-
-
-def _normalisations(part: Part) -> list[keras.layers.BatchNormalization]:
-    return [layer for layer in part.layers if isinstance(layer, keras.layers.BatchNormalization)]
-
-
 def _close(part: Part) -> None:
     ours = {id(variable) for layer in part.layers for variable in _keras.own_variables(layer)}
-    for lock in _locks(part):
+    for lock in [*part.locks, *part.locks_within]:
         _freeze_lock(lock)
         variables = _keras.variables_by_path(lock.layer)
         lock.open(name for name in lock.opened if id(variables[name]) not in ours)
@@ -91,8 +82,7 @@ def _open_lock(lock: ModeLock, variables: Iterable[Any]) -> None:
 def _set_flags(part: Part, variables: Iterable[Any], batch_norm: BatchNorm) -> None:
     for variable in variables:
         _keras.let_train(variable)
-    locks = [layer for layer in part.layers if isinstance(layer, ModeLock)]
-    in_locks = {id(layer) for lock in locks for layer in _keras.walk(lock)}
+    in_locks = {id(layer) for lock in part.locks_within for layer in _keras.walk(lock)}
     for layer in reversed(part.layers):
         if id(layer) in in_locks:
             continue

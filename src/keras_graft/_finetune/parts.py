@@ -52,6 +52,16 @@ class Part:
         """The layer and all below it, as far as they are meant."""
         return [self.layer] if self.alone else _keras.walk(self.layer)
 
+    @property
+    def locks_within(self) -> list[ModeLock]:
+        """The locks that it holds itself, as a wrapper does."""
+        return [layer for layer in self.layers if isinstance(layer, ModeLock)]
+
+    @property
+    def batch_normalisations(self) -> list[keras.layers.BatchNormalization]:
+        """Those among its layers."""
+        return [layer for layer in self.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
 
 def branches_of(model: keras.Model) -> list[keras.Model]:
     """The models in `model` that stand in front of all else that can train: what the head is put on."""
@@ -90,7 +100,7 @@ def _blocks(
     layer: Any, path: str, holders: tuple[Any, ...], locks: tuple[ModeLock, ...], visited: set[int]
 ) -> list[list[Part]]:
     """The blocks of a layer, from its inputs up: more than one where it is a model whose graph is a chain of them."""
-    if id(layer) in visited or not _has_weights(layer):
+    if id(layer) in visited or not _keras.has_weights(layer):
         return []
     visited.add(id(layer))
     if isinstance(layer, ModeLock):
@@ -125,7 +135,7 @@ def _blocks_of_graph(
     for place, node in enumerate(nodes):
         operation = node.operation
         since_cut += [_blocks(operation, f"{path}/{operation.name}", holders, locks, visited)]
-        if _has_weights(operation) or any(id(tensor) in computed for tensor in node.input_tensors):
+        if _keras.has_weights(operation) or any(id(tensor) in computed for tensor in node.input_tensors):
             computed.update(map(id, node.outputs))
             open_tensors.update({id(tensor): last_uses.get(id(tensor), -1) for tensor in node.outputs})
         open_tensors = {tensor: last for tensor, last in open_tensors.items() if last > place}
@@ -172,8 +182,3 @@ def _can_train(operation: Any) -> bool:
     """Whether anything in an operation was made to train: the statistics of a Normalization were not."""
     parts = _keras.walk(operation) if isinstance(operation, keras.Layer) else []
     return any(_keras.own_trainable_variables(part) for part in parts)
-
-
-def _has_weights(operation: Any) -> bool:
-    parts = _keras.walk(operation) if isinstance(operation, keras.Layer) else []
-    return any(_keras.own_variables(part) for part in parts)

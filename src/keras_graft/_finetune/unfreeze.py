@@ -11,7 +11,7 @@ import keras
 from .. import _keras
 from .._arguments import check_model, check_option
 from .._behaviour.table import Effect, behaviour
-from .._engine.memory import give_activity_regularizers, take_activity_regularizers, wrapper_taken
+from .._engine.memory import give_activity_regularizers, take_back_activity_regularizers, wrapper_taken
 from .._mode_lock import ModeLock
 from .decay import LayerDecay, checked_decay, groups_by_depth
 from .dropout import Dropout, changes_of_noise, noise_kept, set_noise
@@ -141,7 +141,7 @@ def freeze(model: keras.Model) -> keras.Model:
     with _undone_on_error(model):
         for branch in branches_of(model):
             freeze_branch(branch)
-            take_activity_regularizers(branch)
+            take_back_activity_regularizers(branch)
         _keras.compile_anew(model, optimizer)
     return model
 
@@ -172,9 +172,8 @@ def _check_can_train(parts: list[Part], layers: Layers, batch_norm: BatchNorm) -
 def _check_can_follow(parts: list[Part]) -> None:
     """Raises where BatchNormalization shall follow the mode, and a lock holds another one."""
     for part in parts:
-        locks = [*part.locks, *(layer for layer in part.layers if isinstance(layer, ModeLock))]
-        holding = [lock for lock in locks if lock.training is not None]
-        if holding and any(isinstance(layer, keras.layers.BatchNormalization) for layer in part.layers):
+        holding = [lock for lock in [*part.locks, *part.locks_within] if lock.training is not None]
+        if holding and part.batch_normalisations:
             raise ValueError(
                 f"BatchNormalization in '{part.path}' cannot follow the mode: ModeLock '{holding[0].name}' holds it "
                 f'(training={holding[0].training}). Use batch_norm="affine" or "inference", or compose with '
@@ -229,24 +228,19 @@ def _warn_of_what_moves(parts: list[Part]) -> None:
 
 @contextlib.contextmanager
 def _undone_on_error(model: keras.Model) -> Iterator[None]:
-    """Puts the flags of all layers and variables back where something goes wrong."""
+    """Puts flags, and what else unfreezing changes of layers, back where something goes wrong."""
     parts = _keras.walk(model)
-    flags = [(part, type(part), _keras.own_trainable(part)) for part in parts]
     locks = [(part, part.opened, part.frozen) for part in parts if isinstance(part, ModeLock)]
-    regularizers = [(part, getattr(part, "activity_regularizer", None)) for part in parts]
-    variables = [(v, v.trainable) for part in parts for v in _keras.own_variables(part)]
-    try:
-        yield
-    except BaseException:
-        for lock, opened, frozen in locks:
-            lock.opened, lock.frozen = opened, frozen
-        for part, regularizer in regularizers:
-            if getattr(part, "activity_regularizer", None) is not regularizer:
-                part.activity_regularizer = regularizer
-        for part, kind, trainable in flags:
-            if type(part) is not kind:
-                part.__class__ = kind
-            _keras.set_own_trainable(part, trainable)
-        for variable, trainable in variables:
-            variable.trainable = trainable
-        raise
+    others = [(part, type(part), getattr(part, "activity_regularizer", None)) for part in parts]
+    with _keras.nothing_left_behind([model]):
+        try:
+            yield
+        except BaseException:
+            for lock, opened, frozen in locks:
+                lock.opened, lock.frozen = opened, frozen
+            for part, kind, regularizer in others:
+                if type(part) is not kind:
+                    part.__class__ = kind
+                if getattr(part, "activity_regularizer", None) is not regularizer:
+                    part.activity_regularizer = regularizer
+            raise

@@ -35,6 +35,7 @@ __all__ = [
     "drop_activity_regularizers",
     "given_to_variable",
     "handle_of",
+    "has_weights",
     "held",
     "held_by",
     "is_built_by_calling",
@@ -142,6 +143,12 @@ def walk(layer: keras.Layer) -> list[Any]:
 def own_variables(layer: keras.Layer) -> list[Any]:
     """The variables that belong to `layer` itself: not those of its sublayers, no seeds (all)."""
     return [*getattr(layer, "_trainable_variables", ()), *getattr(layer, "_non_trainable_variables", ())]
+
+
+def has_weights(operation: Any) -> bool:
+    """Whether a layer, or one below it, has variables; an operation that is no layer has none."""
+    parts = walk(operation) if isinstance(operation, keras.Layer) else []
+    return any(own_variables(part) for part in parts)
 
 
 def own_trainable_variables(layer: keras.Layer) -> list[Any]:

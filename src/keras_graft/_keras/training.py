@@ -20,6 +20,7 @@ from tensorflow.python.framework.random_seed import DEFAULT_GRAPH_SEED, get_seed
 from .aliases import Structure
 from .calls import first_line
 from .graphs import call_graph, output_structure
+from .optimizers import trained_by
 from .records import surgery
 
 __all__ = [
@@ -93,7 +94,7 @@ def _known_to_optimizer(model: keras.Model) -> set[int] | None:
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # around which one scales the loss
     if optimizer is None or not optimizer.built:
         return None
-    return set(map(id, optimizer._trainable_variables))
+    return set(map(id, trained_by(optimizer)))
 
 
 # The methods of a model that run in `fit`, those of validation among them, and in `predict`.
