@@ -42,6 +42,24 @@ def test_files_keep_it():
     np.testing.assert_array_equal(array(loaded(X, training=True)), array(made(X)))
 
 
+def test_weights_files_fit_whether_statistics_are_fixed_or_not(tmp_path):
+    def stack(fixed: int | None) -> keras.Model:
+        norms = [layers.BatchNormalization(name=f"norm_{number}") for number in range(3)]
+        made = keras.Sequential([keras.Input((3,)), *norms])
+        if fixed is not None:
+            fix_statistics(norms[fixed])
+        return made
+
+    for saved, loaded in ((None, 1), (1, None), (0, 2)):
+        first, second = stack(saved), stack(loaded)
+        for number, variable in enumerate(first.weights):
+            variable.assign(np.full(3, number))
+        first.save_weights(tmp_path / "a.weights.h5")
+        second.load_weights(tmp_path / "a.weights.h5")
+        for expected, actual in zip(first.weights, second.weights):
+            np.testing.assert_array_equal(array(actual), array(expected))
+
+
 def test_an_audit_finds_nothing_that_moves():
     made = model()
     fix_statistics(made.layers[0])

@@ -9,7 +9,7 @@ import keras
 __all__ = ["FixedStatistics", "fix_statistics", "release_statistics"]
 
 
-@keras.saving.register_keras_serializable(package="keras_graft")
+@keras.saving.register_keras_serializable(package="keras_graft", name="FixedStatistics")
 class FixedStatistics(keras.layers.BatchNormalization):
     """A BatchNormalization that always uses the statistics that it has, also while its scale and offset train.
 
@@ -20,6 +20,10 @@ class FixedStatistics(keras.layers.BatchNormalization):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalises with the stored statistics, in every mode."""
         return super().call(inputs, training=False, mask=mask)
+
+
+# Keras names the entries of a weights file after the classes of layers (all), so that a file fits either way.
+FixedStatistics.__name__ = keras.layers.BatchNormalization.__name__
 
 
 def fix_statistics(layer: keras.layers.BatchNormalization) -> None:
