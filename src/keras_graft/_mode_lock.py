@@ -104,6 +104,7 @@ class ModeLock(keras.layers.Layer):
         self.opened = tuple(opened)
         self.layer = layer
         self.training = training
+        self._is_built_whole = False
         self.supports_masking = True
         _keras.adopt_call(self, layer)
         self._freeze()
@@ -191,11 +192,9 @@ class ModeLock(keras.layers.Layer):
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """Calls the inner layer in the mode of the lock."""
         mode = training if self.training is None else self.training
-        new = not self.layer.built
         with _keras.stored_modes_passed_over(self.layer) if self.over_stored else contextlib.nullcontext():
             outputs = _keras.call_in_mode(self, self.layer, mode, args, kwargs)
-        if new:
-            self._freeze()
+        self._settle()
         if self.frozen and not self.opened:
             _keras.drop_losses(self.layer)
         return outputs
@@ -208,6 +207,14 @@ class ModeLock(keras.layers.Layer):
             return self.layer.compute_output_spec(*args, **kwargs)
         except NotImplementedError:  # a wrapper in it asks a layer for a shape that it does not declare; a call tells
             return _keras.compute_output_spec(self.layer, *args, **kwargs)
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Sets the flags of what a call has built: a layer without a `build` has parts that only its call builds."""
+        if not self._is_built_whole:
+            self._freeze()
+            self._is_built_whole = all(part.built for part in _keras.walk(self.layer))
 
     def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
         """The shape that the inner layer returns."""
