@@ -104,7 +104,6 @@ class ModeLock(keras.layers.Layer):
         self.opened = tuple(opened)
         self.layer = layer
         self.training = training
-        self._is_built_whole = False
         self.supports_masking = True
         _keras.adopt_call(self, layer)
         self._freeze()
@@ -192,9 +191,11 @@ class ModeLock(keras.layers.Layer):
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """Calls the inner layer in the mode of the lock."""
         mode = training if self.training is None else self.training
+        new = self._has_unbuilt_parts()
         with _keras.stored_modes_passed_over(self.layer) if self.over_stored else contextlib.nullcontext():
             outputs = _keras.call_in_mode(self, self.layer, mode, args, kwargs)
-        self._settle()
+        if new:
+            self._freeze()
         if self.frozen and not self.opened:
             _keras.drop_losses(self.layer)
         return outputs
@@ -203,18 +204,18 @@ class ModeLock(keras.layers.Layer):
         """The shapes and dtypes that the inner layer returns."""
         if not _keras.takes_training(self.layer):
             kwargs.pop("training", None)
+        new = self._has_unbuilt_parts()
         try:
             return self.layer.compute_output_spec(*args, **kwargs)
         except NotImplementedError:  # a wrapper in it asks a layer for a shape that it does not declare; a call tells
             return _keras.compute_output_spec(self.layer, *args, **kwargs)
         finally:
-            self._settle()
+            if new:
+                self._freeze()
 
-    def _settle(self) -> None:
-        """Sets the flags of what a call has built: a layer without a `build` has parts that only its call builds."""
-        if not self._is_built_whole:
-            self._freeze()
-            self._is_built_whole = all(part.built for part in _keras.walk(self.layer))
+    def _has_unbuilt_parts(self) -> bool:
+        """Whether a call may make variables: a layer without a `build` has parts that only its call builds."""
+        return not all(part.built for part in _keras.walk(self.layer))
 
     def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
         """The shape that the inner layer returns."""

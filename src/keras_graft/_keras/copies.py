@@ -84,6 +84,9 @@ def _with_objects(layer: keras.Layer, config: dict[str, Any]) -> dict[str, Any]:
     if not is_of_keras(layer):
         return config
     attributes = vars(layer)
+    if sublayers(layer):  # what is handed in would be shared by layers that are made from their configs
+        drawing = [name for name in config if _draws_values(attributes.get(name))]
+        return {**config, **dict.fromkeys(drawing, keras.initializers.Zeros())} if drawing else config
     at_hand = {name: _at_hand(attributes[name]) for name in config if _starts_weights(attributes.get(name))}
     policy = layer._dtype_policy
     if type(policy) is keras.DTypePolicy and isinstance(config.get("dtype"), dict):
