@@ -12,6 +12,7 @@ import pytest
 from zoo import ZOO
 
 
+@pytest.mark.once  # files of the other lanes are loaded by .ci/run
 @pytest.mark.parametrize("policies", [("keep", "remove"), pytest.param(("off",), marks=pytest.mark.slow)], ids="-".join)
 @pytest.mark.parametrize("kind", ["plain", pytest.param("library", marks=pytest.mark.slow)])
 def test_saved_models_load_with_the_same_outputs_and_as_frozen(

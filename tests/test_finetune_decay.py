@@ -10,7 +10,7 @@ from keras import layers
 from zoo import vectors
 
 from keras_graft import fit_head, freeze, unfreeze
-from keras_graft._finetune.decay import FLOOR, checked_decay, groups_by_depth
+from keras_graft._finetune.decay import FLOOR, checked_decay, grouped
 from keras_graft._finetune.parts import parts_of
 
 X, Y = vectors(32, 6), vectors(32, 2, seed=1)
@@ -133,7 +133,7 @@ def test_groups_are_in_the_order_of_the_variables_that_train():
     model = merged()
     parts = parts_of(model)
     checked_decay(0.5, parts)
-    assert groups_by_depth(model, parts, 0.5) == ({"head": 1.0}, ["head", "head"])
+    assert grouped(parts, 0.5).for_training(model.trainable_variables) == ({"head": 1.0}, ["head", "head"])
 
 
 def test_what_cannot_be_grouped_changes_nothing():

@@ -11,6 +11,7 @@ from ._compose.branch import Branch
 from ._compose.freeze_and_merge import freeze_and_merge
 from ._engine.with_dropout import with_dropout
 from ._finetune.unfreeze import freeze, unfreeze
+from ._finetune.unfreezing import Unfreezing
 from ._fit.fit_head import fit_head
 from ._mode_lock import ModeLock
 from ._sampling import Samples, predict_samples
@@ -23,6 +24,7 @@ __all__ = [
     "ModeLock",
     "Samples",
     "Split",
+    "Unfreezing",
     "audit",
     "check_layer",
     "fit_head",

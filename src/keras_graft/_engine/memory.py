@@ -74,11 +74,11 @@ def give_activity_regularizers(layers: Iterable[keras.Layer]) -> None:
             layer.activity_regularizer = _regularizers[layer]
 
 
-def take_back_activity_regularizers(model: keras.Layer) -> None:
+def take_back_activity_regularizers(layers: Iterable[keras.Layer]) -> None:
     """Takes from layers what was given back to them; what nobody took stays."""
-    for part in _keras.walk(model):
-        if part in _regularizers:
-            part.activity_regularizer = None
+    for layer in layers:
+        if layer in _regularizers:
+            layer.activity_regularizer = None
 
 
 def is_remembered(layer: keras.Layer) -> bool:

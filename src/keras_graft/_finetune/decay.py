@@ -1,21 +1,20 @@
-"""A share of the learning rate for each depth of the branches.
+"""A share of the learning rate for each depth of the branches, and groups of what shares one.
 
 It knows parts and their blocks, and nothing of optimizers.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
-
-import keras
 
 from .. import _keras
 from .parts import Part
 from .selection import chosen
 
-__all__ = ["FLOOR", "LayerDecay", "checked_decay", "groups_by_depth"]
+__all__ = ["FLOOR", "Grouping", "LayerDecay", "checked_decay", "grouped"]
 
 LayerDecay: TypeAlias = float | Mapping[str, float]
 
@@ -51,25 +50,60 @@ def _check_factor(factor: Any, name: str) -> None:
         raise ValueError(f"`{name}` must be more than 0 and at most 1. Received: {factor!r}")
 
 
-def groups_by_depth(
-    model: keras.Model, parts: Sequence[Part], layer_decay: LayerDecay
-) -> tuple[dict[str, float], list[str]]:
-    """The factors of all groups, and the group of each variable of `model` that trains.
+@dataclasses.dataclass(frozen=True)
+class Grouping:
+    """Which variables share a learning rate, and a count of steps.
+
+    Attributes:
+        factors: The share of the learning rate of each group, that of the head first.
+        by_variable: The group of each variable of the branches, by its id, as far as it is not that of the head.
+    """
+
+    factors: Mapping[str, float]
+    by_variable: Mapping[int, str]
+
+    def of(self, variables: Iterable[Any]) -> list[str]:
+        """The group of each of some variables."""
+        return [self.by_variable.get(id(variable), _HEAD) for variable in variables]
+
+    def for_training(self, variables: Sequence[Any]) -> tuple[dict[str, float], list[str]]:
+        """The factors of the groups that some variables make up, and the group of each."""
+        groups = self.of(variables)
+        return {group: factor for group, factor in self.factors.items() if group in groups}, groups
+
+
+def grouped(
+    parts: Sequence[Part], layer_decay: LayerDecay | None = None, stages: Sequence[Sequence[Part]] = ()
+) -> Grouping:
+    """Puts the variables of branches into groups: by depth, and by the stage at which they join.
 
     The head has factor 1, the top block of each branch `layer_decay`, the block below it `layer_decay ** 2`, and so on,
     down to a floor. For a mapping, the last pattern that means a layer counts, and 1 where none does.
+
+    Args:
+        parts: All parts of the branches.
+        layer_decay: A factor, a mapping, or None: 1 for all.
+        stages: The parts that join at each stage. A part that several name joins at the first of them.
     """
-    group_of: dict[int, str] = {}
+    by_depth = {id(part): (group, factor) for part, group, factor in _factors(parts, layer_decay)}
+    by_stage: dict[int, str] = {}
+    for number, stage in enumerate(stages):
+        by_stage = {**{id(part): f"stage_{number}" for part in stage}, **by_stage}
     factors = {_HEAD: 1.0}
-    for part, group, factor in _factors(parts, layer_decay):
-        factors[group] = factor
-        for layer in part.layers:
-            group_of.update({id(variable): group for variable in _keras.own_variables(layer)})
-    groups = [group_of.get(id(variable), _HEAD) for variable in model.trainable_variables]
-    return {group: factor for group, factor in factors.items() if group in groups}, groups
+    by_variable: dict[int, str] = {}
+    for part in parts:
+        depth, factor = by_depth.get(id(part), ("", 1.0))
+        group = "_".join(name for name in (by_stage.get(id(part), ""), depth) if name)
+        if group:
+            factors[group] = factor
+            variables = [variable for layer in part.layers for variable in _keras.own_variables(layer)]
+            by_variable.update({id(variable): group for variable in variables})
+    return Grouping(factors, by_variable)
 
 
-def _factors(parts: Sequence[Part], layer_decay: LayerDecay) -> list[tuple[Part, str, float]]:
+def _factors(parts: Sequence[Part], layer_decay: LayerDecay | None) -> list[tuple[Part, str, float]]:
+    if layer_decay is None:
+        return []
     if not isinstance(layer_decay, Mapping):
         return [(part, f"block_{part.block}", max(layer_decay ** (part.block + 1), FLOOR)) for part in parts]
     found: dict[int, tuple[Part, str, float]] = {}

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeAlias
 
 import keras
 
 from .. import _keras
+from .._engine.memory import give_activity_regularizers, take_back_activity_regularizers
 from .._fixed_statistics import fix_statistics, release_statistics
 from .._mode_lock import ModeLock, freeze
 from .parts import Part
 
-__all__ = ["BATCH_NORM", "BatchNorm", "freeze_branch", "open_part", "variables_to_train"]
+__all__ = [
+    "BATCH_NORM",
+    "BatchNorm",
+    "close_part",
+    "freeze_branch",
+    "open_part",
+    "undone_on_error",
+    "variables_to_train",
+]
 
 BatchNorm: TypeAlias = Literal["inference", "affine", "train"]
 
@@ -48,6 +58,15 @@ def open_part(part: Part, batch_norm: BatchNorm) -> None:
         _open_lock(lock, [*variables, *moving] if batch_norm == "train" else variables)
     for holder in part.holders:
         _keras.set_own_trainable(holder, True)
+    give_activity_regularizers(part.layers)
+
+
+def close_part(part: Part) -> None:
+    """Freezes a part again; what else trains goes on."""
+    _close(part)
+    if not part.locks:
+        _set_flags(part, (), "inference")
+    take_back_activity_regularizers(part.layers)
 
 
 def _close(part: Part) -> None:
@@ -95,5 +114,27 @@ def _set_flags(part: Part, variables: Iterable[Any], batch_norm: BatchNorm) -> N
 def freeze_branch(layer: keras.Layer) -> None:
     """Freezes a branch, or a part of one, as it was when it was composed."""
     freeze(layer)
-    for part in _keras.walk(layer):
+    parts = _keras.walk(layer)
+    for part in parts:
         release_statistics(part)
+    take_back_activity_regularizers(parts)
+
+
+@contextlib.contextmanager
+def undone_on_error(model: keras.Model) -> Iterator[None]:
+    """Puts flags, and what else unfreezing changes of layers, back where something goes wrong."""
+    parts = _keras.walk(model)
+    locks = [(part, part.opened, part.frozen) for part in parts if isinstance(part, ModeLock)]
+    others = [(part, type(part), getattr(part, "activity_regularizer", None)) for part in parts]
+    with _keras.nothing_left_behind([model]):
+        try:
+            yield
+        except BaseException:
+            for lock, opened, frozen in locks:
+                lock.opened, lock.frozen = opened, frozen
+            for part, kind, regularizer in others:
+                if type(part) is not kind:
+                    part.__class__ = kind
+                if getattr(part, "activity_regularizer", None) is not regularizer:
+                    part.activity_regularizer = regularizer
+            raise

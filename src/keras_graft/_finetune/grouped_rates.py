@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from .. import _keras
 from .._keras import Variable
@@ -22,6 +23,12 @@ class _Hidden:
 
     def __init__(self) -> None:
         self.inner: dict[str, Any] = {}
+        self.group_of: dict[int, str] = {}
+        self.observed: dict[int, float] = {}
+
+
+# Where a file has the values that a schedule goes by.
+_OBSERVED = "observed"
 
 
 @keras.saving.register_keras_serializable(package="keras_graft")
@@ -72,6 +79,16 @@ class GroupedRates(keras.optimizers.Optimizer):
         rate = float(keras.ops.convert_to_numpy(self.learning_rate))
         return {group: rate * factor for group, factor in self.factors.items()}
 
+    @property
+    def members(self) -> dict[str, list[Variable]]:
+        """The variables of each group that has states, in the order in which it was given them."""
+        return {group: _keras.trained_by(inner) for group, inner in self._hidden.inner.items()}
+
+    @property
+    def observed(self) -> dict[int, float]:
+        """Values by epoch that a schedule goes by; files keep them, so that it goes on after a restart."""
+        return self._hidden.observed
+
     def build(self, variables: Sequence[Variable]) -> None:
         """Makes an optimizer for each group, with states for its variables."""
         if len(variables) != len(self.groups):
@@ -79,11 +96,22 @@ class GroupedRates(keras.optimizers.Optimizer):
                 f"{len(self.groups)} variables have a group, and {len(variables)} train. Call `unfreeze` or `freeze` "
                 "after what trains was changed by hand, so that the groups are made anew."
             )
-        for group in dict.fromkeys(self.groups):
-            members = [variable for variable, other in zip(variables, self.groups) if other == group]
-            self._hidden.inner[group] = self._for_group(group, members)
+        self.add(variables, self.groups)
         _keras.note_trained(self, variables)
         self.built = True
+
+    def add(self, variables: Sequence[Variable], groups: Sequence[str]) -> None:
+        """Makes an optimizer for each group that has none yet: its variables may train now, or join later."""
+        for group in dict.fromkeys(groups):
+            if group not in self._hidden.inner:
+                members = [variable for variable, other in zip(variables, groups) if other == group]
+                self._hidden.inner[group] = self._for_group(group, members)
+                self._hidden.group_of.update({id(variable): group for variable in members})
+
+    def train(self, variables: Sequence[Variable]) -> None:
+        """Says anew what trains, of all that has a group. States and step counts stay."""
+        self.groups = [self._hidden.group_of[id(variable)] for variable in variables]
+        _keras.note_trained(self, variables)
 
     def _for_group(self, group: str, members: list[Variable]) -> Any:
         kind, config = self._pattern
@@ -102,9 +130,10 @@ class GroupedRates(keras.optimizers.Optimizer):
         gradients = list(grads)
         if self._clips_together:
             gradients = _keras.clipped_together(gradients, variables, self._clips_together, self.loss_scale_factor)
-        group_of = {id(variable): group for variable, group in zip(_keras.trained_by(self), self.groups)}
         for group, inner in self._hidden.inner.items():
-            pairs = [(g, v) for g, v in zip(gradients, variables) if group_of[id(v)] == group]
+            pairs = [(g, v) for g, v in zip(gradients, variables) if self._hidden.group_of[id(v)] == group]
+            if not pairs:
+                continue
             if all(gradient is None for gradient, _ in pairs):
                 warnings.warn(f"No gradients reach group '{group}'.", stacklevel=2)
                 continue
@@ -131,29 +160,66 @@ class GroupedRates(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list: Iterable[Variable]) -> None:
         """Puts moving averages into the variables at the end of training, where the groups keep such."""
         for inner in self._hidden.inner.values():
-            inner.finalize_variable_values(_keras.trained_by(inner))
+            if _keras.has_stepped(inner):
+                inner.finalize_variable_values(_keras.trained_by(inner))
+
+    @property
+    def _model_variables_moving_average(self) -> list[Variable]:
+        """The moving averages of what trains: SwapEMAWeights asks for them."""
+        averages = {
+            id(variable): average
+            for inner in self._hidden.inner.values()
+            for variable, average in zip(_keras.trained_by(inner), _keras.moving_averages(inner))
+        }
+        return [averages[id(variable)] for variable in _keras.trained_by(self)]
 
     @property
     def variables(self) -> list[Any]:
         """Its own variables, and those of all groups."""
-        return [*self._variables, *(v for inner in self._hidden.inner.values() for v in inner.variables)]
+        return list(self._variables_by_key().values())
 
     def save_own_variables(self, store: Any) -> None:
         """Writes the variables of all groups."""
-        for index, variable in enumerate(self.variables):
-            store[str(index)] = keras.ops.convert_to_numpy(variable)
+        for key, variable in self._variables_by_key().items():
+            store[key] = keras.ops.convert_to_numpy(variable)
+        if self.observed:
+            store[_OBSERVED] = np.array(list(self.observed.items()), "float64")
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads the variables of all groups; where they do not fit, a warning says that training begins anew."""
-        variables = self.variables
-        values = [store[key][()] for key in sorted(store.keys(), key=int)]
-        if [tuple(value.shape) for value in values] != [tuple(variable.shape) for variable in variables]:
+        """Reads the variables of all groups; where they do not fit, a warning says that training begins anew.
+
+        A group of which nothing was saved had not joined.
+        """
+        saved = set(store.keys())
+        joined = {number for number, _ in (key.split("_") for key in saved - {_OBSERVED} if "_" in key)}
+        variables = {
+            key: variable
+            for key, variable in self._variables_by_key().items()
+            if key.split("_")[0] in joined or self._stepped(key)
+        }
+        fits = variables.keys() <= saved and all(
+            tuple(store[key].shape) == tuple(variable.shape) for key, variable in variables.items()
+        )
+        if not fits:
             warnings.warn(
                 f"The saved state of optimizer '{self.name}' does not fit what trains, and is not used.", stacklevel=2
             )
             return
-        for variable, value in zip(variables, values):
-            variable.assign(value)
+        for key, variable in variables.items():
+            variable.assign(store[key][()])
+        observed = store[_OBSERVED][()] if _OBSERVED in saved else ()
+        self._hidden.observed = {int(epoch): float(value) for epoch, value in observed}
+
+    def _variables_by_key(self) -> dict[str, Any]:
+        """All variables: the key says the number of the group, 0 for none, and the place in it."""
+        inner = self._hidden.inner if hasattr(self, "_hidden") else {}
+        held = {0: self._variables}
+        held |= {number: inner[group].variables for number, group in enumerate(self.factors, 1) if group in inner}
+        return {f"{number}_{place}": v for number, variables in held.items() for place, v in enumerate(variables)}
+
+    def _stepped(self, key: str) -> bool:
+        number = int(key.split("_", maxsplit=1)[0])
+        return number == 0 or _keras.has_stepped(self._hidden.inner[list(self.factors)[number - 1]])
 
     def get_config(self) -> dict[str, Any]:
         """The config of the pattern, with factors and groups."""

@@ -23,7 +23,11 @@ def check_compiled(model: keras.Model) -> None:
             "`model` must be compiled with an optimizer, because it is compiled again with a fresh one of its kind. "
             f"Compile it first: `model.compile(optimizer, loss)`. Received: model={model!r}"
         )
-
+    if "call" in vars(model):
+        raise ValueError(
+            "The `call` of `model` is replaced: by `fit_head` while it trains, or by hand. What trains cannot be "
+            f"changed meanwhile. Do it before or after, or use `fit`. Received: model={model!r}"
+        )
     if _keras.overridden(model, ["compile"]):
         raise ValueError(
             f"`model` is of the class {type(model).__name__}, whose `compile` may take arguments of its own, "

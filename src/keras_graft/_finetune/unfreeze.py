@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator
-
 import keras
 
 from .. import _keras
 from .._arguments import check_model, check_option
-from .._behaviour.table import Effect, behaviour
-from .._engine.memory import give_activity_regularizers, take_back_activity_regularizers, wrapper_taken
-from .._mode_lock import ModeLock
-from .decay import LayerDecay, checked_decay, groups_by_depth
+from .checks import check_can_train, checked_parts, warn_of_constraints, warn_of_files, warn_of_what_moves
+from .decay import LayerDecay, checked_decay, grouped
 from .dropout import Dropout, changes_of_noise, noise_kept, set_noise
-from .flags import BATCH_NORM, BatchNorm, freeze_branch, open_part, variables_to_train
+from .flags import BATCH_NORM, BatchNorm, freeze_branch, open_part, undone_on_error
 from .optimizer import LearningRate, check_compiled, check_learning_rate, optimizer_like
-from .parts import Part, branches_of, parts_of
+from .parts import branches_of
 from .selection import Layers, chosen
 
 __all__ = ["freeze", "unfreeze"]
@@ -88,22 +82,23 @@ def unfreeze(
     check_option("batch_norm", batch_norm, BATCH_NORM)
     check_learning_rate(learning_rate)
     check_compiled(model)
-    every_part = _checked_parts(model)
+    every_part = checked_parts(model)
     parts = chosen(layers, every_part)
-    _check_can_train(parts, layers, batch_norm)
+    check_can_train(parts, layers, batch_norm)
     changes = [] if dropout is None else changes_of_noise(branches_of(model), dropout)
     if layer_decay is not None:
         checked_decay(layer_decay, every_part)
     optimizer_like(model, learning_rate)  # if none can be made, it is said before anything is changed
-    _warn_of_constraints(parts)
-    _warn_of_files(every_part)
-    with _undone_on_error(model), noise_kept(changes):
+    warn_of_constraints(parts)
+    warn_of_files(every_part)
+    with undone_on_error(model), noise_kept(changes):
         set_noise(changes)
         for part in parts:
             open_part(part, batch_norm)
-            give_activity_regularizers(part.layers)
         _keras.set_own_trainable(model, True)
-        rates = None if layer_decay is None else groups_by_depth(model, every_part, layer_decay)
+        rates = (
+            None if layer_decay is None else grouped(every_part, layer_decay).for_training(model.trainable_variables)
+        )
         _keras.compile_anew(model, optimizer_like(model, learning_rate, rates))
     return model
 
@@ -134,113 +129,12 @@ def freeze(model: keras.Model) -> keras.Model:
     """
     check_model(model, "model")
     check_compiled(model)
-    parts = _checked_parts(model)
+    parts = checked_parts(model)
     optimizer = optimizer_like(model, None)
-    _warn_of_files(parts)
-    _warn_of_what_moves(parts)
-    with _undone_on_error(model):
+    warn_of_files(parts)
+    warn_of_what_moves(parts)
+    with undone_on_error(model):
         for branch in branches_of(model):
             freeze_branch(branch)
-            take_back_activity_regularizers(branch)
         _keras.compile_anew(model, optimizer)
     return model
-
-
-def _checked_parts(model: keras.Model) -> list[Part]:
-    parts = parts_of(model)
-    if not parts:
-        raise ValueError(
-            "`model` has no branches: no model with weights is called in it, in front of its head. Call the base "
-            "model, as in `keras.Model(x, head(base(x)))`, instead of taking its layers apart, or use "
-            f"`freeze_and_merge`. Received: model={model!r}"
-        )
-    return parts
-
-
-def _check_can_train(parts: list[Part], layers: Layers, batch_norm: BatchNorm) -> None:
-    if not any(variables_to_train(part, batch_norm) for part in parts):
-        paths = [part.path for part in parts]
-        still = 'BatchNormalization, which batch_norm="affine" or "train" lets train'
-        raise ValueError(
-            f"`layers` means {paths}, and none of that can train: it holds only {still}, or quantized kernels and "
-            f'statistics. Received: layers={layers!r}, batch_norm="{batch_norm}"'
-        )
-    if batch_norm == "train":
-        _check_can_follow(parts)
-
-
-def _check_can_follow(parts: list[Part]) -> None:
-    """Raises where BatchNormalization shall follow the mode, and a lock holds another one."""
-    for part in parts:
-        holding = [lock for lock in [*part.locks, *part.locks_within] if lock.training is not None]
-        if holding and part.batch_normalisations:
-            raise ValueError(
-                f"BatchNormalization in '{part.path}' cannot follow the mode: ModeLock '{holding[0].name}' holds it "
-                f'(training={holding[0].training}). Use batch_norm="affine" or "inference", or compose with '
-                'dropout="keep" and `copy=True`, which takes no such lock. Received: batch_norm="train"'
-            )
-
-
-def _warn_of_constraints(parts: list[Part]) -> None:
-    """Warns of layers that train without what bounds their kernels, because composing took it or a lock stills it."""
-    bare = [part.path for part in parts if any(map(wrapper_taken, part.layers)) or _is_still_spectral(part)]
-    if bare:
-        warnings.warn(
-            f"{bare} stood in a SpectralNormalization, which does not work in a branch, so the kernels train without "
-            "its bound. Leave these layers frozen where that is needed.",
-            stacklevel=3,
-        )
-
-
-def _is_still_spectral(part: Part) -> bool:
-    spectral = any(isinstance(layer, keras.layers.SpectralNormalization) for layer in part.layers)
-    return spectral and any(lock.training is False for lock in part.locks)
-
-
-def _warn_of_files(parts: list[Part]) -> None:
-    """Warns of layers that come back from a file otherwise than they are: no lock says what trains in them."""
-    without_lock = [part for part in parts if not part.locks]
-    composite = [part.path for part in without_lock if _is_forgotten(part)]
-    if composite:
-        warnings.warn(
-            f"What trains in {composite} is in no file: these layers are made of others, and Keras forgets their flags "
-            "when it saves. Call `unfreeze` or `freeze` again after loading, or compose with `freeze_and_merge`, which "
-            "locks them.",
-            stacklevel=3,
-        )
-
-
-def _is_forgotten(part: Part) -> bool:
-    """Whether Keras makes a part, or a model that holds it, anew from a config that says nothing of flags within."""
-    return not behaviour(part.layer).keeps_flags or any(_keras.graph_of(holder) is None for holder in part.holders)
-
-
-def _warn_of_what_moves(parts: list[Part]) -> None:
-    """Warns of layers that move while frozen, where no lock stops them."""
-    moving = [part.path for part in parts if not part.locks and behaviour(part.layer).effect is Effect.STATE]
-    if moving:
-        warnings.warn(
-            f"{moving} move in `fit` although they are frozen, because they ignore it. Compose with "
-            "`freeze_and_merge`, which puts what stands still in their places.",
-            stacklevel=3,
-        )
-
-
-@contextlib.contextmanager
-def _undone_on_error(model: keras.Model) -> Iterator[None]:
-    """Puts flags, and what else unfreezing changes of layers, back where something goes wrong."""
-    parts = _keras.walk(model)
-    locks = [(part, part.opened, part.frozen) for part in parts if isinstance(part, ModeLock)]
-    others = [(part, type(part), getattr(part, "activity_regularizer", None)) for part in parts]
-    with _keras.nothing_left_behind([model]):
-        try:
-            yield
-        except BaseException:
-            for lock, opened, frozen in locks:
-                lock.opened, lock.frozen = opened, frozen
-            for part, kind, regularizer in others:
-                if type(part) is not kind:
-                    part.__class__ = kind
-                if getattr(part, "activity_regularizer", None) is not regularizer:
-                    part.activity_regularizer = regularizer
-            raise

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from .. import _keras
 from .._arguments import (
+    callbacks_in,
     check_callbacks,
     check_class_weight,
     check_model,
@@ -28,6 +29,7 @@ from .._behaviour.findings import rows_by_layer
 from .._features.computer import Computer
 from .._features.data import is_stream, part_of, rows_of_arrays
 from .._features.features import place_of
+from .._finetune.unfreezing import Unfreezing
 from .._losses.loss import check_endings
 from .._split.obstacles import ends_determinism
 from .._split.split import Split, make_cut
@@ -138,7 +140,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
     """
     _check(model, dropout, shuffle)
     place = place_of(cache)
-    check_callbacks(callbacks)
+    _check_callbacks(callbacks)
     check_class_weight(class_weight, sample_weight, len(model.outputs))
     check_share("validation_split", validation_split)
     validates = validation_data is not None or validation_split
@@ -205,6 +207,16 @@ def _check(model: Any, dropout: Any, shuffle: Any) -> None:
             f"The variables {still} were frozen after `model` was trained, and it was not compiled again: `fit` would "
             "go on training them, `fit_head` does not. Compile the model again after layers are frozen.",
             stacklevel=3,
+        )
+
+
+def _check_callbacks(callbacks: Any) -> None:
+    check_callbacks(callbacks)
+    if any(isinstance(callback, Unfreezing) for callback in callbacks_in(callbacks)):
+        raise ValueError(
+            "`fit_head` computes once what is frozen, and `Unfreezing` changes that. Train with `model.fit`; or call "
+            "`fit_head` for each stage by itself, and `unfreeze` between them: each call computes once what is frozen "
+            f"then. Received: callbacks={described(callbacks)}"
         )
 
 

@@ -15,7 +15,9 @@ __all__ = [
     "clipped_together",
     "exclusions_of",
     "fresh_optimizer",
+    "has_stepped",
     "learning_rate_given",
+    "moving_averages",
     "note_trained",
     "settings_of",
     "trained_by",
@@ -58,6 +60,20 @@ def exclusions_of(optimizer: Any) -> dict[str, Any]:
 def trained_by(optimizer: Any) -> list[Any]:
     """The variables that an optimizer was built with (all)."""
     return list(getattr(optimizer, "_trainable_variables", ()))
+
+
+def has_stepped(optimizer: Any) -> bool:
+    """Whether an optimizer has made a step (all): before the first, its moving averages are zeros."""
+    return bool(keras.ops.convert_to_numpy(optimizer._iterations) > 0)
+
+
+def moving_averages(optimizer: Any) -> list[Any]:
+    """The moving averages of what an optimizer trains, in its order (all).
+
+    Raises:
+        AttributeError: If it keeps none.
+    """
+    return list(optimizer._model_variables_moving_average)
 
 
 def note_trained(optimizer: Any, variables: Sequence[Variable]) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "beside_inputs_in_fit",
     "call_replaced",
     "compile_anew",
+    "direction_of",
     "error_of_loss",
     "functions_traced_anew",
     "losses_of",
@@ -192,9 +193,10 @@ def compile_anew(model: keras.Model, optimizer: Any) -> None:
     """Compiles a model as it was compiled, with another optimizer: the very losses and metrics, and all settings (all).
 
     The config that Keras keeps holds what was given to `compile`, but for `auto_scale_loss`; settings may have been
-    changed since. Where it fails, the model is compiled as it was.
+    changed since. Where it fails, the model is compiled as it was. Within `fit` it trains on, with the new optimizer.
     """
     attributes = vars(model)
+    has_trained = model.train_function is not None
     before = dict(attributes)
     settings = {name: getattr(model, name) for name in ("run_eagerly", "steps_per_execution", "jit_compile")}
     arguments = {**model._compile_config.config, "optimizer": optimizer, **settings}
@@ -205,6 +207,20 @@ def compile_anew(model: keras.Model, optimizer: Any) -> None:
             del attributes[name]
         attributes.update(before)
         raise
+    if has_trained:
+        model.make_train_function()
+
+
+def direction_of(model: keras.Model, monitor: str, mode: str) -> int:
+    """1 if a monitored value is better where it is larger, else -1, as EarlyStopping sees it (all).
+
+    Raises:
+        ValueError: If `mode` is "auto" and no metric of `model` tells.
+    """
+    judge = keras.callbacks.EarlyStopping(monitor=monitor, mode=mode)
+    judge.set_model(model)
+    judge._set_monitor_op()
+    return 1 if judge.monitor_op is keras.ops.greater else -1
 
 
 def losses_of(model: keras.Model) -> Any:
