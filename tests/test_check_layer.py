@@ -268,6 +268,7 @@ def checked(name: str) -> Any:
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in ("nested", "custom") else [pytest.mark.slow]) for n in ZOO]
 )
+@pytest.mark.once
 def test_the_zoo_lacks_nothing_that_it_is_not_known_to_lack(name):
     report = checked(name)
     allowed = {*ZOO[name].refused, *KNOWN.get(name, ())}

@@ -413,6 +413,7 @@ def test_the_same_model_is_recognised_again() -> None:
     assert fingerprints() == first
 
 
+@pytest.mark.once
 def test_the_same_model_is_recognised_in_another_process() -> None:
     code = "import test_features_other_models as t; t._print_fingerprints()"
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join([*sys.path, HERE])}

@@ -72,6 +72,7 @@ def test_dropout_is_that_of_a_layer_made_with_the_rate(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.once
 def test_it_is_silenced_and_set_where_it_stands(kind):
     model = grafted([base(kind)], head=1, dropout="keep")
     unfreeze(model, "base/top", learning_rate=0.1, dropout="off")
@@ -84,6 +85,7 @@ def test_it_is_silenced_and_set_where_it_stands(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.once
 def test_locks_that_always_drop_are_set_to_other_modes(kind):
     model = grafted([base(kind)], head=1, dropout="always")
     for policy, expected in (("keep", LIVE), ("off", STILL), ("always", ALWAYS)):
@@ -94,6 +96,7 @@ def test_locks_that_always_drop_are_set_to_other_modes(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("policy", ["keep", "always"])
+@pytest.mark.once
 def test_with_dropout_takes_back_what_off_took(kind, policy):
     model = grafted([base(kind)], head=1, dropout="off")
     expected = LIVE if policy == "keep" else ALWAYS

@@ -88,7 +88,10 @@ def trained(model: keras.Model, optimizer: Any, y: Any, **options: Any) -> None:
 @pytest.mark.quick
 @pytest.mark.parametrize(
     ("name", "options", "settings"),
-    [pytest.param(name, options, more, id=f"{name} {which}") for name, options, which, more in CASES],
+    [
+        pytest.param(name, options, more, id=f"{name} {which}", marks=[] if which == "plain" else pytest.mark.once)
+        for name, options, which, more in CASES
+    ],
 )
 def test_each_group_trains_as_by_an_optimizer_of_its_own(name, options, settings):
     def optimizer(rate: float) -> Any:
@@ -104,6 +107,7 @@ def test_each_group_trains_as_by_an_optimizer_of_its_own(name, options, settings
 
 
 @pytest.mark.parametrize("options", [{"jit_compile": True}, {"run_eagerly": True}, {"steps_per_execution": 3}])
+@pytest.mark.once
 def test_it_runs_in_every_way_of_compiling(options):
     model, groups = halves()
     trained(

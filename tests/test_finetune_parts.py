@@ -85,6 +85,7 @@ def test_a_layer_that_is_called_twice_counts_once_where_it_stands_first():
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "MobileNetV2", "DenseNet121"])
+@pytest.mark.once
 def test_blocks_of_large_models(name):
     base = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg")
     found = blocks(base)

@@ -333,6 +333,7 @@ def test_any_model_trains_what_is_open_and_keeps_it_in_files(name, policy):
 
 @pytest.mark.parametrize("policy", ["keep", "off"])
 @pytest.mark.parametrize("layers_", ["attention/top", "attention/mha", "base"])
+@pytest.mark.once
 def test_fit_head_trains_a_half_open_model_as_fit_does(policy, layers_):
     def made() -> keras.Model:
         keras.utils.set_random_seed(1)
@@ -370,6 +371,7 @@ def test_losses_metrics_and_settings_survive():
 
 @pytest.mark.parametrize("made", [0.01, lambda: 0.01, keras.optimizers.schedules.ExponentialDecay(0.01, 10, 0.5)])
 @pytest.mark.parametrize("before", [0.1, keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)])
+@pytest.mark.once
 def test_the_optimizer_is_a_fresh_one_of_the_same_settings(made, before):
     optimizer = keras.optimizers.AdamW(before, weight_decay=0.3, clipnorm=2.0, use_ema=True)
     model = merged(optimizer=optimizer)

@@ -16,8 +16,10 @@ from zoo import vectors
 from keras_graft import Unfreezing, audit, fit_head, freeze, unfreeze
 from keras_graft._finetune.grouped_rates import GroupedRates
 
+once = pytest.mark.once
 X, Y = vectors(24, 8), vectors(24, 2, seed=1)
 EPOCHS = 5
+BOUNDARIES = [pytest.param(1, marks=once), 2, pytest.param(3, marks=once), pytest.param(4, marks=once)]
 
 
 def images(name: str = "images") -> keras.Model:
@@ -129,6 +131,7 @@ def test_what_is_due_trains_and_nothing_else():
 
 
 @pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.once
 def test_it_trains_as_a_plain_optimizer_that_is_compiled_between_epochs(steps):
     """SGD without momentum has no state, so plain Keras can do the same by hand."""
     model, plain = simple(steps_per_execution=steps), simple(steps_per_execution=steps)
@@ -210,8 +213,8 @@ def unbroken() -> keras.Model:
     return model
 
 
-@pytest.mark.parametrize("first", [True, pytest.param(False, marks=pytest.mark.once)])
-@pytest.mark.parametrize("at", range(1, EPOCHS))
+@pytest.mark.parametrize("first", [True, pytest.param(False, marks=once)])
+@pytest.mark.parametrize("at", BOUNDARIES)
 def test_a_run_that_was_killed_goes_on_to_the_bit(unbroken, tmp_path, at, first):
     def callbacks() -> list[Any]:
         both = [keras.callbacks.BackupAndRestore(tmp_path / "backup"), schedule(batch_norm="affine")]
@@ -225,7 +228,7 @@ def test_a_run_that_was_killed_goes_on_to_the_bit(unbroken, tmp_path, at, first)
     assert_same(model, unbroken)
 
 
-@pytest.mark.parametrize("at", range(1, EPOCHS))
+@pytest.mark.parametrize("at", BOUNDARIES)
 def test_a_file_from_the_middle_goes_on_to_the_bit(unbroken, at):
     model = three_branches()
     train(model, schedule(batch_norm="affine"), epochs=at)
@@ -234,7 +237,8 @@ def test_a_file_from_the_middle_goes_on_to_the_bit(unbroken, at):
     assert_same(loaded, unbroken)
 
 
-@pytest.mark.parametrize("dropout", ["always", pytest.param("keep", marks=pytest.mark.once)])
+@pytest.mark.parametrize("dropout", ["always", "keep"])
+@pytest.mark.once
 def test_with_live_dropout_what_trains_and_how_often_is_the_same(tmp_path, dropout):
     def run(model: keras.Model, *more: Any) -> Flags:
         flags = Flags()
@@ -268,6 +272,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("which", OPTIMIZERS)
+@pytest.mark.once
 def test_every_kind_of_optimizer_goes_on_and_moves_nothing_that_is_frozen(tmp_path, which):
     def callbacks() -> list[Any]:
         stages = Unfreezing({2: "base/top", 9: "base/low"})
@@ -329,11 +334,12 @@ def begun(values: list[float], **options: Any) -> list[int]:
         ([np.nan, np.nan, 5, 4, 4], {"mode": "min", "patience": 2}, [0, 0, 1, 1, 1]),
     ],
 )
+@pytest.mark.once
 def test_a_stage_begins_when_the_value_stops_improving(values, options, expected):
     assert begun(values, **options) == expected
 
 
-@pytest.mark.parametrize("monitor", ["loss", pytest.param("val_loss", marks=pytest.mark.once)])
+@pytest.mark.parametrize("monitor", ["loss", pytest.param("val_loss", marks=once)])
 @pytest.mark.parametrize("first", [True, False])
 def test_what_was_monitored_survives_the_restart(tmp_path, monitor, first):
     def callbacks() -> list[Any]:
@@ -360,7 +366,7 @@ def test_a_file_keeps_what_was_monitored():
     model, flags = simple(), Flags()
     train(model, stages(), epochs=2)
     train(reloaded(model), stages(), flags, initial_epoch=2)
-    assert ["top/kernel" in paths for paths in flags.trained] == [False, True, True]
+    assert [len(paths) for paths in flags.trained] == [2, 4, 4]
 
 
 def test_a_metric_of_keras_tells_its_direction():

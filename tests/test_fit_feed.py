@@ -99,6 +99,7 @@ def close_to_one() -> np.ndarray:
 
 @pytest.mark.parametrize("cache", ["memory", "folder"])
 @pytest.mark.parametrize("source", ["arrays", "dataset"])
+@pytest.mark.once
 def test_targets_are_of_the_precision_that_fit_gives_them(cache: Any, source: str, tmp_path: pathlib.Path) -> None:
     y = close_to_one()
 
@@ -158,6 +159,7 @@ def in_unequal_batches() -> tf.data.Dataset:
 
 
 @pytest.mark.parametrize("source", ["arrays", "validation", "dataset", "unequal batches"])
+@pytest.mark.once
 def test_weights_are_the_same_in_every_epoch(source: str, tmp_path: pathlib.Path) -> None:
     """TensorFlow multiplies losses into the memory of the weights, where it has that for itself."""
     data: dict[str, tuple[Any, ...]] = {

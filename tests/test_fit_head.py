@@ -90,6 +90,7 @@ def test_a_dataset_of_unknown_length_trains_as_in_fit() -> None:
 
 
 @pytest.mark.parametrize("steps", [pytest.param(None, marks=pytest.mark.slow), 2])
+@pytest.mark.once
 def test_validation_batches_count_as_in_fit(steps: int | None) -> None:
     data = tf.data.Dataset.from_tensor_slices((X[:50], Y[:50])).batch(20)
     options = {"validation_data": data.repeat(), "validation_steps": steps} if steps else {"validation_data": data}
@@ -187,6 +188,7 @@ def test_every_optimizer_trains_as_in_fit(name: str) -> None:
     ],
     ids=" ".join,
 )
+@pytest.mark.once
 def test_every_way_to_compile_trains_as_in_fit(options: dict[str, Any]) -> None:
     def make() -> keras.Model:
         built = {key: value() if isinstance(value, type) else value for key, value in options.items()}

@@ -364,6 +364,7 @@ def test_a_normalization_that_does_not_use_its_weights_is_an_error_until_it_does
 # ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_training_on_two_devices_matches_one() -> None:
     one, *others = distributed.in_a_new_process()
     assert one["frozen"]

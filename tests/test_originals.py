@@ -152,6 +152,7 @@ LOOKS: dict[str, Callable[[keras.Model], Any]] = {
 
 
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.once
 def test_what_a_layer_reaches_is_as_it_was(model: str) -> None:
     made, read = MODELS[model]()
     expected, before = array(made(X)), read()

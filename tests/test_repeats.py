@@ -39,6 +39,7 @@ def alive() -> tuple[int, int, int]:
         *(pytest.param(name, "always", marks=if_quick(name == "custom")) for name in KINDS),
     ],
 )
+@pytest.mark.once
 def test_composing_again_leaves_nothing_behind(name: str, policy: str) -> None:
     base = ZOO[name].make()
     for _ in range(WARM_UP):
@@ -52,6 +53,7 @@ def test_composing_again_leaves_nothing_behind(name: str, policy: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.once
 def test_threads_compose_from_the_same_base_at_once(name: str) -> None:
     case = ZOO[name]
     base, data = case.make(), guarantees.tensors(case.data(4))

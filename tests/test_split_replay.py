@@ -225,6 +225,7 @@ def test_samples_are_drawn_in_several_threads() -> None:
     assert records(model) == before
 
 
+@pytest.mark.once
 def test_no_call_is_left_in_the_layers_of_a_model_that_is_cut_many_times() -> None:
     model = trainable_head()
     before = records(model)

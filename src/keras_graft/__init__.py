@@ -10,6 +10,7 @@ from ._check_layer import LayerReport, check_layer
 from ._compose.branch import Branch
 from ._compose.freeze_and_merge import freeze_and_merge
 from ._engine.with_dropout import with_dropout
+from ._export.export import ExportReport, export
 from ._finetune.unfreeze import freeze, unfreeze
 from ._finetune.unfreezing import Unfreezing
 from ._fit.fit_head import fit_head
@@ -20,6 +21,7 @@ from ._split.split import Split, split
 __all__ = [
     "Audit",
     "Branch",
+    "ExportReport",
     "LayerReport",
     "ModeLock",
     "Samples",
@@ -27,6 +29,7 @@ __all__ = [
     "Unfreezing",
     "audit",
     "check_layer",
+    "export",
     "fit_head",
     "freeze",
     "freeze_and_merge",

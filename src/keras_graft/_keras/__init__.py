@@ -16,6 +16,7 @@ from keras.src.saving.keras_saveable import KerasSaveable
 from .aliases import *
 from .calls import *
 from .copies import *
+from .exporting import *
 from .graphs import *
 from .noise import *
 from .optimizers import *

@@ -1,0 +1,81 @@
+"""A model as an ONNX file, and what that computes in ONNX Runtime."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from .. import _keras
+from .inference import Inference
+
+__all__ = ["PACKAGES", "load", "operations", "unknown_operations", "write"]
+
+PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
+
+# The newest that tf2onnx 1.17 writes.
+_OPSET = 18
+
+
+def write(inference: Inference, path: pathlib.Path) -> None:
+    """Converts the graph, with all weights in it."""
+    graph, inputs, outputs = inference.constant_graph()
+    renamed = dict(zip(inputs, (spec.name for spec in inference.inputs))) | dict(zip(outputs, inference.outputs))
+    tf2onnx = _keras.tf2onnx_of_keras()
+    before = logging.getLogger("tf2onnx").level
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it says of faults, the runtime says better
+    try:
+        tf2onnx.convert.from_graph_def(
+            _keras.with_erf_alone(graph),
+            input_names=inputs,
+            output_names=outputs,
+            opset=_OPSET,
+            tensors_to_rename=renamed,
+            output_path=str(path),
+        )
+    finally:
+        logging.getLogger("tf2onnx").setLevel(before)
+
+
+def load(inference: Inference, path: pathlib.Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    """What the file computes in ONNX Runtime."""
+    import onnxruntime  # noqa: PLC0415  an extra
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [spec.name for spec in inference.inputs]
+
+    def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        return list(session.run(inference.outputs, dict(zip(names, arrays))))
+
+    return run
+
+
+def operations(path: pathlib.Path) -> int:
+    """How many operations the graph has, those of loops and branches among them."""
+    return sum(1 for _ in _nodes(_model(path).graph))
+
+
+def unknown_operations(path: pathlib.Path) -> set[str]:
+    """The types of operations that are none of ONNX: tf2onnx writes them without a word."""
+    import onnx  # noqa: PLC0415  an extra
+
+    kinds = {node.op_type for node in _nodes(_model(path).graph) if not node.domain}
+    return {kind for kind in kinds if not onnx.defs.has(kind)}
+
+
+def _model(path: pathlib.Path) -> Any:
+    import onnx  # noqa: PLC0415  an extra
+
+    return onnx.load(str(path))
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            yield from _nodes(attribute.g)

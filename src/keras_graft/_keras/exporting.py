@@ -1,0 +1,186 @@
+"""What an export needs of Keras and TensorFlow that they keep private."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.export.export_utils import get_input_signature
+from keras.src.export.tf2onnx_lib import patch_tf2onnx
+from keras.src.random.seed_generator import SeedGenerator
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from .parts import walk
+from .records import surgery
+
+__all__ = [
+    "assignments_in",
+    "attention_of_few_operations",
+    "constant_graph",
+    "function_of_graph",
+    "operations_in",
+    "operations_of",
+    "seeds_of_the_process",
+    "signature_of",
+    "tf2onnx_of_keras",
+    "with_erf_alone",
+]
+
+
+def signature_of(model: keras.Model) -> Any:
+    """The arguments of a call of `model`, as an export describes them (all)."""
+    return get_input_signature(model)
+
+
+def tf2onnx_of_keras() -> Any:
+    """The package tf2onnx, with what Keras mends in it: it does not know numpy 2 (tf2onnx 1.17, all)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names in numpy that are old, by which it imports
+        import tf2onnx  # noqa: PLC0415  an extra, which is not always there
+
+        patch_tf2onnx()
+    return tf2onnx
+
+
+@contextlib.contextmanager
+def seeds_of_the_process() -> Iterator[None]:
+    """Within it, what is traced draws the seeds of its noise anew in each call, and others in each process.
+
+    A seed generator of Keras is a variable: everyone who loads an exported one starts with the same (all).
+    """
+
+    def drawn(generator: Any, ordered: bool = True) -> Any:
+        seeds = tf.raw_ops.RandomUniformInt(shape=[2], minval=0, maxval=tf.int32.max, seed=0, seed2=0)
+        return tf.cast(seeds, generator.state.dtype)
+
+    with surgery:
+        usual = SeedGenerator.next
+        SeedGenerator.next = drawn
+        try:
+            yield
+        finally:
+            SeedGenerator.next = usual
+
+
+@contextlib.contextmanager
+def attention_of_few_operations(model: keras.Model) -> Iterator[None]:
+    """Within it, attention without dropout is traced as attention with dropout is, in inference mode.
+
+    Keras takes another kernel where the rate is 0, which is more than twice as many operations to converters (all).
+    """
+    changed = [
+        layer
+        for layer in walk(model)
+        if isinstance(layer, keras.layers.MultiHeadAttention)
+        and layer._dropout == 0
+        and not layer._flash_attention
+        and hasattr(layer, "_dropout_layer")
+    ]
+    with surgery:
+        for layer in changed:
+            layer._dropout = 1e-9  # its dropout layer keeps the rate 0
+        try:
+            yield
+        finally:
+            for layer in changed:
+                layer._dropout = 0.0
+
+
+def assignments_in(function: Any) -> list[str]:
+    """Where a traced function, or one that it calls, assigns a variable (TensorFlow 2.20 to 2.22)."""
+    operations = operations_of(function.graph.as_graph_def())
+    return [name for kind, name in operations if re.fullmatch(r"Assign\w*VariableOp", kind)]
+
+
+# The operations that draw by a seed, and those that draw by themselves (TensorFlow 2.20 to 2.22).
+_BY_THEMSELVES = {
+    "StatelessRandomUniformV2": "RandomUniform",
+    "StatelessRandomNormalV2": "RandomStandardNormal",
+    "StatelessTruncatedNormalV2": "TruncatedNormal",
+}
+
+
+def constant_graph(function: Any) -> tuple[Any, list[str], list[str]]:
+    """A traced function with its variables as constants, whose noise draws by itself (TensorFlow 2.20 to 2.22).
+
+    Returns:
+        Its graph, and the names of its input and of its output tensors.
+
+    Raises:
+        ValueError: If it needs something that is neither given nor a constant, such as the table of a lookup.
+    """
+    constant = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
+    graph = constant.graph.as_graph_def()
+    for nodes in [graph.node, *(called.node_def for called in graph.library.function)]:
+        by_name = {node.name: node for node in nodes}
+        for node in [node for node in nodes if node.op in _BY_THEMSELVES and _is_seeded_anew(node, by_name)]:
+            _draw_by_itself(node)
+    held = {tensor.op.name for tensor in constant.inputs if tensor.dtype == tf.resource}
+    asking = {node.op for node in graph.node if held.intersection(name.split(":")[0] for name in node.input)}
+    if asking:
+        raise ValueError(f"{sorted(f'tf.{kind}' for kind in asking)} ask for what is no weight, such as a vocabulary")
+    return graph, [tensor.name for tensor in constant.inputs], [tensor.name for tensor in constant.outputs]
+
+
+def _is_seeded_anew(node: Any, by_name: Mapping[str, Any]) -> bool:
+    """Whether the key of an operation that draws is no constant."""
+    waiting, visited = [node.input[1]], set[str]()
+    while waiting:
+        name = waiting.pop().lstrip("^").split(":")[0]
+        if name not in visited:
+            visited.add(name)
+            behind = by_name.get(name)
+            if behind is None or behind.op in ("RandomUniformInt", "Placeholder"):
+                return True
+            waiting += behind.input
+    return False
+
+
+def _draw_by_itself(node: Any) -> None:
+    shape, dtype, kind = node.input[0], node.attr["dtype"].type, node.attr["Tshape"].type
+    node.op = _BY_THEMSELVES[node.op]
+    del node.input[:]
+    node.input.append(shape)
+    node.attr.clear()
+    node.attr["dtype"].type, node.attr["T"].type = dtype, kind
+    node.attr["seed"].i = node.attr["seed2"].i = 0
+
+
+def with_erf_alone(graph: Any) -> Any:
+    """A graph with `1 - erf` in place of `erfc`, which Keras makes a GELU of and tf2onnx 1.17 does not know (all)."""
+    for nodes in [graph.node, *(called.node_def for called in graph.library.function)]:
+        for node in [node for node in nodes if node.op == "Erfc"]:
+            one, erf = nodes.add(), nodes.add()
+            kind = node.attr["T"].type
+            one.op, one.name = "Const", f"{node.name}/one"
+            one.attr["dtype"].type = kind
+            one.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(1.0, tf.as_dtype(kind)))
+            erf.op, erf.name = "Erf", f"{node.name}/erf"
+            erf.attr["T"].type = kind
+            erf.input.append(node.input[0])
+            node.op = "Sub"
+            del node.input[:]
+            node.input.extend([one.name, erf.name])
+    return graph
+
+
+def operations_of(graph: Any) -> Iterator[tuple[str, str]]:
+    """The types and the names of the operations of a graph, and of the functions in it."""
+    for nodes in [graph.node, *(called.node_def for called in graph.library.function)]:
+        yield from ((node.op, node.name) for node in nodes)
+
+
+def operations_in(interpreter: Any) -> int:
+    """How many operations an interpreter of LiteRT runs (ai-edge-litert 2.3)."""
+    return len(interpreter._get_ops_details())
+
+
+def function_of_graph(graph: Any, inputs: Sequence[str], outputs: Any) -> Any:
+    """A function of TensorFlow that computes some tensors of a graph from others."""
+    whole = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph, name=""), [])
+    return whole.prune(list(inputs), outputs)
