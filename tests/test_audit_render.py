@@ -65,7 +65,8 @@ def test_live_silenced_and_removed_layers_have_marks() -> None:
 def test_the_totals_stand_below() -> None:
     model = merged()
     found = audit(model)
-    *_, summary, kept, off, removed, always, rest = str(found).splitlines()
+    *_, summary, kept, off, removed, always, rest, back = str(found).splitlines()
+    assert back == 'the noise of 1 layer comes back by unfreeze(dropout="keep")'
     assert summary.startswith(
         f"model_ab: {model.count_params():,} parameters, {found.trainable:,} train, 3 layers live"
     )

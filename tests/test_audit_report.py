@@ -27,7 +27,8 @@ def test_a_report_holds_the_fields_of_an_audit_in_their_order() -> None:
     assert [field.name for field in dataclasses.fields(Audit)][: len(fields)] == fields
     plain = Report("model", "3.15", (), (Total("a", 3, 2, 1),), 3, 2)
     assert (plain.repeats, plain.repeats_in_predict) == (None, None)  # they are known with data alone
-    assert dataclasses.asdict(plain)["totals"] == ({"name": "a", "parameters": 3, "trainable": 2, "live": 1},)
+    total = {"name": "a", "parameters": 3, "trainable": 2, "live": 1, "moving": 0, "partly": False}
+    assert dataclasses.asdict(plain)["totals"] == (total,)
 
 
 def test_a_report_cannot_be_changed_and_compares_by_what_it_says() -> None:

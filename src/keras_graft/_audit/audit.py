@@ -24,6 +24,7 @@ from .._engine.rebuild import removed_from
 from .._mode_lock import ModeLock
 from .render import as_dict, notebook, page, text
 from .report import Report, Total
+from .training import is_open_in_part, rates_of, with_training
 
 __all__ = ["Audit", "audit"]
 
@@ -41,6 +42,7 @@ class Audit(Report):
         trainable: How many of them it trains.
         repeats: Whether the outputs of the model in `fit` were the same bits in two runs; None without data.
         repeats_in_predict: Likewise in `predict`.
+        rates: The learning rate of each group of variables that trains; empty without an optimizer.
 
     Example:
 
@@ -175,7 +177,8 @@ def audit(model: keras.Model, x: Any = None) -> Audit:
     trained = {id(variable) for variable in model.trainable_variables}
     places = list(places_in(model))
     measurement = None if x is None else _measured(model, x, places)
-    rows = _with_removed(model, places, rows_of(model, places, trained, measurement))
+    found = rows_of(model, places, trained, measurement)
+    rows = _with_removed(model, places, with_training(model, [place.layer for place in places], found))
     return Audit(
         name=model.name,
         keras_version=keras.__version__,
@@ -185,6 +188,7 @@ def audit(model: keras.Model, x: Any = None) -> Audit:
         trainable=size(model.trainable_variables),
         repeats=measurement.repeats if measurement else None,
         repeats_in_predict=measurement.repeats_in_predict if measurement else None,
+        rates=rates_of(model),
     )
 
 
@@ -245,6 +249,7 @@ def _removed_row(path: str, kind: str, frozen: bool, depth: int) -> Row:
         inputs=(),
         depth=depth,
         holds=False,
+        reversible=False,
     )
 
 
@@ -255,20 +260,28 @@ def _removed_row(path: str, kind: str, frozen: bool, depth: int) -> Row:
 
 def _totals(model: keras.Model, places: list[Place], rows: tuple[Row, ...], trained: set[int]) -> Iterator[Total]:
     beside: list[Any] = []
-    live_beside = 0
+    rows_beside: list[Row] = []
     for place in places:
         if place.depth == 0 and place.layer is not model:
             below = [row for row in rows if row.path == place.path or row.path.startswith(f"{place.path}/")]
-            live = sum(row.live for row in below)
             if isinstance(place.layer, (keras.Model, ModeLock)):
-                yield _total(place.path, place.layer.weights, trained, live)
+                yield _total(
+                    place.path, place.layer.weights, trained, below, partly=is_open_in_part(place.layer, trained)
+                )
             else:
                 beside += weights_of(place.layer)
-                live_beside += live
-    if beside or live_beside:
-        yield _total("", beside, trained, live_beside)
+                rows_beside += below
+    if beside or any(row.live for row in rows_beside):
+        yield _total("", beside, trained, rows_beside)
 
 
-def _total(name: str, weights: Iterable[Any], trained: set[int], live: int) -> Total:
+def _total(name: str, weights: Iterable[Any], trained: set[int], rows: list[Row], *, partly: bool = False) -> Total:
     unique = {id(weight): weight for weight in weights}.values()
-    return Total(name, size(unique), size(weight for weight in unique if id(weight) in trained), live)
+    return Total(
+        name=name,
+        parameters=size(unique),
+        trainable=size(weight for weight in unique if id(weight) in trained),
+        live=sum(row.live for row in rows),
+        moving=sum(row.changes and row.effect is Effect.STATISTICS for row in rows),
+        partly=partly,
+    )

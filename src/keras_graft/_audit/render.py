@@ -51,14 +51,19 @@ def _mark(row: Row) -> str:
     return "●" if row.live else "○" if row.silenced else " "
 
 
-def _weights(row: Row) -> str:
+def _weights(row: Row, *, rates: bool = False) -> str:
+    """How many numbers train, and where there are `rates`, at which."""
     if not row.parameters:
         return ""
     if not row.trainable:
         return f"{row.parameters:,} frozen"
-    if row.trainable < row.parameters:
-        return f"{row.trainable:,} of {row.parameters:,} train"
-    return f"{row.parameters:,} train"
+    share = f"{row.trainable:,} of {row.parameters:,}" if row.trainable < row.parameters else f"{row.parameters:,}"
+    return f"{share} train{_at(row) if rates else ''}"
+
+
+def _at(row: Row) -> str:
+    rates = sorted(set(row.rates.values()))
+    return f" at {rates[0]:.3g}" + (f" to {rates[-1]:.3g}" if len(rates) > 1 else "") if rates else ""
 
 
 def _doing(row: Row) -> str:
@@ -73,6 +78,8 @@ def _said(row: Row) -> str:
     doing = f"{row.fit} also in predict" if both else row.fit or (f"{row.predict} in predict" if row.predict else "")
     if doing:
         return f"{doing}{_share(row)}: {row.reason}"
+    if row.opened:
+        return f"open: {len(row.opened)} of its variables train"
     if row.removed or row.silenced or row.effect is Effect.STATISTICS:
         return row.reason
     return ""
@@ -98,10 +105,28 @@ def _layers(count: int) -> str:
 def _total_lines(audit: Report) -> Iterator[str]:
     for total in audit.totals:
         name = f"'{total.name}'" if total.name else "all else"
-        yield f"{name}: {total.parameters:,} parameters, {total.trainable:,} train, {_layers(total.live)} live in fit"
+        partly = " (unfrozen in part)" if total.partly else ""
+        moving = f", the statistics of {_layers(total.moving)} move" if total.moving else ""
+        yield (
+            f"{name}: {total.parameters:,} parameters, {total.trainable:,} train{partly}, "
+            f"{_layers(total.live)} live in fit{moving}"
+        )
+    yield from _noise_lines(audit)
+    if len(audit.rates) > 1:
+        yield f"learning rates: {', '.join(f'{rate:.3g} ({group})' for group, rate in audit.rates.items())}"
     if audit.repeats is not None:
         for verb, repeats in (("fit", audit.repeats), ("predict", audit.repeats_in_predict)):
             yield f"outputs in {verb} repeat bit for bit: {'yes' if repeats else 'no'}"
+
+
+def _noise_lines(audit: Report) -> Iterator[str]:
+    """What fine-tuning can give back of the noise that a policy took."""
+    taken = [row.reversible for row in audit.rows if row.silenced]
+    back, gone = taken.count(True), taken.count(False)
+    if back:
+        yield f'the noise of {_layers(back)} comes back by unfreeze(dropout="keep")'
+    if gone:
+        yield f"the rates of {_layers(gone)} are 0, and what they were is not known"
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -125,7 +150,7 @@ def text(audit: Report, *, colour: bool | None = None, totals: bool = True) -> s
     for row in audit.rows:
         if row.type != "InputLayer":
             name = f"{_mark(row)} {'  ' * row.depth}{row.name if totals else row.path}"
-            cells = (name, row.type, _weights(row), _doing(row))
+            cells = (name, row.type, _weights(row, rates=len(audit.rates) > 1), _doing(row))
             table.add_row(*map(Text, cells), style=_style(row))
     file = io.StringIO()
     in_colour = _has_colour() if colour is None else colour
@@ -202,6 +227,8 @@ def _details(row: Row, numbers: dict[str, int]) -> dict[str, Any]:
         "Why": row.reason,
         "Weights": _weights(row) or "none",
         "Marked as frozen": "yes" if row.frozen else "no",
+        **({"Learning rate": _at(row).removeprefix(" at ")} if row.rates else {}),
+        **({} if row.reversible is None else {"Can drop again": "yes" if row.reversible else "no"}),
         "In training mode": row.behaviour,
     }
     if row.measured is not None:

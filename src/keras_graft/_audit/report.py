@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from .._behaviour.findings import Row
 
@@ -18,12 +19,16 @@ class Total:
         parameters: How many numbers its weights hold, shared ones counted once.
         trainable: How many of them the model trains.
         live: How many of its layers are live in `fit`.
+        moving: How many of its layers have statistics that move in `fit`.
+        partly: Whether some of what can train in it does, and some does not: a branch that is unfrozen in part.
     """
 
     name: str
     parameters: int
     trainable: int
     live: int
+    moving: int = 0
+    partly: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,3 +43,4 @@ class Report:
     trainable: int
     repeats: bool | None = None
     repeats_in_predict: bool | None = None
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -44,6 +44,11 @@ class Row:
         inputs: Paths of the layers that it gets its inputs from, in the same graph.
         depth: How many layers hold it.
         holds: Whether other rows lie below it.
+        rates: The learning rate of each group of variables that trains in it, by the name of the group; empty where
+            nothing trains, and in a model without an optimizer.
+        opened: Of a `ModeLock`, the variables in it that train.
+        reversible: Whether its noise, which a policy took, can be given back by `unfreeze(dropout="keep")`; None where
+            none was taken.
     """
 
     path: str
@@ -63,6 +68,9 @@ class Row:
     inputs: tuple[str, ...]
     depth: int
     holds: bool
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    opened: tuple[str, ...] = ()
+    reversible: bool | None = None
 
     @property
     def name(self) -> str:
