@@ -5,11 +5,11 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from helpers import array, reloaded
+from helpers import array, grafted, reloaded
 from keras import layers
 from zoo import vectors
 
-from keras_graft import audit
+from keras_graft import audit, with_dropout
 from keras_graft._fixed_statistics import FixedStatistics, fix_statistics, release_statistics
 
 X = vectors(64, 3)
@@ -74,3 +74,38 @@ def test_it_is_taken_back():
     assert type(made.layers[0]) is layers.BatchNormalization
     release_statistics(made.layers[1])
     assert type(made.layers[1]) is layers.Dense
+
+
+@keras.saving.register_keras_serializable(package="test_fixed_statistics")
+class Composite(layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.dense, self.norm = layers.Dense(4, name="dense"), layers.BatchNormalization(name="norm")
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.norm.build((*shape[:-1], 4))
+        self.built = True
+
+    def call(self, x, training=False):
+        return self.norm(self.dense(x), training=training)
+
+
+def fine_tuned(layer: layers.Layer) -> keras.Model:
+    made = keras.Sequential([keras.Input((3,)), layer, layers.Dense(2)], name="base")
+    for part in layer._flatten_layers():
+        if isinstance(part, layers.BatchNormalization):
+            fix_statistics(part)
+            part.moving_mean.assign(np.full(part.moving_mean.shape, 0.5))
+    return made
+
+
+@pytest.mark.parametrize("make", [layers.BatchNormalization, Composite])
+def test_a_base_that_was_fine_tuned_is_composed_again_as_a_plain_one(make):
+    base = fine_tuned(make(name="layer"))
+    merged = grafted([base], head=1, dropout="keep")
+    np.testing.assert_allclose(array(merged.get_layer("base")(X)), array(base(X)), rtol=1e-5, atol=1e-6)
+    assert not [part for part in merged._flatten_layers() if type(part) is FixedStatistics]
+    copy = with_dropout(base, "off")
+    assert [type(part) for part in copy._flatten_layers()].count(FixedStatistics) == 1
+    np.testing.assert_allclose(array(copy(X, training=True)), array(base(X)), rtol=1e-5, atol=1e-6)

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-__all__ = ["FixedStatistics", "fix_statistics", "release_statistics"]
+__all__ = ["FixedStatistics", "fix_statistics", "fix_statistics_like", "release_statistics"]
 
 
 @keras.saving.register_keras_serializable(package="keras_graft", name="FixedStatistics")
@@ -41,6 +41,12 @@ def fix_statistics(layer: keras.layers.BatchNormalization) -> None:
             f"Received: layer={layer!r}"
         )
     layer.__class__ = FixedStatistics
+
+
+def fix_statistics_like(original: Any, copy: Any) -> None:
+    """Fixes those of a copy that code made anew from a config, where those of the original are fixed."""
+    if type(original) is FixedStatistics and isinstance(copy, keras.layers.BatchNormalization):
+        fix_statistics(copy)
 
 
 def release_statistics(layer: keras.Layer) -> None:

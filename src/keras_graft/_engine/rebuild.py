@@ -19,6 +19,7 @@ import keras
 
 from .. import _keras, _reach
 from .._behaviour.table import Effect, behaviour, parts_of
+from .._fixed_statistics import release_statistics
 from .._keras import Node, Structure, Tensor
 from .._mode_lock import ModeLock, freeze
 from .counterparts import Counterparts, hand_over_data
@@ -91,6 +92,9 @@ def rebuild(
                     freeze(new)
                     builder.tell_of_freezing(new)
                 builder.verify()
+                if frozen:  # what a BatchNormalization held fixed while it trained, it holds anyway
+                    for part in _keras.walk(new):
+                        release_statistics(part)
         except Exception:
             on_trust = builder.tried_at_fault()
             if not on_trust:

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from .. import _keras, _reach
+from .._fixed_statistics import fix_statistics_like
 from .._keras import Variable
 from .._mode_lock import ModeLock
 from .counterparts import Counterparts, differing_operations, without_changed
@@ -83,6 +84,7 @@ class State:
         counterparts = Counterparts()
         for part_path, old in old_parts.items():
             copy, fewer = new_parts[part_path], part_path.startswith(replaced)
+            fix_statistics_like(old, copy)
             if not (fewer or id(old) in self.passed_over):
                 _check_kind(original, path, part_path, old, copy)
             counterparts.add(old, copy)

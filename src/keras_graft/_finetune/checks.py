@@ -7,6 +7,7 @@ import warnings
 import keras
 
 from .. import _keras
+from .._behaviour.modes import follow
 from .._behaviour.table import Effect, behaviour
 from .._engine.memory import wrapper_taken
 from .flags import BatchNorm, variables_to_train
@@ -27,7 +28,7 @@ def checked_parts(model: keras.Model) -> list[Part]:
     return parts
 
 
-def check_can_train(parts: list[Part], layers: Layers, batch_norm: BatchNorm) -> None:
+def check_can_train(model: keras.Model, parts: list[Part], layers: Layers, batch_norm: BatchNorm) -> None:
     if not any(variables_to_train(part, batch_norm) for part in parts):
         paths = [part.path for part in parts]
         still = 'BatchNormalization, which batch_norm="affine" or "train" lets train'
@@ -37,6 +38,21 @@ def check_can_train(parts: list[Part], layers: Layers, batch_norm: BatchNorm) ->
         )
     if batch_norm == "train":
         _check_can_follow(parts)
+        _check_is_called_in_training(model, parts)
+
+
+def _check_is_called_in_training(model: keras.Model, parts: list[Part]) -> None:
+    """Raises where calls that are stored in the model hold BatchNormalization in inference mode (Keras 3.16)."""
+    run = follow(model, True)
+    for part in parts:
+        for layer in part.batch_normalisations:
+            calls = run.of(layer)
+            if calls and not any(call.training is None or call.training for call in calls):
+                raise ValueError(
+                    f"BatchNormalization in '{part.path}' cannot follow the mode: {calls[0].cause}. Use "
+                    'batch_norm="affine" or "inference", or call the model without a `training` argument. '
+                    'Received: batch_norm="train"'
+                )
 
 
 def _check_can_follow(parts: list[Part]) -> None:

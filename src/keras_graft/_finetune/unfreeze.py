@@ -84,7 +84,7 @@ def unfreeze(
     check_compiled(model)
     every_part = checked_parts(model)
     parts = chosen(layers, every_part)
-    check_can_train(parts, layers, batch_norm)
+    check_can_train(model, parts, layers, batch_norm)
     changes = [] if dropout is None else changes_of_noise(branches_of(model), dropout)
     if layer_decay is not None:
         checked_decay(layer_decay, every_part)

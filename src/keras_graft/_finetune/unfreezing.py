@@ -108,7 +108,7 @@ class Unfreezing(keras.callbacks.Callback):
         every_part = checked_parts(model)
         self._parts = [chosen(layers, every_part) for layers in self.stages]
         for parts, layers in zip(self._parts, self.stages):
-            check_can_train(parts, layers, self.batch_norm)
+            check_can_train(model, parts, layers, self.batch_norm)
         if self.layer_decay is not None:
             checked_decay(self.layer_decay, every_part)
         self._begun = None
