@@ -14,7 +14,7 @@ from helpers import array, grafted, outputs, reloaded, snapshot
 from keras import layers
 from zoo import HARD, ZOO, if_quick, vectors
 
-from keras_graft import Branch, ModeLock, audit, fit_head, freeze, unfreeze, with_dropout
+from keras_graft import Branch, ModeLock, audit, fit_head, freeze, split, unfreeze, with_dropout
 from keras_graft._features.computer import Computer
 from keras_graft._finetune.parts import parts_of
 
@@ -345,6 +345,62 @@ def test_fit_head_trains_a_half_open_model_as_fit_does(policy, layers_):
     fit_head(ahead, X, Y, batch_size=8, epochs=2, shuffle=False, verbose=0)
     for expected, actual in zip(plain.weights, ahead.weights):
         np.testing.assert_allclose(array(actual), array(expected), rtol=1e-5, atol=1e-6)
+
+
+@keras.saving.register_keras_serializable(package="test_finetune_unfreeze")
+class Encoder(keras.Model):
+    """A graph in a class of its own, as KerasHub has them: composed without dropout it stands in a lock as a whole."""
+
+    def __init__(self, dropout: float = 0.3, **options: Any) -> None:
+        x = keras.Input((4, 2))
+        y = layers.Dense(6, name="project")(x)
+        for number in range(2):
+            drop = {"dropout": dropout, "name": f"attention_{number}"}
+            y = layers.LayerNormalization(name=f"norm_{number}")(y + layers.MultiHeadAttention(2, 3, **drop)(y, y))
+        y = layers.BatchNormalization(name="statistics")(layers.Dropout(dropout)(layers.Dense(5, name="low")(y)))
+        super().__init__(x, layers.GlobalAveragePooling1D()(layers.Dense(4, name="top")(y)), **options)
+        self.dropout = dropout
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "dropout": self.dropout}
+
+
+STEPS = vectors(32, 4, 2)
+
+
+@pytest.mark.parametrize("names", [("top",), ("top", "statistics", "low"), ("attention_1", "norm_1")])
+def test_an_open_lock_is_cut_inside_where_it_holds_a_graph(names):
+    def made() -> keras.Model:
+        keras.utils.set_random_seed(1)
+        model = merged(Encoder(name="base"), optimizer=keras.optimizers.Adam(0.05))
+        return unfreeze(model, lambda layer: layer.name in names, learning_rate=0.05, batch_norm="affine")
+
+    plain, ahead = made(), made()
+    lock = next(part for part in ahead._flatten_layers() if isinstance(part, ModeLock))
+    assert isinstance(lock.layer, Encoder)
+    found = split(ahead)
+    assert not found.empty
+    assert all(path.startswith("base/base/") for path in found.in_the_way)
+    before = {id(v): array(v) for v in ahead.weights}
+    options = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0, "validation_data": (STEPS, Y)}
+    expected = plain.fit(STEPS, Y, **options)
+    actual = fit_head(ahead, STEPS, Y, **options)
+    for name, values in expected.history.items():
+        np.testing.assert_allclose(actual.history[name], values, rtol=1e-5)
+    for one, other in zip(plain.weights, ahead.weights):
+        np.testing.assert_allclose(array(other), array(one), rtol=1e-5, atol=1e-6)
+    open_ = {id(v) for v in ahead.trainable_variables}
+    for variable in ahead.weights:
+        assert id(variable) in open_ or (array(variable) == before[id(variable)]).all()
+    np.testing.assert_allclose(outputs(found.rest, outputs(found.features, STEPS)), outputs(ahead, STEPS), rtol=1e-5)
+    assert lock.opened and lock.training is False
+
+
+def test_behind_a_cut_in_a_lock_everything_stays_in_the_mode_of_the_lock():
+    model = merged(Encoder(name="base"))
+    unfreeze(model, lambda layer: layer.name == "attention_0", learning_rate=0.05)
+    rest, crossing = split(model).rest, outputs(split(model).features, STEPS)
+    np.testing.assert_array_equal(array(rest(crossing, training=True)), array(rest(crossing, training=False)))
 
 
 def test_a_merged_model_is_a_base_model_again():

@@ -14,6 +14,7 @@ import keras
 from .. import _keras
 from .._behaviour import trace
 from .._keras import Graph, Node, Tensor
+from .._mode_lock import ModeLock
 from .obstacles import Obstacle
 
 __all__ = ["Frontier", "Level", "Place", "flat_inputs", "inner_graph", "obstacles_in", "operations_of"]
@@ -146,9 +147,15 @@ _MIXES = "the first axis of what it gives is not that of the examples"
 
 
 def inner_graph(node: Node) -> Any:
-    """The graph that a call of a nested model runs, if it is called with its inputs and does nothing else."""
-    graph = _keras.call_graph(node.operation)
-    if graph is None or getattr(node.operation, "activity_regularizer", None) is not None:
+    """The graph that a call of a nested model runs, if it is called with its inputs and does nothing else.
+
+    A model in a lock is one if it was opened; if not, it is computed ahead as a whole, or not at all.
+    """
+    model = node.operation
+    if isinstance(model, ModeLock) and model.opened and model.training is False:
+        model = model.layer
+    graph = _keras.call_graph(model)
+    if graph is None or getattr(model, "activity_regularizer", None) is not None:
         return None
     try:
         bound = flat_inputs(node, graph)

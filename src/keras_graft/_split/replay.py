@@ -14,6 +14,7 @@ import keras
 from .. import _keras
 from .._behaviour import trace
 from .._keras import Node, Tensor
+from .._mode_lock import ModeLock
 from .frontier import Level, Place, flat_inputs, operations_of
 from .masks import MaskOf, WithMask, Witness
 from .obstacles import runs_strange_code
@@ -110,7 +111,7 @@ class _Ahead:
         outputs = [inside[id(nested)] for nested in inner.graph.outputs if inner.is_ahead(nested)]
         ahead = list(map(self.names.behind_an_operation, outputs))
         part = _like(node.operation, keras.Model(inputs, [*emitted, *ahead], name=name))
-        results = iter(_keras.connect(part, ([tensors[id(outer)] for outer, _ in given],), {}, part.outputs))
+        results = iter(_keras.connect(part, ([tensors[id(outer)] for outer, _ in given],), {}, [*emitted, *ahead]))
         for one in crossed.flat():
             one.emitted[:] = [next(results) for _ in one.emitted]
         tensors.update(zip((id(outer) for outer in node.outputs if level.is_ahead(outer)), results))
@@ -273,9 +274,11 @@ def _entrance(one: _Crossing) -> list[Any]:
     ]
 
 
-def _like(model: keras.Model, part: keras.Model) -> keras.Model:
-    """A part of a nested model, with the flag of that."""
-    _keras.set_own_trainable(part, model.trainable)
+def _like(operation: keras.Layer, part: keras.Model) -> keras.Layer:
+    """A part of a nested model, with the flag of that, and in the mode of the lock that it stands in."""
+    _keras.set_own_trainable(part, operation.trainable)
+    if isinstance(operation, ModeLock):
+        return ModeLock(part, training=operation.training, frozen=False, over_stored=operation.over_stored)
     return part
 
 
