@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import keras
@@ -15,7 +17,7 @@ from helpers import array, grafted, outputs, snapshot
 from keras import layers
 from zoo import images, vectors
 
-from keras_graft import Branch, export, freeze_and_merge, unfreeze
+from keras_graft import Branch, export, freeze_and_merge, unfreeze, with_dropout
 from keras_graft._export import export as room
 
 SUFFIXES = {"tf_saved_model": "", "onnx": ".onnx", "litert": ".tflite"}
@@ -183,6 +185,18 @@ def test_dropout_that_is_always_live_drops_in_a_file(tmp_path, format, kind):
 
 
 @pytest.mark.once
+def test_each_process_draws_masks_of_its_own_from_onnx(tmp_path):
+    path = export(grafted([dense_base()], head=2, dropout="always"), tmp_path / "m.onnx", format="onnx").path
+    code = (
+        f"import numpy, onnxruntime; s = onnxruntime.InferenceSession({str(path)!r}); "
+        "print(s.run(None, {s.get_inputs()[0].name: numpy.ones((4, 5), 'float32')}))"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    seen = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.once
 def test_each_process_draws_masks_of_its_own(tmp_path):
     """A seed generator of Keras is a variable of the file: everyone who loads it would start with the same."""
     keras.utils.set_random_seed(1)
@@ -214,6 +228,128 @@ def test_what_litert_cannot_draw_by_a_fixed_seed_is_refused(tmp_path):
     model = keras.Model(x, FixedNoise(name="fixed")(x))
     with pytest.raises(ValueError, match=r"'StatelessRandomUniformV2'\] in \['fixed'\]"):
         export(model, tmp_path / "m.tflite", format="litert")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_each_dropout_has_a_mask_of_its_own(tmp_path, format):
+    x = keras.Input((50,))
+    twice = keras.Model(x, [layers.Dropout(0.5)(x), layers.Dropout(0.5)(x)])
+    path = export(with_dropout(twice, "always"), path_for(tmp_path, format), format=format).path
+    one, other = run(path, format, np.ones((200, 50), "float32"))
+    assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.1
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What an attack broke
+# ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["onnx", "litert"])
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_queries_that_see_no_key_are_those_of_keras(tmp_path, format, rate):
+    x, seen = keras.Input((6, 8)), keras.Input((6,), dtype="bool")
+    mask = layers.Reshape((1, 6))(seen)
+    y = layers.MultiHeadAttention(2, 4, dropout=rate)(x, x, attention_mask=mask)
+    model = keras.Model([x, seen], layers.Dense(2)(y))
+    path = export(model, path_for(tmp_path, format), format=format).path
+    given = [vectors(3, 6, 8), np.array([[True] * 6, [True, False] * 3, [False] * 6])]
+    np.testing.assert_allclose(run(path, format, *given)[0], outputs(model, given), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("format", ["onnx", "litert"])
+def test_attention_behind_padding_is_exported(tmp_path, format):
+    x = keras.Input((6,), dtype="int32")
+    y = layers.Embedding(9, 8, mask_zero=True)(x)
+    model = keras.Model(x, layers.Dense(2)(layers.MultiHeadAttention(2, 4)(y, y)))
+    path = export(model, path_for(tmp_path, format), format=format).path
+    given = np.array([[1, 2, 3, 0, 0, 0], [4, 5, 8, 7, 1, 0]], "int32")
+    np.testing.assert_allclose(run(path, format, given)[0], outputs(model, given), rtol=1e-4, atol=1e-5)
+
+
+def test_activations_are_compared_where_they_overflow(tmp_path):
+    model = keras.Sequential([keras.Input((6,)), layers.Activation("softplus")])
+    with pytest.raises(ValueError, match="differs by up to"):
+        export(model, tmp_path / "m.tflite", format="litert")
+
+
+def test_negative_integers_are_compared_where_a_model_takes_them(tmp_path):
+    x = keras.Input((4,), dtype="int32")
+    model = keras.Model(x, keras.ops.cast(keras.ops.mod(x, 7), "float32"))
+    with pytest.raises(ValueError, match="differs by up to"):
+        export(model, tmp_path / "m.onnx", format="onnx")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("activation", ["silu", "hard_silu", "mish", "elu", "sigmoid"])
+@pytest.mark.once
+def test_activations_are_exported(tmp_path, format, activation):
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(16, activation), layers.Dense(1, activation)])
+    path = export(model, path_for(tmp_path, format), format=format).path
+    np.testing.assert_allclose(run(path, format, vectors(4, 6))[0], outputs(model, vectors(4, 6)), rtol=1e-4, atol=1e-5)
+
+
+def test_logging_of_the_process_is_as_it_was(tmp_path):
+    root = logging.getLogger()
+    handlers, levels = list(root.handlers), [logging.getLogger(name).level for name in ("", "absl", "tf2onnx")]
+    for format in SUFFIXES:
+        export(grafted([dense_base()], head=2), path_for(tmp_path, format), format=format)
+    assert root.handlers == handlers
+    assert [logging.getLogger(name).level for name in ("", "absl", "tf2onnx")] == levels
+
+
+def test_seeds_of_other_threads_are_theirs(tmp_path):
+    seen: list[bool] = []
+    stop = threading.Event()
+
+    def draws() -> None:
+        while not stop.is_set():
+            first, second = (array(keras.random.uniform((3,), seed=keras.random.SeedGenerator(1))) for _ in range(2))
+            seen.append(bool((first == second).all()))
+
+    thread = threading.Thread(target=draws)
+    thread.start()
+    try:
+        export(grafted([dense_base()], head=2, dropout="always"), tmp_path / "m")
+    finally:
+        stop.set()
+        thread.join()
+    assert seen and all(seen)
+
+
+def test_a_signature_by_name_is_in_the_order_of_the_inputs(tmp_path):
+    b, a = keras.Input((None, 3), name="b"), keras.Input((None, 3), name="a")
+    pool = layers.GlobalAveragePooling1D()
+    model = keras.Model([b, a], layers.Concatenate()([pool(b), pool(a)]))
+    signature = {"b": keras.InputSpec(shape=(1, 20, 3)), "a": keras.InputSpec(shape=(1, 10, 3))}
+    path = export(model, tmp_path / "m.onnx", format="onnx", input_signature=signature).path
+    given = [vectors(1, 20, 3), vectors(1, 10, 3)]
+    np.testing.assert_allclose(run(path, "onnx", *given)[0], outputs(model, given), rtol=1e-4, atol=1e-5)
+
+
+def test_names_that_collide_are_told_apart(tmp_path):
+    one, two = keras.Input((3,), name="a b"), keras.Input((3,), name="a-b")
+    model = keras.Model([one, two], [layers.Add(name="a.b")([one, two]), layers.Dense(1)(two)])
+    for format in ("tf_saved_model", "onnx"):
+        export(model, path_for(tmp_path, format), format=format)
+
+
+@keras.saving.register_keras_serializable(package="test_export")
+class Counts(layers.Layer):
+    def build(self, shape):
+        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x):
+        self.count.assign_add(1.0)
+        return x + self.count
+
+
+def test_a_layer_that_counts_its_calls_goes_on_in_a_saved_model(tmp_path):
+    x = keras.Input((3,))
+    model = keras.Model(x, Counts()(x))
+    loaded = tf.saved_model.load(export(model, tmp_path / "m").path)
+    given = vectors(2, 3)
+    for _ in range(3):
+        np.testing.assert_allclose(array(loaded.serve(given)), outputs(model, given), rtol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -318,11 +454,31 @@ def test_what_was_exported_before_is_replaced(tmp_path):
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     model = grafted([dense_base()], head=2)
-    with pytest.raises(ValueError, match="no SavedModel that could be replaced"):
+    with pytest.raises(ValueError, match=r"would be lost: \['notes\.txt'\]"):
         export(model, tmp_path)
-    with pytest.raises(ValueError, match="is a folder"):
-        export(model, tmp_path, format="onnx")
+    with pytest.raises(ValueError, match="which is no folder"):
+        export(model, tmp_path / "notes.txt" / "m")
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    path = export(model, tmp_path / "m").path
+    (path / "assets.extra").mkdir()
+    (path / "assets.extra" / "warmup").write_text("mine")
+    with pytest.raises(ValueError, match=r"\['assets\.extra'\]"):
+        export(model, path)
+    assert (path / "assets.extra" / "warmup").read_text() == "mine"
+    (tmp_path / "m.onnx").mkdir()
+    with pytest.raises(ValueError, match="is a folder"):
+        export(model, tmp_path / "m.onnx", format="onnx")
+
+
+@pytest.mark.parametrize("format", ["tf_saved_model", "onnx"])
+def test_a_link_stays_one(tmp_path, format):
+    model = grafted([dense_base()], head=2)
+    first = export(model, path_for(tmp_path, format), format=format).path
+    link = tmp_path / f"current{SUFFIXES[format]}"
+    link.symlink_to(first)
+    export(model, link, format=format)
+    assert link.is_symlink()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -330,10 +486,14 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path):
     [
         ("m", {"format": "torch"}, ValueError, "`format` must be one of"),
         ("m.onnx", {"format": "litert"}, ValueError, r"must end in '\.tflite'"),
+        ("m.keras", {"format": "onnx"}, ValueError, r"must end in '\.onnx'"),
+        ("m", {"input_signature": [tf.TensorSpec((1, 5), "int32")]}, ValueError, "its dtypes"),
+        ("m", {"input_signature": [tf.TensorSpec(None)]}, ValueError, "must have shapes"),
+        ("m", {"input_signature": {"nope": keras.InputSpec(shape=(1, 5))}}, ValueError, "names of the inputs"),
         (3, {}, TypeError, "`path` must be a path"),
         ("m", {"input_signature": [3]}, TypeError, r"keras\.InputSpec"),
-        ("m", {"input_signature": [keras.InputSpec(shape=(None, 9))]}, ValueError, "must have shapes that fit"),
-        ("m", {"input_signature": [keras.InputSpec(shape=(1, 5))] * 2}, ValueError, "must have shapes that fit"),
+        ("m", {"input_signature": [keras.InputSpec(shape=(None, 9))]}, ValueError, "must have shapes"),
+        ("m", {"input_signature": [keras.InputSpec(shape=(1, 5))] * 2}, ValueError, "must have shapes"),
     ],
 )
 def test_other_arguments_are_refused(tmp_path, path, options, error, message):

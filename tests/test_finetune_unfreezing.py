@@ -299,6 +299,27 @@ def test_averages_are_swapped_for_what_trains_alone():
     assert (array(model.get_layer("base").get_layer("top").kernel) != 0).all()
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_averages_of_what_joins_begin_with_its_values(first):
+    """Keras begins them with zeros, and SwapEMAWeights swaps them in before the first step."""
+    model = simple(optimizer=keras.optimizers.Adam(1e-2, use_ema=True))
+    top = array(model.get_layer("base").get_layer("top").kernel)
+    callbacks = [Unfreezing({1: "base/top"}, learning_rate=1e-9), keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
+    train(model, *(callbacks if first else callbacks[::-1]), epochs=3)
+    np.testing.assert_allclose(array(model.get_layer("base").get_layer("top").kernel), top, atol=1e-6)
+
+
+def test_evaluate_and_predict_change_nothing():
+    model, callback = simple(optimizer=keras.optimizers.Adam(0.01)), Unfreezing({1: "base/top"})
+    unfreeze(model, "base/low", learning_rate=0.01)
+    train(model, epochs=1)
+    optimizer = model.optimizer
+    model.evaluate(X, Y, callbacks=[callback], verbose=0)
+    model.predict(X, callbacks=[callback], verbose=0)
+    assert model.optimizer is optimizer
+    assert [v.path for v in model.trainable_variables] == ["low/kernel", "low/bias", "head/kernel", "head/bias"]
+
+
 # ---------------------------------------------------------------------------------------------------------
 # When a monitored value stops improving
 # ---------------------------------------------------------------------------------------------------------

@@ -6,14 +6,14 @@ It must not know how the file was written.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from .. import _keras
-from .._behaviour.made_up import MADE_UP, Made, close, closed
+from .._behaviour.made_up import LARGE, SIGNED, USUAL, Made, closed
 from .inference import Inference
 
 __all__ = ["Comparison", "compare"]
@@ -40,17 +40,20 @@ class Comparison:
 def compare(inference: Inference, run: Run) -> Comparison:
     """Runs the model and its file on the same data. The model is called as by `model(x, training=False)`."""
     call = _without_traces(inference)
-    found = []
-    for made in MADE_UP:
-        for examples in (3, 1):
-            arrays = _data(inference, made, examples)
-            expected = call(arrays)
-            if _draws(inference.model, call, arrays, expected):
-                return _distributions(inference, call, run, made)
-            found.append(_difference(inference, expected, run(arrays)))
-    faults = [comparison.fault for comparison in found if comparison.fault]
-    largest = max(comparison.difference for comparison in found)
-    return Comparison(largest, draws=False, fault=faults[0] if faults else "")
+    integers = _integers_it_takes(inference, call)
+    if _draws(inference, call, integers):
+        of_kinds = [_distributions(inference, call, run, made, integers) for made in (USUAL, SIGNED)]
+        return _summed([one for of_kind in of_kinds for one in of_kind], draws=True)
+    calls = [_data(inference, made, integers, examples) for made in (*_KINDS, _FAR) for examples in _ROWS]
+    pairs = [(call(arrays), run(arrays)) for arrays in calls]
+    results = zip(*([*zip(expected, actual)] for expected, actual in pairs))
+    by_output = [_same(name, [*of_output], inference.model) for name, of_output in zip(inference.outputs, results)]
+    return _summed(by_output, draws=False)
+
+
+def _summed(by_output: list[tuple[float, str]], *, draws: bool) -> Comparison:
+    faults = [fault for _, fault in by_output if fault]
+    return Comparison(max(distance for distance, _ in by_output), draws, faults[0] if faults else "")
 
 
 def _without_traces(inference: Inference) -> Run:
@@ -66,57 +69,105 @@ def _without_traces(inference: Inference) -> Run:
     return call
 
 
-def _data(inference: Inference, made: Made, examples: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(examples)
-    return [_values(spec, made, examples, rng) for spec in inference.inputs]
+# ---------------------------------------------------------------------------------------------------------
+# Data
+# ---------------------------------------------------------------------------------------------------------
 
+_KINDS = (USUAL, SIGNED, LARGE)
+
+# Floats at which functions overflow that are written without care: a softplus by an exponential, say.
+_FAR = Made(-500.0, 500.0)
+
+# For how many examples at a time.
+_ROWS = (3, 1)
+
+# The ranges of integers that are tried: what a model does not take (more than it has words for, say) is an error of it.
+_INTEGERS = ((-100, 1000), (0, 1000), (0, 100), (0, 10), (0, 3), (0, 2))
 
 # What stands for an axis whose size is open.
 _SIZE = 8
 
 
-def _values(spec: tf.TensorSpec, made: Made, examples: int, rng: np.random.Generator) -> np.ndarray:
+def _integers_it_takes(inference: Inference, call: Run) -> tuple[int, int]:
+    if not any(spec.dtype.is_integer for spec in inference.inputs):
+        return _INTEGERS[-1]
+    for bounds in _INTEGERS[:-1]:
+        try:
+            call(_data(inference, USUAL, bounds, 16))
+        except Exception:  # whatever code of others may raise
+            continue
+        return bounds
+    return _INTEGERS[-1]
+
+
+def _data(inference: Inference, made: Made, integers: tuple[int, int], examples: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(examples)
+    return [_values(spec, made, integers, examples, rng) for spec in inference.inputs]
+
+
+def _values(
+    spec: tf.TensorSpec, made: Made, integers: tuple[int, int], examples: int, rng: np.random.Generator
+) -> np.ndarray:
     shape = closed(spec.shape, _SIZE, examples)
     if spec.dtype == tf.string:
         return rng.choice(np.array([b"1", b"a b", b"c", b""], object), shape)
+    kind = spec.dtype.as_numpy_dtype
     if spec.dtype.is_floating:
-        return rng.uniform(made.low, made.high, shape).astype(spec.dtype.as_numpy_dtype)
-    return rng.integers(0, 2, shape).astype(spec.dtype.as_numpy_dtype)
+        return rng.uniform(made.low, made.high, shape).astype(kind)
+    low, high = (0, 2) if spec.dtype == tf.bool else integers
+    if spec.dtype.is_integer:
+        low, high = max(low, int(spec.dtype.min)), min(high, int(spec.dtype.max))
+    return rng.integers(low, high, shape).astype(kind)
 
 
-# How often a model is called to see whether it draws.
-_CALLS = 3
+# ---------------------------------------------------------------------------------------------------------
+# The same numbers
+# ---------------------------------------------------------------------------------------------------------
+
+# How far numbers may be off: of the largest in their column, and of the largest of all, where columns are nothing.
+_OF_COLUMN, _OF_ALL = 1e-4, 2e-6
+
+# The same for models that compute in half precision somewhere, which their outputs need not show.
+_HALF = 300.0
 
 
-def _draws(model: keras.Model, call: Run, arrays: list[np.ndarray], first: list[np.ndarray]) -> bool:
-    if any(getattr(part, "stateful", False) for part in _keras.walk(model)):
-        return False
-    again = [call(arrays) for _ in range(_CALLS)]
-    return not all(_distance(one, other) == 0 for outputs in again for one, other in zip(first, outputs))
-
-
-def _difference(inference: Inference, expected: list[np.ndarray], actual: list[np.ndarray]) -> Comparison:
-    largest, fault = 0.0, ""
-    for name, one, other in zip(inference.outputs, expected, actual):
+def _same(name: str, pairs: list[tuple[np.ndarray, np.ndarray]], model: keras.Model) -> tuple[float, str]:
+    """The largest difference of an output over all data, and what is wrong."""
+    for one, other in pairs:
         if one.shape != other.shape:
-            fault = fault or f"output '{name}' has the shape {other.shape}, that of the model is {one.shape}"
-            continue
-        distance = _distance(one, other)
-        largest = max(largest, distance)
-        if one.dtype == object:
-            same = distance == 0
-        else:
-            expected_one, actual_one = (tf.convert_to_tensor(values.astype(one.dtype)) for values in (one, other))
-            same = close(expected_one, actual_one, _tolerance(inference.model))
-        if not same:
-            fault = fault or f"output '{name}' differs by up to {distance:.3g}"
-    return Comparison(largest, draws=False, fault=fault)
+            return 0.0, f"output '{name}' has the shape {other.shape}, that of the model is {one.shape}"
+    largest = max(_distance(one, other) for one, other in pairs)
+    if pairs[0][0].dtype == object or not np.issubdtype(pairs[0][0].dtype, np.inexact):
+        fault = largest != 0
+    else:
+        scale = max(_size(one) for one, _ in pairs)
+        half = any("16" in str(getattr(part, "compute_dtype", "")) for part in _keras.walk(model))
+        of_kinds = [pairs[at : at + len(_ROWS)] for at in range(0, len(pairs), len(_ROWS))]
+        fault = not all(_close(of_kind, scale, _HALF if half else 1.0) for of_kind in of_kinds)
+    return largest, f"output '{name}' differs by up to {largest:.3g}" if fault else ""
 
 
-def _tolerance(model: keras.Model) -> float | None:
-    """How far numbers may be off where parts of a model compute in half precision: its outputs need not show it."""
-    half = any("16" in str(getattr(part, "compute_dtype", "")) for part in _keras.walk(model))
-    return 3e-2 if half else None
+def _close(pairs: list[tuple[np.ndarray, np.ndarray]], scale: float, factor: float) -> bool:
+    """Whether numbers for data of one kind are the same but for rounding; what is no number has to be the very same."""
+    columns = np.max([_largest_in_columns(one) for one, _ in pairs], axis=0)
+    limit = factor * np.maximum(_OF_COLUMN * columns, _OF_ALL * scale)
+    for expected, actual in pairs:
+        finite = np.isfinite(expected)
+        if not np.array_equal(expected[~finite], actual[~finite], equal_nan=True):
+            return False
+        off = np.where(finite, actual, 0.0).astype("float64") - np.where(finite, expected, 0.0)
+        if not np.all(np.abs(off) <= limit):  # what is no number is not less
+            return False
+    return True
+
+
+def _largest_in_columns(values: np.ndarray) -> np.ndarray:
+    finite = np.where(np.isfinite(values), values, 0.0).astype("float64")
+    return np.max(np.abs(finite), axis=0, initial=0.0)
+
+
+def _size(values: np.ndarray) -> float:
+    return float(np.max(np.abs(values[np.isfinite(values)]), initial=0.0))
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> float:
@@ -125,33 +176,82 @@ def _distance(one: np.ndarray, other: np.ndarray) -> float:
         return float(np.sum(one != other))
     one, other = one.astype("float64"), other.astype("float64")
     equal = (one == other) | (np.isnan(one) & np.isnan(other))
-    return float(np.max(np.where(equal, 0.0, np.abs(one - other)), initial=0.0))
+    with np.errstate(invalid="ignore"):
+        return float(np.max(np.where(equal, 0.0, np.abs(one - other)), initial=0.0))
 
 
-# How many samples stand for a distribution, and by how many standard errors means may differ: a chance of 1e-15 each.
-_SAMPLES, _ERRORS = 256, 8.0
+# ---------------------------------------------------------------------------------------------------------
+# The same distribution
+# ---------------------------------------------------------------------------------------------------------
+
+# How often a model is called to see whether it draws.
+_CALLS = 3
 
 
-def _distributions(inference: Inference, call: Run, run: Run, made: Made) -> Comparison:
-    """Compares means and spreads over many samples of one example."""
-    batch = inference.inputs[0].shape[0] or _SAMPLES // 8
-    arrays = [np.repeat(array[:1], batch, axis=0) for array in _data(inference, made, 1)]
-    calls = max(8, _SAMPLES // batch)
-    samples = [[draw(arrays) for _ in range(calls)] for draw in (call, run)]
-    expected, actual = ([np.concatenate(outputs).astype("float64") for outputs in zip(*drawn)] for drawn in samples)
-    found = [_same_distribution(*one) for one in zip(inference.outputs, expected, actual)]
-    faults = [fault for _, fault in found if fault]
-    return Comparison(max(distance for distance, _ in found), draws=True, fault=faults[0] if faults else "")
+def _draws(inference: Inference, call: Run, integers: tuple[int, int]) -> bool:
+    if _keras.assignments_in(inference.traced()):
+        return False  # it gives something else because it has moved
+    arrays = _data(inference, USUAL, integers, 3)
+    first, *others = (call(arrays) for _ in range(_CALLS + 1))
+    return not all(_distance(one, other) == 0 for outputs in others for one, other in zip(first, outputs))
+
+
+# How many examples are drawn for, how often in each call, and in how many calls.
+_EXAMPLES, _TIMES, _DRAWN = 3, 8, 24
+
+# By how many standard errors means and spreads may differ: by chance they never do.
+_ERRORS, _ERRORS_OF_SPREAD = 9.0, 7.0
+
+
+def _distributions(
+    inference: Inference, call: Run, run: Run, made: Made, integers: tuple[int, int]
+) -> list[tuple[float, str]]:
+    """Compares means and spreads over many samples of a few examples, output by output."""
+    fixed = inference.inputs[0].shape[0]
+    times = 1 if fixed else _TIMES
+    rows = _data(inference, made, integers, fixed or _EXAMPLES)
+    arrays = [np.tile(array, (times, *[1] * (array.ndim - 1))) for array in rows]
+    drawn = [[draw(arrays) for _ in range(_DRAWN)] for draw in (call, run)]
+    samples = [[_by_example(np.stack(outputs), times) for outputs in zip(*one)] for one in drawn]
+    numbers = [[np.isfinite(np.stack(outputs)).all(axis=0) for outputs in zip(*one)] for one in drawn]
+    return [
+        _same_distribution(name, one, other) if np.array_equal(*finite) else (np.inf, f"output '{name}' has other gaps")
+        for name, one, other, finite in zip(inference.outputs, *samples, zip(*numbers))
+    ]
+
+
+def _by_example(values: np.ndarray, times: int) -> np.ndarray:
+    """Samples of the shape (calls, times, numbers of all examples), with sums of those by which masks are compared."""
+    flat = values.reshape(len(values), times, -1).astype("float64")
+    flat = np.where(np.isfinite(flat), flat, _NO_NUMBER)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (flat.shape[-1], 4))
+    return np.concatenate([flat, flat.sum(axis=-1, keepdims=True), flat @ signs], axis=-1)
+
+
+# What stands for what is no number, such as the mean of nothing: it has to be none in the file, too.
+_NO_NUMBER = 0.0
 
 
 def _same_distribution(name: str, expected: np.ndarray, actual: np.ndarray) -> tuple[float, str]:
-    """The largest difference of means, and what is wrong."""
-    error = np.sqrt((expected.var(axis=0) + actual.var(axis=0)) / len(expected))
-    distance = np.abs(expected.mean(axis=0) - actual.mean(axis=0))
+    """The largest difference of means, and what is wrong. Draws within a call may depend on each other."""
+    distance = np.abs(expected.mean(axis=(0, 1)) - actual.mean(axis=(0, 1)))
+    of_calls = [samples.mean(axis=1).var(axis=0) for samples in (expected, actual)]
+    error = np.sqrt((of_calls[0] + of_calls[1]) / _DRAWN)
     largest = float(distance.max(initial=0.0))
-    if np.any(distance > _ERRORS * error + 1e-3 * max(1e-6, float(np.abs(expected).max(initial=0.0)))):
+    if not np.all(distance <= _ERRORS * error + 1e-3 * max(1e-6, _size(expected))):
         return largest, f"the means of output '{name}' differ by up to {largest:.3g}"
-    spread, other = float(expected.std(axis=0).mean()), float(actual.std(axis=0).mean())
-    if not spread / 2 <= other <= spread * 2:
-        return largest, f"output '{name}' spreads by {other:.3g}, that of the model by {spread:.3g}"
+    for spread, other, share in _spreads(expected, actual):
+        if not spread / (1 + share) <= other <= spread * (1 + share):
+            return largest, f"output '{name}' spreads by {other:.3g}, that of the model by {spread:.3g}"
     return largest, ""
+
+
+def _spreads(expected: np.ndarray, actual: np.ndarray) -> Iterator[tuple[float, float, float]]:
+    """The spreads of all numbers together and of each of their sums, and by which share they may differ."""
+    variances = [samples.var(axis=(0, 1)) for samples in (expected, actual)]
+    of_calls = expected.mean(axis=1).var(axis=0)
+    in_a_call = np.clip(variances[0] / np.maximum(of_calls, 1e-30), 1, expected.shape[1])
+    share = _ERRORS_OF_SPREAD / np.sqrt(2 * _DRAWN * np.median(in_a_call))
+    yield float(np.sqrt(variances[0][:-5].mean())), float(np.sqrt(variances[1][:-5].mean())), share
+    for one, other in zip(variances[0][-5:], variances[1][-5:]):
+        yield float(np.sqrt(one)), float(np.sqrt(other)), share

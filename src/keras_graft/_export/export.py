@@ -74,7 +74,7 @@ def export(
 
     Args:
         model: A functional or sequential `keras.Model`, compiled or not. It is not changed.
-        path: A folder for a SavedModel, a file for the others; that of LiteRT ends in `.tflite`. What was exported
+        path: A folder for a SavedModel; a file that ends in `.onnx` or `.tflite` for the others. What was exported
             there before is replaced.
         format: `"tf_saved_model"` (default), with the endpoint `serve` as `keras.Model.export` writes it; `"onnx"`, for
             ONNX Runtime, which needs `pip install keras-graft[onnx]`; or `"litert"`, for LiteRT without operations of
@@ -120,19 +120,37 @@ def export(
 def _checked_target(path: Any, format: str) -> pathlib.Path:
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"`path` must be a path. Received: path={path!r} (of type {type(path).__name__})")
-    target = pathlib.Path(path).expanduser()
-    if format == "litert" and target.suffix != litert.SUFFIX:
-        raise ValueError(f"The path of a LiteRT file must end in '{litert.SUFFIX}'. Received: path={str(path)!r}")
-    if format == "tf_saved_model":
-        other = target.exists() and not (target / "saved_model.pb").is_file()
-        if other and (target.is_file() or any(target.iterdir())):
-            raise ValueError(
-                "`path` is no SavedModel that could be replaced. Give a new folder, or remove what is there. "
-                f"Received: path={str(path)!r}"
-            )
-    elif target.is_dir():
+    target = pathlib.Path(os.path.realpath(pathlib.Path(path).expanduser()))  # what a link leads to
+    suffix = getattr(_FORMATS[format], "SUFFIX", None)
+    if suffix and target.suffix != suffix:
+        raise ValueError(
+            f"The path of a file of format=\"{format}\" must end in '{suffix}'. Received: path={str(path)!r}"
+        )
+    if suffix and target.is_dir():
         raise ValueError(f'`path` is a folder, and format="{format}" writes a file. Received: path={str(path)!r}')
+    if not suffix:
+        _check_replaceable(target, path)
+    above = next(folder for folder in target.parents if folder.exists())
+    if not above.is_dir():
+        raise ValueError(f"`path` lies in {str(above)!r}, which is no folder. Received: path={str(path)!r}")
     return target
+
+
+# What TensorFlow puts into a SavedModel.
+_OF_SAVED_MODELS = {"saved_model.pb", "fingerprint.pb", "keras_metadata.pb", "variables", "assets"}
+
+
+def _check_replaceable(target: pathlib.Path, path: Any) -> None:
+    """Raises where a folder that would be replaced holds something else than a SavedModel."""
+    if not target.exists():
+        return
+    there = {other.name for other in target.iterdir()} if target.is_dir() else {target.name}
+    others = sorted(there - _OF_SAVED_MODELS)
+    if others or (there and "saved_model.pb" not in there):
+        raise ValueError(
+            f"`path` holds something else than a SavedModel, which would be lost: {others or sorted(there)}. Give a "
+            f"new folder, or remove what is there. Received: path={str(path)!r}"
+        )
 
 
 def _check_installed(format: str) -> None:
@@ -182,8 +200,8 @@ def _refusal(
     inference: Inference, format: str, kinds: Collection[str], reason: str, places: Sequence[str] = ()
 ) -> ValueError:
     """An error that names the operations which a format does not know, and the layers that they come from."""
-    operations = list(_keras.operations_of(inference.traced().graph.as_graph_def()))
-    if not places:
+    if not places and kinds:
+        operations = list(_keras.operations_of(inference.traced().graph.as_graph_def()))
         kinds = {kind for kind, _ in operations}.intersection(kinds)
         places = [place for kind, place in operations if kind in kinds]
     layers = sorted({path for place in places for path in _layers_at(inference.model, place)})
@@ -229,17 +247,9 @@ def _put(made: pathlib.Path, target: pathlib.Path) -> None:
 def _refused(inference: Inference, format: str) -> Iterator[None]:
     """Says of whatever goes wrong within it that the model cannot be exported, and why."""
     try:
-        with _quietly():
-            yield
+        yield
     except Exception as error:
         nodes = _NODE.findall(str(error))
         kinds = {kind for kind, _ in nodes} or set(_OPERATION.findall(str(error)))
         reason = re.sub(r"^\S+: error: ", "", _keras.first_line(error))  # without the line of this code
         raise _refusal(inference, format, kinds, reason, [place for _, place in nodes]) from error
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keeps what converters print from the screen."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        yield

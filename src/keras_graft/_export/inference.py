@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -77,10 +77,52 @@ def inference_of(model: keras.Model, input_signature: Any) -> Inference:
     names = _distinct(tensor.name for tensor in tensors)
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name) for tensor, name in zip(tensors, names)]
     if input_signature is not None:
-        given = keras.tree.flatten(input_signature)
-        _check_signature(given, specs, input_signature)
+        given = _in_order(input_signature, tensors)
+        _check_signature(given, tensors, input_signature)
         specs = [tf.TensorSpec(new.shape, old.dtype, old.name) for new, old in zip(given, specs)]
-    return Inference(model, specs, _distinct(_names_of_outputs(model)))
+    outputs = _distinct([*names, *_names_of_outputs(model)])[len(names) :]
+    return Inference(model, specs, outputs)
+
+
+def _in_order(input_signature: Any, tensors: Sequence[Any]) -> list[Any]:
+    """Specs in the order of the inputs: by name, where they have the names of all."""
+    given = keras.tree.flatten(input_signature)
+    names = [getattr(spec, "name", None) for spec in given]
+    if isinstance(input_signature, Mapping):
+        names = list(keras.tree.flatten({key: key for key in input_signature}))
+    by_name = dict(zip(names, given))
+    expected = [tensor.name for tensor in tensors]
+    if set(by_name) == set(expected):
+        return [by_name[name] for name in expected]
+    if isinstance(input_signature, Mapping):
+        raise ValueError(
+            f"The keys of `input_signature` must be the names of the inputs: {expected}. "
+            f"Received: input_signature={input_signature!r}"
+        )
+    return given
+
+
+def _check_signature(given: Sequence[Any], tensors: Sequence[Any], input_signature: Any) -> None:
+    if not all(hasattr(spec, "shape") for spec in given):
+        raise TypeError(
+            "`input_signature` must be of the structure of the inputs, with a keras.InputSpec or tf.TensorSpec for "
+            f"each. Received: input_signature={input_signature!r}"
+        )
+    if len(given) != len(tensors) or not all(map(_fits, given, tensors)):
+        expected = {tensor.name: (tensor.shape, tensor.dtype) for tensor in tensors}
+        raise ValueError(
+            "`input_signature` must have shapes that are those of the model or narrower, in their order, and its "
+            f"dtypes: {expected}. Received: input_signature={input_signature!r}"
+        )
+
+
+def _fits(spec: Any, tensor: Any) -> bool:
+    dtype = getattr(spec, "dtype", None)
+    if dtype is not None and keras.backend.standardize_dtype(getattr(dtype, "name", dtype)) != tensor.dtype:
+        return False
+    if spec.shape is None or getattr(spec.shape, "rank", 0) is None or len(spec.shape) != len(tensor.shape):
+        return False
+    return all(old is None or new == old for new, old in zip(spec.shape, tensor.shape))
 
 
 def _names_of_outputs(model: keras.Model) -> list[str]:
@@ -93,23 +135,6 @@ def _names_of_outputs(model: keras.Model) -> list[str]:
             if isinstance(place, int):
                 names[place] = str(key)
     return names
-
-
-def _check_signature(given: Sequence[Any], specs: Sequence[tf.TensorSpec], input_signature: Any) -> None:
-    if not all(hasattr(spec, "shape") for spec in given):
-        raise TypeError(
-            "`input_signature` must be of the structure of the inputs, with a keras.InputSpec or tf.TensorSpec for "
-            f"each. Received: input_signature={input_signature!r}"
-        )
-    fits = len(given) == len(specs) and all(
-        new.shape is not None and old.shape.is_compatible_with(new.shape) for new, old in zip(given, specs)
-    )
-    if not fits:
-        expected = {spec.name: tuple(spec.shape) for spec in specs}
-        raise ValueError(
-            f"`input_signature` must have shapes that fit those of the model, in their order: {expected}. "
-            f"Received: input_signature={input_signature!r}"
-        )
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

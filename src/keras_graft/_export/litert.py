@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -18,18 +19,24 @@ PACKAGES = ("ai_edge_litert",)
 
 SUFFIX = ".tflite"
 
+_SIGNATURE = "serve"
+
 
 def write(inference: Inference, path: pathlib.Path) -> None:
     """Converts the graph, with all weights in it."""
     graph, inputs, outputs = inference.constant_graph()
     function = _keras.function_of_graph(graph, inputs, dict(zip(inference.outputs, outputs)))
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
-    path.write_bytes(converter.convert())
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # converted by itself, a function with gradients of its own loses names
+        tf.saved_model.save(tf.Module(), folder, signatures={_SIGNATURE: function})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[_SIGNATURE])
+        path.write_bytes(converter.convert())
 
 
 def load(inference: Inference, path: pathlib.Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
     """What the file computes in LiteRT."""
-    runner = _interpreter(path).get_signature_runner()
+    runner = _interpreter(path).get_signature_runner(_SIGNATURE)
     names = [spec.name for spec in inference.inputs]
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:

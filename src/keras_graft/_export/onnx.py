@@ -12,9 +12,11 @@ import numpy as np
 from .. import _keras
 from .inference import Inference
 
-__all__ = ["PACKAGES", "load", "operations", "unknown_operations", "write"]
+__all__ = ["PACKAGES", "SUFFIX", "load", "operations", "unknown_operations", "write"]
 
 PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
+
+SUFFIX = ".onnx"
 
 # The newest that tf2onnx 1.17 writes.
 _OPSET = 18
@@ -28,16 +30,19 @@ def write(inference: Inference, path: pathlib.Path) -> None:
     before = logging.getLogger("tf2onnx").level
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # what it says of faults, the runtime says better
     try:
-        tf2onnx.convert.from_graph_def(
-            _keras.with_erf_alone(graph),
+        model, _ = tf2onnx.convert.from_graph_def(
+            _keras.with_distinct_seeds(_keras.with_erf_alone(graph)),
             input_names=inputs,
             output_names=outputs,
             opset=_OPSET,
             tensors_to_rename=renamed,
-            output_path=str(path),
         )
     finally:
         logging.getLogger("tf2onnx").setLevel(before)
+    for node in _nodes(model.graph):
+        for attribute in [one for one in node.attribute if one.name == "seed"]:
+            node.attribute.remove(attribute)  # without one, each process draws by a seed of its own
+    path.write_bytes(model.SerializeToString())
 
 
 def load(inference: Inference, path: pathlib.Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:

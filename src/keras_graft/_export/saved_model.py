@@ -22,10 +22,8 @@ _ENDPOINT = "serve"
 def write(inference: Inference, path: pathlib.Path) -> None:
     """Writes the folder, with the endpoint of `keras.Model.export`."""
     model = inference.model
-    flat = iter(inference.inputs)
-    signature = keras.tree.map_structure(
-        lambda spec: tf.TensorSpec(next(flat).shape, spec.dtype, spec.name), _keras.signature_of(model)
-    )
+    specs = iter(inference.inputs)
+    signature = keras.tree.map_structure(lambda _: next(specs), _keras.signature_of(model))
     archive = keras.export.ExportArchive()
     archive.track(model)
     with _keras.seeds_of_the_process():  # it is traced when it is written

@@ -109,8 +109,15 @@ class GroupedRates(keras.optimizers.Optimizer):
                 self._hidden.group_of.update({id(variable): group for variable in members})
 
     def train(self, variables: Sequence[Variable]) -> None:
-        """Says anew what trains, of all that has a group. States and step counts stay."""
+        """Says anew what trains, of all that has a group. States and step counts stay.
+
+        The moving averages of what joins begin with its values: with zeros, SwapEMAWeights would swap these in.
+        """
         self.groups = [self._hidden.group_of[id(variable)] for variable in variables]
+        for inner in [self._hidden.inner[group] for group in dict.fromkeys(self.groups)]:
+            if self.use_ema and not _keras.has_stepped(inner):
+                for variable, average in zip(_keras.trained_by(inner), _keras.moving_averages(inner)):
+                    average.assign(variable)
         _keras.note_trained(self, variables)
 
     def _for_group(self, group: str, members: list[Variable]) -> Any:

@@ -104,6 +104,8 @@ class Unfreezing(keras.callbacks.Callback):
     def set_model(self, model: keras.Model) -> None:
         """Compiles the model with groups for all stages: before any callback loads what was saved of them."""
         super().set_model(model)
+        if _keras.is_in_evaluation(model):
+            return
         check_compiled(model)
         every_part = checked_parts(model)
         self._parts = [chosen(layers, every_part) for layers in self.stages]
@@ -189,7 +191,7 @@ class Unfreezing(keras.callbacks.Callback):
 
     def _observe(self, logs: Any, prefix: str) -> None:
         values = {f"{prefix}{name}": value for name, value in (logs or {}).items()}
-        if self.monitor in values:
+        if self.monitor in values and isinstance(_optimizer(self.model), GroupedRates):
             _optimizer(self.model).observed[self._epoch] = float(values[self.monitor])
 
 

@@ -47,6 +47,8 @@ def first_line(error: Exception) -> str:
     lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in str(error).splitlines()]
     causes = [line.removeprefix(_CAUSE) for line in lines if line.startswith(_CAUSE)]
     told = [line for line in lines if line and not line.startswith("Exception encountered when calling")]
+    if told[:1] == ["in user code:"]:  # lines of code follow, and what is told stands last (TensorFlow)
+        told = told[-1:]
     return next(iter(causes + told), "no message")
 
 

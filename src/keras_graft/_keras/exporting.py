@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
+import itertools
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -28,6 +32,7 @@ __all__ = [
     "seeds_of_the_process",
     "signature_of",
     "tf2onnx_of_keras",
+    "with_distinct_seeds",
     "with_erf_alone",
 ]
 
@@ -53,8 +58,11 @@ def seeds_of_the_process() -> Iterator[None]:
 
     A seed generator of Keras is a variable: everyone who loads an exported one starts with the same (all).
     """
+    mine = threading.get_ident()
 
     def drawn(generator: Any, ordered: bool = True) -> Any:
+        if threading.get_ident() != mine:
+            return usual(generator, ordered)
         seeds = tf.raw_ops.RandomUniformInt(shape=[2], minval=0, maxval=tf.int32.max, seed=0, seed2=0)
         return tf.cast(seeds, generator.state.dtype)
 
@@ -72,6 +80,7 @@ def attention_of_few_operations(model: keras.Model) -> Iterator[None]:
     """Within it, attention without dropout is traced as attention with dropout is, in inference mode.
 
     Keras takes another kernel where the rate is 0, which is more than twice as many operations to converters (all).
+    Not where a mask reaches it: that kernel gives other numbers for queries that see no key.
     """
     changed = [
         layer
@@ -80,15 +89,28 @@ def attention_of_few_operations(model: keras.Model) -> Iterator[None]:
         and layer._dropout == 0
         and not layer._flash_attention
         and hasattr(layer, "_dropout_layer")
+        and "_compute_attention" not in vars(layer)
     ]
     with surgery:
         for layer in changed:
-            layer._dropout = 1e-9  # its dropout layer keeps the rate 0
+            vars(layer)["_compute_attention"] = functools.partial(_computed_as_with_dropout, layer)
         try:
             yield
         finally:
             for layer in changed:
-                layer._dropout = 0.0
+                del vars(layer)["_compute_attention"]
+
+
+def _computed_as_with_dropout(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    compute = type(layer)._compute_attention
+    bound = inspect.signature(compute).bind(layer, *args, **kwargs).arguments
+    if bound.get("attention_mask") is not None or bound.get("use_causal_mask"):
+        return compute(layer, *args, **kwargs)
+    layer._dropout = 1e-9  # its dropout layer keeps the rate 0
+    try:
+        return compute(layer, *args, **kwargs)
+    finally:
+        layer._dropout = 0.0
 
 
 def assignments_in(function: Any) -> list[str]:
@@ -117,6 +139,8 @@ def constant_graph(function: Any) -> tuple[Any, list[str], list[str]]:
     constant = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
     graph = constant.graph.as_graph_def()
     for nodes in [graph.node, *(called.node_def for called in graph.library.function)]:
+        for node in nodes:
+            node.attr.pop("_gradient_op_type", None)  # gradients of functions such as SiLU: nobody takes them any more
         by_name = {node.name: node for node in nodes}
         for node in [node for node in nodes if node.op in _BY_THEMSELVES and _is_seeded_anew(node, by_name)]:
             _draw_by_itself(node)
@@ -166,6 +190,15 @@ def with_erf_alone(graph: Any) -> Any:
             node.op = "Sub"
             del node.input[:]
             node.input.extend([one.name, erf.name])
+    return graph
+
+
+def with_distinct_seeds(graph: Any) -> Any:
+    """A graph in which no two operations that draw are alike: tf2onnx 1.17 makes one of those that are."""
+    number = itertools.count(1)
+    for nodes in [graph.node, *(called.node_def for called in graph.library.function)]:
+        for node in [node for node in nodes if node.op in _BY_THEMSELVES.values()]:
+            node.attr["seed2"].i = next(number)
     return graph
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -34,6 +35,7 @@ __all__ = [
     "direction_of",
     "error_of_loss",
     "functions_traced_anew",
+    "is_in_evaluation",
     "losses_of",
     "overridden",
     "still_trained",
@@ -221,6 +223,17 @@ def direction_of(model: keras.Model, monitor: str, mode: str) -> int:
     judge.set_model(model)
     judge._set_monitor_op()
     return 1 if judge.monitor_op is keras.ops.greater else -1
+
+
+def is_in_evaluation(model: keras.Model) -> bool:
+    """Whether `evaluate` or `predict` of a model is what calls, and not `fit` (all): callbacks are told alike."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        name = frame.f_code.co_name
+        if name in ("fit", "evaluate", "predict") and frame.f_locals.get("self") is model:
+            return name != "fit"
+        frame = frame.f_back
+    return False
 
 
 def losses_of(model: keras.Model) -> Any:
