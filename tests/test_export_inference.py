@@ -29,7 +29,7 @@ def test_it_runs_in_inference_mode():
     model = augmenting()
     found = inference_of(model, None)
     x = vectors(2, 4, 4, 3)
-    np.testing.assert_array_equal(array(found.traced()(x)[0]), outputs(model, x))
+    np.testing.assert_array_equal(array(found.traced(x)[0]), outputs(model, x))
 
 
 def test_a_signature_makes_shapes_narrower():

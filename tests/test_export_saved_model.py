@@ -11,7 +11,7 @@ from keras import layers
 from zoo import vectors
 
 from keras_graft._export.inference import inference_of
-from keras_graft._export.saved_model import load, operations, write
+from keras_graft._export.saved_model import load, write
 
 
 def by_name() -> keras.Model:
@@ -29,5 +29,5 @@ def test_what_is_written_takes_what_the_model_takes(tmp_path):
     found = loaded.serve(given)
     np.testing.assert_allclose(array(found), outputs(model, given), rtol=1e-6)
     in_a_row = [given[tensor.name] for tensor in model.inputs]
-    np.testing.assert_allclose(load(inference, tmp_path / "m")(in_a_row)[0], outputs(model, given), rtol=1e-6)
-    assert operations(tmp_path / "m") > 5
+    np.testing.assert_allclose(load(inference, tmp_path / "m").run(in_a_row)[0], outputs(model, given), rtol=1e-6)
+    assert load(inference, tmp_path / "m").operations > 5

@@ -139,7 +139,6 @@ def test_it_trains_as_a_plain_optimizer_that_is_compiled_between_epochs(steps):
     for epochs, names in ((1, ()), (2, ("top",)), (2, ("top", "low"))):
         for name in names:
             plain.get_layer("base").get_layer(name).trainable = True
-            plain.get_layer("base").trainable_variables  # noqa: B018  reads as a user would
             for variable in plain.get_layer("base").get_layer(name).variables:
                 variable.trainable = True
         plain.compile(keras.optimizers.SGD(0.1), plain.loss, steps_per_execution=steps)

@@ -24,7 +24,7 @@ from .._engine.rebuild import removed_from
 from .._mode_lock import ModeLock
 from .render import as_dict, notebook, page, text
 from .report import Report, Total
-from .training import is_open_in_part, rates_of, with_training
+from .training import is_open_in_part, rates_by_group, rates_by_variable, with_training
 
 __all__ = ["Audit", "audit"]
 
@@ -178,7 +178,8 @@ def audit(model: keras.Model, x: Any = None) -> Audit:
     places = list(places_in(model))
     measurement = None if x is None else _measured(model, x, places)
     found = rows_of(model, places, trained, measurement)
-    rows = _with_removed(model, places, with_training(model, [place.layer for place in places], found))
+    rates = rates_by_variable(model)
+    rows = _with_removed(model, places, with_training(rates, [place.layer for place in places], found))
     return Audit(
         name=model.name,
         keras_version=keras.__version__,
@@ -188,7 +189,7 @@ def audit(model: keras.Model, x: Any = None) -> Audit:
         trainable=size(model.trainable_variables),
         repeats=measurement.repeats if measurement else None,
         repeats_in_predict=measurement.repeats_in_predict if measurement else None,
-        rates=rates_of(model),
+        rates=rates_by_group(rates),
     )
 
 

@@ -6,7 +6,7 @@ It reads flags, locks and the optimizer. It must not know how that is shown.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,23 +17,22 @@ from .._behaviour.table import noise_arguments, noise_rates
 from .._engine.memory import is_remembered, rates_taken
 from .._mode_lock import ModeLock
 
-__all__ = ["is_open_in_part", "rates_of", "with_training"]
+__all__ = ["is_open_in_part", "rates_by_group", "rates_by_variable", "with_training"]
 
 # The one group of an optimizer that has none.
 _ALL = "all"
 
 
-def rates_of(model: keras.Model) -> dict[str, float]:
-    """The learning rate of each group of variables that trains."""
-    return dict(sorted(set(_group_and_rate(model).values()), key=lambda pair: -pair[1]))
+def rates_by_group(rates: Mapping[int, tuple[str, float]]) -> dict[str, float]:
+    """The learning rate of each group, the highest first."""
+    return dict(sorted(set(rates.values()), key=lambda pair: -pair[1]))
 
 
-def _group_and_rate(model: keras.Model) -> dict[int, tuple[str, float]]:
+def rates_by_variable(model: keras.Model) -> dict[int, tuple[str, float]]:
     """The group of each variable that trains, with its learning rate, by the id of the variable."""
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is None:
+    inner = _keras.within_loss_scale(getattr(model, "optimizer", None))
+    if inner is None:
         return {}
-    inner = getattr(optimizer, "inner_optimizer", optimizer)  # around which one scales the loss
     variables = model.trainable_variables
     groups = getattr(inner, "groups", None)
     if groups is None or not hasattr(inner, "rates") or len(groups) != len(variables):
@@ -43,15 +42,14 @@ def _group_and_rate(model: keras.Model) -> dict[int, tuple[str, float]]:
     return {id(variable): (group, rates[group]) for variable, group in zip(variables, groups)}
 
 
-def with_training(model: keras.Model, layers: Sequence[Any], rows: Sequence[Row]) -> list[Row]:
+def with_training(rates: Mapping[int, tuple[str, float]], layers: Sequence[Any], rows: Sequence[Row]) -> list[Row]:
     """Rows of layers, with rates, open variables, and whether noise that was taken can be given back."""
-    known = _group_and_rate(model)
     locks = [layer for layer in layers if isinstance(layer, ModeLock) and layer.training is not None]
     in_locks = {id(part) for lock in locks for part in _keras.walk(lock)}
     return [
         dataclasses.replace(
             row,
-            rates=dict(known[id(v)] for v in weights_of(layer) if id(v) in known),
+            rates=dict(rates[id(v)] for v in weights_of(layer) if id(v) in rates),
             opened=layer.opened if isinstance(layer, ModeLock) else (),
             reversible=_reversible(layer, in_lock=id(layer) in in_locks) if row.silenced else None,
         )

@@ -6,19 +6,17 @@ It must not know how the file was written.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from .. import _keras
-from .._behaviour.made_up import LARGE, SIGNED, USUAL, Made, closed
-from .inference import Inference
+from .._behaviour.made_up import MADE_UP, SIGNED, USUAL, Made, closed
+from .inference import Inference, Run
 
 __all__ = ["Comparison", "compare"]
-
-Run = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +42,7 @@ def compare(inference: Inference, run: Run) -> Comparison:
     if _draws(inference, call, integers):
         of_kinds = [_distributions(inference, call, run, made, integers) for made in (USUAL, SIGNED)]
         return _summed([one for of_kind in of_kinds for one in of_kind], draws=True)
-    calls = [_data(inference, made, integers, examples) for made in (*_KINDS, _FAR) for examples in _ROWS]
+    calls = [_data(inference, made, integers, examples) for made in (*MADE_UP, _FAR) for examples in _ROWS]
     pairs = [(call(arrays), run(arrays)) for arrays in calls]
     results = zip(*([*zip(expected, actual)] for expected, actual in pairs))
     by_output = [_same(name, [*of_output], inference.model) for name, of_output in zip(inference.outputs, results)]
@@ -72,8 +70,6 @@ def _without_traces(inference: Inference) -> Run:
 # ---------------------------------------------------------------------------------------------------------
 # Data
 # ---------------------------------------------------------------------------------------------------------
-
-_KINDS = (USUAL, SIGNED, LARGE)
 
 # Floats at which functions overflow that are written without care: a softplus by an exponential, say.
 _FAR = Made(-500.0, 500.0)
@@ -189,7 +185,7 @@ _CALLS = 3
 
 
 def _draws(inference: Inference, call: Run, integers: tuple[int, int]) -> bool:
-    if _keras.assignments_in(inference.traced()):
+    if _keras.assignments_in(inference.traced):
         return False  # it gives something else because it has moved
     arrays = _data(inference, USUAL, integers, 3)
     first, *others = (call(arrays) for _ in range(_CALLS + 1))
@@ -212,8 +208,9 @@ def _distributions(
     rows = _data(inference, made, integers, fixed or _EXAMPLES)
     arrays = [np.tile(array, (times, *[1] * (array.ndim - 1))) for array in rows]
     drawn = [[draw(arrays) for _ in range(_DRAWN)] for draw in (call, run)]
-    samples = [[_by_example(np.stack(outputs), times) for outputs in zip(*one)] for one in drawn]
-    numbers = [[np.isfinite(np.stack(outputs)).all(axis=0) for outputs in zip(*one)] for one in drawn]
+    values = [[np.stack(outputs) for outputs in zip(*one)] for one in drawn]
+    samples = [[_by_example(of_output, times) for of_output in one] for one in values]
+    numbers = [[np.isfinite(of_output).all(axis=0) for of_output in one] for one in values]
     return [
         _same_distribution(name, one, other) if np.array_equal(*finite) else (np.inf, f"output '{name}' has other gaps")
         for name, one, other, finite in zip(inference.outputs, *samples, zip(*numbers))
@@ -224,9 +221,12 @@ def _by_example(values: np.ndarray, times: int) -> np.ndarray:
     """Samples of the shape (calls, times, numbers of all examples), with sums of those by which masks are compared."""
     flat = values.reshape(len(values), times, -1).astype("float64")
     flat = np.where(np.isfinite(flat), flat, _NO_NUMBER)
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], (flat.shape[-1], 4))
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (flat.shape[-1], _SUMS - 1))
     return np.concatenate([flat, flat.sum(axis=-1, keepdims=True), flat @ signs], axis=-1)
 
+
+# How many sums of all numbers are compared beside them: the plain one, and some with signs.
+_SUMS = 5
 
 # What stands for what is no number, such as the mean of nothing: it has to be none in the file, too.
 _NO_NUMBER = 0.0
@@ -252,6 +252,6 @@ def _spreads(expected: np.ndarray, actual: np.ndarray) -> Iterator[tuple[float, 
     of_calls = expected.mean(axis=1).var(axis=0)
     in_a_call = np.clip(variances[0] / np.maximum(of_calls, 1e-30), 1, expected.shape[1])
     share = _ERRORS_OF_SPREAD / np.sqrt(2 * _DRAWN * np.median(in_a_call))
-    yield float(np.sqrt(variances[0][:-5].mean())), float(np.sqrt(variances[1][:-5].mean())), share
-    for one, other in zip(variances[0][-5:], variances[1][-5:]):
+    yield float(np.sqrt(variances[0][:-_SUMS].mean())), float(np.sqrt(variances[1][:-_SUMS].mean())), share
+    for one, other in zip(variances[0][-_SUMS:], variances[1][-_SUMS:]):
         yield float(np.sqrt(one)), float(np.sqrt(other)), share

@@ -110,11 +110,13 @@ def export(
     inference = inference_of(model, input_signature)
     with tempfile.TemporaryDirectory() as folder, left_as_it_was(model):
         made = pathlib.Path(folder) / f"model{target.suffix}"
-        _write(inference, made, format)
-        comparison = _compared(inference, made, format)
-        operations = _FORMATS[format].operations(made)
+        with _refused(inference, format):
+            _FORMATS[format].write(inference, made)
+            loaded = _FORMATS[format].load(inference, made)
+            comparison = compare(inference, loaded.run)
+        _check_same(inference, comparison, format)
         _put(made, target)
-    return ExportReport(target, format, operations, comparison.difference, comparison.draws)
+    return ExportReport(target, format, loaded.operations, comparison.difference, comparison.draws)
 
 
 def _checked_target(path: Any, format: str) -> pathlib.Path:
@@ -171,24 +173,13 @@ def _check_graph(model: keras.Model) -> None:
         )
 
 
-def _write(inference: Inference, path: pathlib.Path, format: str) -> None:
-    with _refused(inference, format):
-        _FORMATS[format].write(inference, path)
-
-
-def _compared(inference: Inference, path: pathlib.Path, format: str) -> Comparison:
-    unknown = onnx.unknown_operations(path) if format == "onnx" else set()
-    if unknown:
-        raise _refusal(inference, format, unknown, "they are not in ONNX")
-    with _refused(inference, format):
-        comparison = compare(inference, _FORMATS[format].load(inference, path))
+def _check_same(inference: Inference, comparison: Comparison, format: str) -> None:
     if comparison.fault:
         raise ValueError(
             f"What format=\"{format}\" makes of model '{inference.model.name}' computes something else: "
             f"{comparison.fault}. Nothing was written. Use another format, or find the layer by exporting parts: "
             f"`keras.Model(model.inputs, layer.output)`. Received: model={inference.model!r}"
         )
-    return comparison
 
 
 # How converters name an operation of TensorFlow, and ONNX Runtime one that it cannot run.
@@ -201,7 +192,7 @@ def _refusal(
 ) -> ValueError:
     """An error that names the operations which a format does not know, and the layers that they come from."""
     if not places and kinds:
-        operations = list(_keras.operations_of(inference.traced().graph.as_graph_def()))
+        operations = list(_keras.operations_of(inference.traced.graph.as_graph_def()))
         kinds = {kind for kind, _ in operations}.intersection(kinds)
         places = [place for kind, place in operations if kind in kinds]
     layers = sorted({path for place in places for path in _layers_at(inference.model, place)})

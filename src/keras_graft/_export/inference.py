@@ -6,16 +6,34 @@ It must not know of formats.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from .. import _keras
 
-__all__ = ["Inference", "inference_of"]
+__all__ = ["Inference", "Loaded", "Run", "inference_of"]
+
+# What computes the outputs, in a row, of inputs in a row.
+Run: TypeAlias = Callable[[list[np.ndarray]], list[np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A file, as its runtime loads it.
+
+    Attributes:
+        run: What it computes.
+        operations: How many operations it has, with those of functions, loops and branches in it.
+    """
+
+    run: Run
+    operations: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +58,14 @@ class Inference:
         """Inputs in a row, in the structure that the model takes."""
         return keras.tree.pack_sequence_as(_keras.input_structure(_keras.call_graph(self.model)), list(tensors))
 
+    @functools.cached_property
     def traced(self) -> Any:
-        """A function of TensorFlow, of the tensors in a row, that returns a list."""
+        """A function of TensorFlow, of the tensors in a row, that returns a list; it is traced once."""
 
         def in_a_row(*tensors: Any) -> list[Any]:
             return [tf.identity(output) for output in keras.tree.flatten(self.call(*tensors))]
 
-        with _keras.seeds_of_the_process():
+        with _keras.seeds_of_the_process(), _keras.attention_of_few_operations(self.model):
             return tf.function(in_a_row, input_signature=self.inputs, autograph=False).get_concrete_function()
 
     def constant_graph(self) -> tuple[Any, list[str], list[str]]:
@@ -55,15 +74,13 @@ class Inference:
         Raises:
             ValueError: If a call changes variables: what is constant would not.
         """
-        with _keras.attention_of_few_operations(self.model):
-            traced = self.traced()
-        moved = _keras.assignments_in(traced)
+        moved = _keras.assignments_in(self.traced)
         if moved:
             raise ValueError(
                 f"variables are changed in each call, at {moved}, and weights are constant in this format; "
                 'format="tf_saved_model" keeps them'
             )
-        return _keras.constant_graph(traced)
+        return _keras.constant_graph(self.traced)
 
 
 def inference_of(model: keras.Model, input_signature: Any) -> Inference:

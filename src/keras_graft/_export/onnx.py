@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from .. import _keras
-from .inference import Inference
+from .inference import Inference, Loaded
 
-__all__ = ["PACKAGES", "SUFFIX", "load", "operations", "unknown_operations", "write"]
+__all__ = ["PACKAGES", "SUFFIX", "load", "write"]
 
 PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
@@ -45,10 +45,19 @@ def write(inference: Inference, path: pathlib.Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def load(inference: Inference, path: pathlib.Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-    """What the file computes in ONNX Runtime."""
+def load(inference: Inference, path: pathlib.Path) -> Loaded:
+    """The file in ONNX Runtime.
+
+    Raises:
+        ValueError: If it holds operations that are none of ONNX: tf2onnx writes them without a word.
+    """
+    import onnx  # noqa: PLC0415  an extra
     import onnxruntime  # noqa: PLC0415  an extra
 
+    nodes = list(_nodes(onnx.load(str(path)).graph))
+    unknown = {node.op_type for node in nodes if not node.domain and not onnx.defs.has(node.op_type)}
+    if unknown:
+        raise ValueError(f"{sorted(f'tf.{kind}' for kind in unknown)} are not in ONNX")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -57,26 +66,7 @@ def load(inference: Inference, path: pathlib.Path) -> Callable[[list[np.ndarray]
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
         return list(session.run(inference.outputs, dict(zip(names, arrays))))
 
-    return run
-
-
-def operations(path: pathlib.Path) -> int:
-    """How many operations the graph has, those of loops and branches among them."""
-    return sum(1 for _ in _nodes(_model(path).graph))
-
-
-def unknown_operations(path: pathlib.Path) -> set[str]:
-    """The types of operations that are none of ONNX: tf2onnx writes them without a word."""
-    import onnx  # noqa: PLC0415  an extra
-
-    kinds = {node.op_type for node in _nodes(_model(path).graph) if not node.domain}
-    return {kind for kind in kinds if not onnx.defs.has(kind)}
-
-
-def _model(path: pathlib.Path) -> Any:
-    import onnx  # noqa: PLC0415  an extra
-
-    return onnx.load(str(path))
+    return Loaded(run, len(nodes))
 
 
 def _nodes(graph: Any) -> Iterator[Any]:

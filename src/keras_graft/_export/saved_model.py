@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from .. import _keras
-from .inference import Inference
+from .inference import Inference, Loaded
 
-__all__ = ["load", "operations", "write"]
+__all__ = ["load", "write"]
 
 _ENDPOINT = "serve"
 
@@ -31,19 +30,14 @@ def write(inference: Inference, path: pathlib.Path) -> None:
         archive.write_out(path, verbose=False)
 
 
-def load(inference: Inference, path: pathlib.Path) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-    """What the folder computes, as TensorFlow loads it."""
-    loaded = tf.saved_model.load(path)
+def load(inference: Inference, path: pathlib.Path) -> Loaded:
+    """The folder, as TensorFlow loads it."""
+    loaded: Any = tf.saved_model.load(path)
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
         tensors = [tf.convert_to_tensor(array, spec.dtype) for array, spec in zip(arrays, inference.inputs)]
         outputs = loaded.serve(inference.packed(tensors))
         return [output.numpy() for output in keras.tree.flatten(outputs)]
 
-    return run
-
-
-def operations(path: pathlib.Path) -> int:
-    """How many operations the endpoint has, with those of the functions that it calls."""
-    loaded: Any = tf.saved_model.load(path)
-    return sum(1 for _ in _keras.operations_of(loaded.signatures[_ENDPOINT].graph.as_graph_def()))
+    graph = loaded.signatures[_ENDPOINT].graph.as_graph_def()
+    return Loaded(run, sum(1 for _ in _keras.operations_of(graph)))

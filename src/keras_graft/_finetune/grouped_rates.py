@@ -198,12 +198,8 @@ class GroupedRates(keras.optimizers.Optimizer):
         A group of which nothing was saved had not joined.
         """
         saved = set(store.keys())
-        joined = {number for number, _ in (key.split("_") for key in saved - {_OBSERVED} if "_" in key)}
-        variables = {
-            key: variable
-            for key, variable in self._variables_by_key().items()
-            if key.split("_")[0] in joined or self._stepped(key)
-        }
+        numbers = [number for number in self._held() if f"{number}_0" in saved or self._has_stepped(number)]
+        variables = self._variables_by_key(numbers)
         fits = variables.keys() <= saved and all(
             tuple(store[key].shape) == tuple(variable.shape) for key, variable in variables.items()
         )
@@ -217,15 +213,19 @@ class GroupedRates(keras.optimizers.Optimizer):
         observed = store[_OBSERVED][()] if _OBSERVED in saved else ()
         self._hidden.observed = {int(epoch): float(value) for epoch, value in observed}
 
-    def _variables_by_key(self) -> dict[str, Any]:
-        """All variables: the key says the number of the group, 0 for none, and the place in it."""
-        inner = self._hidden.inner if hasattr(self, "_hidden") else {}
-        held = {0: self._variables}
-        held |= {number: inner[group].variables for number, group in enumerate(self.factors, 1) if group in inner}
-        return {f"{number}_{place}": v for number, variables in held.items() for place, v in enumerate(variables)}
+    def _held(self) -> dict[int, list[Any]]:
+        """The variables of each group that has states, by its number; those of its own by 0."""
+        inner = self._hidden.inner
+        groups = {number: inner[group].variables for number, group in enumerate(self.factors, 1) if group in inner}
+        return {0: self._variables, **groups}
 
-    def _stepped(self, key: str) -> bool:
-        number = int(key.split("_", maxsplit=1)[0])
+    def _variables_by_key(self, numbers: Iterable[int] | None = None) -> dict[str, Any]:
+        """The variables of some groups, or of all: the key says the number of the group and the place in it."""
+        held = self._held()
+        chosen = held if numbers is None else numbers
+        return {f"{number}_{place}": v for number in chosen for place, v in enumerate(held[number])}
+
+    def _has_stepped(self, number: int) -> bool:
         return number == 0 or _keras.has_stepped(self._hidden.inner[list(self.factors)[number - 1]])
 
     def get_config(self) -> dict[str, Any]:

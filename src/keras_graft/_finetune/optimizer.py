@@ -66,8 +66,7 @@ def optimizer_like(
         rates: The factors of groups of variables, and the group of each variable that trains.
     """
     old = model.optimizer
-    scales = isinstance(old, keras.optimizers.LossScaleOptimizer)
-    inner = old.inner_optimizer if scales else old
+    inner = _keras.within_loss_scale(old)
     rate = float(learning_rate) if isinstance(learning_rate, numbers.Real) else learning_rate
     try:
         new = _keras.fresh_optimizer(inner.plain() if isinstance(inner, GroupedRates) else inner, rate)
@@ -79,7 +78,7 @@ def optimizer_like(
         ) from error
     if rates is not None:
         new = GroupedRates(new, *rates)
-    if scales:
+    if inner is not old:
         scaling = {name: getattr(old, name) for name in ("initial_scale", "dynamic_growth_steps", "name")}
         new = type(old)(new, **scaling)
     return new

@@ -196,7 +196,7 @@ class Unfreezing(keras.callbacks.Callback):
 
 
 def _optimizer(model: keras.Model) -> Any:
-    return getattr(model.optimizer, "inner_optimizer", model.optimizer)  # around which one scales the loss
+    return _keras.within_loss_scale(model.optimizer)
 
 
 def _has_groups(model: keras.Model, groups: Grouping, joining: Sequence[Any]) -> bool:
@@ -204,12 +204,13 @@ def _has_groups(model: keras.Model, groups: Grouping, joining: Sequence[Any]) ->
     optimizer = _optimizer(model)
     if not isinstance(optimizer, GroupedRates) or optimizer.factors != dict(groups.factors) or not optimizer.built:
         return False
-    known = [variable for members in optimizer.members.values() for variable in members]
-    every = {id(variable): variable for variable in [*model.trainable_variables, *joining]}
-    return all(
-        {id(v) for v in every.values() if groups.of([v]) == [group]} == set(map(id, members))
-        for group, members in optimizer.members.items()
-    ) and {id(v) for v in model.trainable_variables} <= set(map(id, known))
+    expected: dict[str, set[int]] = {}
+    every = [*model.trainable_variables, *joining]
+    for variable, group in zip(every, groups.of(every)):
+        expected.setdefault(group, set()).add(id(variable))
+    with_states = {group: set(map(id, members)) for group, members in optimizer.members.items()}
+    same = all(expected.get(group) == members for group, members in with_states.items())
+    return same and with_states.keys() >= set(groups.of(model.trainable_variables))
 
 
 def _checked_stages(stages: Any, monitor: Any) -> tuple[list[int], list[Any]]:

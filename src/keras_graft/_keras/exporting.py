@@ -138,7 +138,7 @@ def constant_graph(function: Any) -> tuple[Any, list[str], list[str]]:
     """
     constant = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
     graph = constant.graph.as_graph_def()
-    for nodes in [graph.node, *(called.node_def for called in graph.library.function)]:
+    for nodes in _lists_of_nodes(graph):
         for node in nodes:
             node.attr.pop("_gradient_op_type", None)  # gradients of functions such as SiLU: nobody takes them any more
         by_name = {node.name: node for node in nodes}
@@ -177,7 +177,7 @@ def _draw_by_itself(node: Any) -> None:
 
 def with_erf_alone(graph: Any) -> Any:
     """A graph with `1 - erf` in place of `erfc`, which Keras makes a GELU of and tf2onnx 1.17 does not know (all)."""
-    for nodes in [graph.node, *(called.node_def for called in graph.library.function)]:
+    for nodes in _lists_of_nodes(graph):
         for node in [node for node in nodes if node.op == "Erfc"]:
             one, erf = nodes.add(), nodes.add()
             kind = node.attr["T"].type
@@ -196,15 +196,20 @@ def with_erf_alone(graph: Any) -> Any:
 def with_distinct_seeds(graph: Any) -> Any:
     """A graph in which no two operations that draw are alike: tf2onnx 1.17 makes one of those that are."""
     number = itertools.count(1)
-    for nodes in [graph.node, *(called.node_def for called in graph.library.function)]:
+    for nodes in _lists_of_nodes(graph):
         for node in [node for node in nodes if node.op in _BY_THEMSELVES.values()]:
             node.attr["seed2"].i = next(number)
     return graph
 
 
+def _lists_of_nodes(graph: Any) -> list[Any]:
+    """The operations of a graph, and those of each function in it."""
+    return [graph.node, *(called.node_def for called in graph.library.function)]
+
+
 def operations_of(graph: Any) -> Iterator[tuple[str, str]]:
     """The types and the names of the operations of a graph, and of the functions in it."""
-    for nodes in [graph.node, *(called.node_def for called in graph.library.function)]:
+    for nodes in _lists_of_nodes(graph):
         yield from ((node.op, node.name) for node in nodes)
 
 

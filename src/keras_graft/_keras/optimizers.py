@@ -21,6 +21,7 @@ __all__ = [
     "note_trained",
     "settings_of",
     "trained_by",
+    "within_loss_scale",
 ]
 
 
@@ -60,6 +61,11 @@ def exclusions_of(optimizer: Any) -> dict[str, Any]:
 def trained_by(optimizer: Any) -> list[Any]:
     """The variables that an optimizer was built with (all)."""
     return list(getattr(optimizer, "_trainable_variables", ()))
+
+
+def within_loss_scale(optimizer: Any) -> Any:
+    """The optimizer around which one scales the loss, or one that has none around it (all)."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def has_stepped(optimizer: Any) -> bool:

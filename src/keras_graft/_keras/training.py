@@ -21,7 +21,7 @@ from tensorflow.python.framework.random_seed import DEFAULT_GRAPH_SEED, get_seed
 from .aliases import Structure
 from .calls import first_line
 from .graphs import call_graph, output_structure
-from .optimizers import trained_by
+from .optimizers import trained_by, within_loss_scale
 from .records import surgery
 
 __all__ = [
@@ -94,7 +94,7 @@ def still_trained(model: keras.Model) -> list[str]:
 
 def _known_to_optimizer(model: keras.Model) -> set[int] | None:
     """The ids of the variables that the optimizer of a model was built with; None where it was not built (all)."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # around which one scales the loss
+    optimizer = within_loss_scale(model.optimizer)
     if optimizer is None or not optimizer.built:
         return None
     return set(map(id, trained_by(optimizer)))
