@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import pytest
 
-from keras_graft._features import features
+from keras_graft._features import in_folder
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def seeded() -> None:
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of 20 examples, where batches of 10 come in and features are small."""
-    monkeypatch.setattr(features, "SHARD_BYTES", 600)
+    monkeypatch.setattr(in_folder, "SHARD_BYTES", 600)
 
 
 def pytest_collection_finish() -> None:

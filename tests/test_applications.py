@@ -20,7 +20,7 @@ import pytest
 from zoo import if_quick
 
 from keras_graft import _keras, freeze_and_merge, split
-from keras_graft._features.computer import Computer
+from keras_graft._features.in_tensorflow import TensorFlowComputer
 
 CONSTRUCTORS = dict(inspect.getmembers(keras.applications, inspect.isfunction))
 QUICK = {"ConvNeXtTiny", "EfficientNetB0", "MobileNet", "MobileNetV3Small"}
@@ -148,7 +148,7 @@ def test_features_are_computed_to_the_bit(application: Application) -> None:
     features = split(application.merged("off")).features
     images = helpers.array(application.images)
     expected = features.predict(images, batch_size=2, verbose=0)
-    np.testing.assert_array_equal(helpers.array(Computer(features).once(images)[0]), expected)
+    np.testing.assert_array_equal(helpers.array(TensorFlowComputer(features).once(images)[0]), expected)
 
 
 def assert_only_the_head_trains(model: keras.Model) -> None:

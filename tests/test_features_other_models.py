@@ -19,8 +19,9 @@ import zoo
 from keras import layers
 
 from keras_graft import fit_head
-from keras_graft._features.computer import Computer, alike
+from keras_graft._features.alike import alike
 from keras_graft._features.fingerprint import fingerprint_of_model
+from keras_graft._features.in_tensorflow import TensorFlowComputer
 from keras_graft._features.store import FeatureStoreError
 
 pytestmark = pytest.mark.usefixtures("small_shards")
@@ -330,7 +331,7 @@ def test_batches_of_another_size_are_no_change(exact: bool) -> None:
     for filters in (8, 16, 16, 32):
         y = layers.Conv2D(filters, 3, padding="same", use_bias=False)(y)
         y = layers.ReLU()(layers.BatchNormalization()(y))
-    computer = Computer(keras.Model(x, {"maps": y, "vectors": layers.GlobalAveragePooling2D()(y)}), exact)
+    computer = TensorFlowComputer(keras.Model(x, {"maps": y, "vectors": layers.GlobalAveragePooling2D()(y)}), exact)
     images = zoo.RNG(0).uniform(-1, 1, size=(60, 16, 16, 3)).astype("float32")
     whole = computer.once(images)
     for size in (20, 7, 1):

@@ -22,14 +22,15 @@ import pytest
 import tensorflow as tf
 import zoo
 from keras import layers
-from test_features import X, Y, assert_right, filled, frozen_part, shards_in
+from test_features_in_folder import X, Y, assert_right, filled, frozen_part, shards_in
 
 from keras_graft import fit_head
-from keras_graft._features import features as _features
+from keras_graft._features import in_folder as _features
 from keras_graft._features import store as _store
-from keras_graft._features.computer import Computer
 from keras_graft._features.data import source_of
-from keras_graft._features.features import features_in_folder, features_in_memory
+from keras_graft._features.features import features_in_memory
+from keras_graft._features.in_folder import features_in_folder
+from keras_graft._features.in_tensorflow import TensorFlowComputer
 from keras_graft._features.store import FeatureStoreError
 
 HERE = pathlib.Path(__file__).parent
@@ -366,7 +367,9 @@ def test_shards_of_features_with_an_open_axis_close_by_what_was_computed(
         x = keras.Input((length,), dtype="int32")
         model = keras.Model(x, layers.Embedding(9, 50)(x))
         source = source_of(tokens, None, None, steps=None, batch_size=20, name="x")
-        found = features_in_folder(Computer(model), source, lambda done: None, tmp_path / str(length), "train")
+        found = features_in_folder(
+            TensorFlowComputer(model), source, lambda done: None, tmp_path / str(length), "train"
+        )
         np.testing.assert_array_equal(
             np.concatenate([read()[0][0] for _, read in found.shards]), model.predict(tokens, verbose=0)
         )
@@ -409,9 +412,9 @@ def test_targets_that_differ_are_said_at_once_whatever_the_size_of_shards(
     source = source_of(batches(), None, None, steps=10, batch_size=10, name="x")
     with pytest.raises(ValueError, match=r"All batches must have one shape.*Received: targets of an example of the"):
         if shard_bytes is None:
-            features_in_memory(Computer(frozen_part()), source, lambda done: None)
+            features_in_memory(TensorFlowComputer(frozen_part()), source, lambda done: None)
         else:
-            features_in_folder(Computer(frozen_part()), source, lambda done: None, tmp_path, "train")
+            features_in_folder(TensorFlowComputer(frozen_part()), source, lambda done: None, tmp_path, "train")
     assert seen[-1] == 60
 
 
@@ -426,9 +429,9 @@ def test_features_that_differ_are_said_at_once_whatever_the_size_of_shards(
     source = source_of(data, None, None, steps=6, batch_size=2, name="x")
     with pytest.raises(ValueError, match=r"features of an example of the shapes \[\(5, 2\), \(7, 2\)\]"):
         if shard_bytes is None:
-            features_in_memory(Computer(model), source, lambda done: None)
+            features_in_memory(TensorFlowComputer(model), source, lambda done: None)
         else:
-            features_in_folder(Computer(model), source, lambda done: None, tmp_path, "train")
+            features_in_folder(TensorFlowComputer(model), source, lambda done: None, tmp_path, "train")
 
 
 def shuffling(**options: Any) -> tf.data.Dataset:
@@ -451,7 +454,7 @@ def test_ways_to_shuffle_that_fill_no_new_shards(way_out: str, tmp_path: pathlib
         data = plain if way_out == "fit_head" else shuffling(seed=3, reshuffle_each_iteration=False)
         fit_head(head(), data, shuffle=way_out == "fit_head", cache=tmp_path, verbose=0)
         number = len(shards_in(tmp_path))
-    assert number == 5
+    assert number == 5 + 1  # and one of targets
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -595,7 +598,7 @@ def test_a_place_that_was_taken_for_left_is_made_again(tmp_path: pathlib.Path, m
 @needs_locks
 def test_a_run_that_is_killed_while_it_writes_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
     code = (
-        "import os, pathlib, signal, sys, numpy as np, test_features as t\n"
+        "import os, pathlib, signal, sys, numpy as np, test_features_in_folder as t\n"
         "t._features.SHARD_BYTES, save = 600, np.save\n"
         "def killed(path, *args, **kwargs):\n"
         "    save(path, *args, **kwargs)\n"

@@ -13,11 +13,12 @@ import pytest
 import tensorflow as tf
 from helpers import array
 from keras import layers
-from test_features import X, Y, merged
+from test_features_in_folder import X, Y, merged
 
 from keras_graft import fit_head
 from keras_graft._features import shards as _shards
-from keras_graft._features.features import Features, FeatureStoreError
+from keras_graft._features.features import Features
+from keras_graft._features.store import FeatureStoreError
 from keras_graft._fit.batches import even, store_errors_kept, stored_batches
 
 pytestmark = pytest.mark.usefixtures("small_shards")

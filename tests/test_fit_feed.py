@@ -18,7 +18,7 @@ from helpers import array
 from keras import layers
 
 from keras_graft import fit_head, freeze_and_merge, split
-from keras_graft._features.computer import Computer
+from keras_graft._features.in_tensorflow import TensorFlowComputer
 from keras_graft._fit.feed import Feed
 
 
@@ -193,7 +193,7 @@ def test_weights_on_a_disk_are_not_written_to(tmp_path: pathlib.Path) -> None:
 
 def feed_of(made: keras.Model, place: pathlib.Path | None = None) -> Feed:
     found = split(made)
-    return Feed(made, Computer(found.features), place, verbose=0)
+    return Feed(made, TensorFlowComputer(found.features), place, verbose=0)
 
 
 def features_in(fed: Any) -> np.ndarray:

@@ -22,8 +22,8 @@ import pytest
 import test_engine_counterparts
 import test_engine_counterparts_in_configs as in_configs
 import test_engine_proof
-import test_features
-import test_features_computer
+import test_features_in_folder as in_folder
+import test_features_in_tensorflow as in_tensorflow
 import test_fit_batches
 import test_fit_frozen
 import test_fit_head
@@ -47,7 +47,7 @@ from keras_graft._engine.decision import Decision, Mode
 from keras_graft._engine.errors import RebuildError
 from keras_graft._engine.side_effects import SideEffects
 from keras_graft._engine.state import State
-from keras_graft._features import features as _features
+from keras_graft._features import in_folder as _features
 from keras_graft._features import store as _store
 from keras_graft._features.shards import Shards
 from keras_graft._fit.frozen import Frozen
@@ -297,7 +297,7 @@ def without_weights_in_the_fingerprint(patch: Patch) -> None:
 
 def without_any_check_of_the_model(patch: Patch) -> None:
     without_weights_in_the_fingerprint(patch)
-    patch.setattr(_features, "_check_stored", lambda *_: None)
+    patch.setattr(_features._OfFeatures, "check", lambda *_: None)
 
 
 def without_data_in_the_fingerprint(patch: Patch) -> None:
@@ -345,10 +345,16 @@ BASE_OF_FEATURES: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
     (without_masks, test_fit_head.test_masks_train_as_in_fit),
     (without_forgetting, test_fit_in_place.test_nothing_of_the_detour_is_left_in_the_model),
     (without_a_look_at_frozen_weights, test_fit_frozen.test_frozen_weights_that_change_later_are_said),
-    (without_weights_in_the_fingerprint, test_features.test_weights_that_changed_are_noticed),
-    (without_any_check_of_the_model, test_features.test_weights_that_changed_are_noticed),
-    (without_data_in_the_fingerprint, test_features.test_data_that_changed_are_computed_and_the_old_features_are_kept),
-    (without_checksums, functools.partial(test_features.test_a_damaged_shard_is_computed_again, damage="altered")),
+    (without_weights_in_the_fingerprint, in_folder.test_weights_that_changed_are_noticed),
+    (without_any_check_of_the_model, in_folder.test_weights_that_changed_are_noticed),
+    (
+        without_data_in_the_fingerprint,
+        in_folder.test_data_that_changed_are_computed_and_the_old_features_are_kept,
+    ),
+    (
+        without_checksums,
+        functools.partial(in_folder.test_a_damaged_shard_is_computed_again, damage="altered"),
+    ),
     (
         without_a_look_at_layers,
         functools.partial(
@@ -358,7 +364,7 @@ BASE_OF_FEATURES: list[tuple[Callable[[Patch], None], Callable[..., None]]] = [
     (without_seeds, test_sampling.test_samples_repeat_by_their_seed),
     (
         without_another_tensor_for_each_reading,
-        functools.partial(test_features_computer.test_weights_that_are_handed_in_give_the_bits_of_the_model, "shared"),
+        functools.partial(in_tensorflow.test_weights_that_are_handed_in_give_the_bits_of_the_model, "shared"),
     ),
     (without_an_order_of_its_own, test_fit_batches.test_each_epoch_holds_each_example_once_in_an_order_of_its_own),
 ]

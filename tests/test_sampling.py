@@ -17,7 +17,7 @@ from helpers import array, dense_base
 from keras import layers
 
 from keras_graft import Samples, _sampling, freeze_and_merge, predict_samples, with_dropout
-from keras_graft._features.computer import Computer
+from keras_graft._features.in_tensorflow import TensorFlowComputer
 
 X = zoo.vectors(6, 3)
 
@@ -208,8 +208,10 @@ def three_samples(model: keras.Model, x: Any = X) -> np.ndarray:
 def traced(monkeypatch: pytest.MonkeyPatch) -> list[keras.Model]:
     """The models whose features were traced."""
     found: list[keras.Model] = []
-    trace = Computer._trace
-    monkeypatch.setattr(Computer, "_trace", lambda self, specs: found.append(self.model) or trace(self, specs))
+    trace = TensorFlowComputer._trace
+    monkeypatch.setattr(
+        TensorFlowComputer, "_trace", lambda self, specs: found.append(self.model) or trace(self, specs)
+    )
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -19,6 +19,7 @@ from ._engine.with_dropout import with_live_noise
 from ._features.checked import checked_inputs
 from ._features.computer import Computer
 from ._features.data import numbers, source_of
+from ._features.engines import check_engine, computer_of
 from ._features.fingerprint import Uncomparable, fingerprint_of_model
 from ._split.obstacles import ends_noiselessness
 from ._split.split import make_cut
@@ -132,7 +133,13 @@ def _probabilities(values: np.ndarray, from_logits: bool) -> np.ndarray:
 
 
 def predict_samples(
-    model: keras.Model, x: Any, samples: int, *, batch_size: int | None = None, seed: int | None = None
+    model: keras.Model,
+    x: Any,
+    samples: int,
+    *,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    engine: Literal["tensorflow", "onnxruntime"] = "tensorflow",
 ) -> Samples:
     """Predicts many times with live dropout: Monte Carlo dropout, as an approximate Bayesian model.
 
@@ -149,11 +156,13 @@ def predict_samples(
         samples: How many predictions to make for each example.
         batch_size: Examples that are computed at once, 32 if None; for arrays.
         seed: With the same seed, model, inputs and batch size, the samples are the same. Drawn at random if None.
+        engine: What computes all that lies before the first live noise, as in `fit_head`.
 
     Returns:
         `Samples`: all predictions, with mean, standard deviation and measures of uncertainty.
 
     Raises:
+        ImportError: If the packages of `engine` are not installed.
         TypeError: If `model` is not a Keras model.
         ValueError: If nothing in `model` is live, if it overrides `predict` or what that calls, or if `samples` is not
             a positive integer.
@@ -170,6 +179,7 @@ def predict_samples(
     ((20, 4, 3), (4, 3), (4,))
     """
     check_model(model, "model")
+    check_engine(engine)
     if not isinstance(samples, (int, np.integer)) or isinstance(samples, bool) or samples < 1:
         raise ValueError(f"`samples` must be an integer of 1 or more. Received: samples={samples!r}")
     batch_size = integer("batch_size", batch_size, least=1, or_none=True)
@@ -196,23 +206,24 @@ def predict_samples(
     _set_seeds(sampler, seed)
     size = found.features.inputs[0].shape[0] or batch_size or 32
     source = checked_inputs(source_of(x, None, None, steps=None, batch_size=size, name="x"), model, "x")
-    return Samples(_sampled(_computer_of(model, found.features), sampler, source, samples))
+    return Samples(_sampled(_computer_of(model, found.features, engine), sampler, source, samples))
 
 
-def _computer_of(model: keras.Model, features: keras.Model) -> Computer:
-    """What computes the features of a model: that of the last call, where nothing but values of weights changed.
+def _computer_of(model: keras.Model, features: keras.Model, engine: str) -> Computer:
+    """What computes the features of a model: that of the last call, where nothing changed that it holds.
 
     To trace a large model takes as long as to run it over some hundred examples. As in `predict`, code of layers runs
-    when it is traced, so what it reads from outside them is not read again.
+    when it is traced, so what it reads from outside them is not read again. To TensorFlow the values of weights are
+    handed in; ONNX Runtime holds them.
     """
     try:
-        traced = fingerprint_of_model(features, weights=False)
+        traced = fingerprint_of_model(features, weights=engine != "tensorflow")
     except Uncomparable:  # so nobody knows what changed
-        return Computer(features)
-    key = (traced, *_keras.outputs_by_key(features), *map(id, features.variables))
+        return computer_of(features, engine)
+    key = (engine, traced, *_keras.outputs_by_key(features), *map(id, features.variables))
     kept = _KEPT.get(model)
     if kept is None or kept[0] != key:
-        kept = _KEPT[model] = (key, Computer(features))
+        kept = _KEPT[model] = (key, computer_of(features, engine))
     return kept[1]
 
 

@@ -29,10 +29,10 @@ import tensorflow as tf
 from keras import layers
 
 import keras_graft as kg
-from keras_graft._features import computer as _computer
 from keras_graft._features import data as _data
-from keras_graft._features import features as _features
+from keras_graft._features import in_folder as _features
 from keras_graft._features import shards as _shards
+from keras_graft._features.in_tensorflow import TensorFlowComputer
 from keras_graft._fit import feed as _feed
 
 PIXELS = 96
@@ -134,9 +134,9 @@ def extraction(images: int) -> list[list[str]]:
     model = merged(["MobileNetV2", "EfficientNetB0"])
     features = kg.split(model).features
     source = _data.source_of(x, y, None, steps=None, batch_size=_feed._BATCH, name="x")
-    computers = {"exact": _computer.Computer(features), "exact=False": _computer.Computer(features, exact=False)}
+    computers = {"exact": TensorFlowComputer(features), "exact=False": TensorFlowComputer(features, exact=False)}
 
-    def compute(computer: _computer.Computer) -> None:
+    def compute(computer: TensorFlowComputer) -> None:
         for found, _ in computer.over(source.batches()):
             [np.asarray(tensor) for tensor in found]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import pathlib
 import re
@@ -19,6 +18,7 @@ import keras
 from .. import _keras
 from .._arguments import check_model, check_option
 from .._behaviour.untouched import left_as_it_was
+from .._onnx import missing
 from . import litert, onnx, saved_model
 from .comparison import Comparison, compare
 from .inference import Inference, inference_of
@@ -156,11 +156,10 @@ def _check_replaceable(target: pathlib.Path, path: Any) -> None:
 
 
 def _check_installed(format: str) -> None:
-    packages = getattr(_FORMATS[format], "PACKAGES", ())
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
+    lacking = missing(getattr(_FORMATS[format], "PACKAGES", ()))
+    if lacking:
         raise ImportError(
-            f'format="{format}" needs {", ".join(missing)}: pip install "keras-graft[{format}]". '
+            f'format="{format}" needs {", ".join(lacking)}: pip install "keras-graft[{format}]". '
             f'Received: format="{format}"'
         )
 

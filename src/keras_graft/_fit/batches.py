@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from .._features.data import kept
-from .._features.features import Features, FeatureStoreError
+from .._features.features import Features
 from .._features.shards import Shards
+from .._features.store import FeatureStoreError
 from .in_place import in_place_of_inputs
 
 __all__ = ["even", "store_errors_kept", "stored_batches"]

@@ -17,7 +17,9 @@ from .. import _keras
 from .._features.checked import checked
 from .._features.computer import Computer
 from .._features.data import Source, is_cast_by_fit, source_of
-from .._features.features import Features, FeatureStoreError, features_of
+from .._features.features import Features
+from .._features.in_folder import features_of
+from .._features.store import FeatureStoreError
 from .batches import even, stored_batches
 from .in_place import in_place_of_inputs
 

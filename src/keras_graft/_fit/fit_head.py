@@ -26,9 +26,9 @@ from .._arguments import (
     integer,
 )
 from .._behaviour.findings import rows_by_layer
-from .._features.computer import Computer
 from .._features.data import is_stream, part_of, rows_of_arrays
-from .._features.features import place_of
+from .._features.engines import check_engine, computer_of
+from .._features.in_folder import place_of
 from .._finetune.unfreezing import Unfreezing
 from .._losses.loss import check_endings
 from .._split.obstacles import ends_determinism
@@ -52,6 +52,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
     cache: Literal["memory"] | str | os.PathLike[str] = "memory",
     dropout: Literal["as composed", "off"] = "as composed",
     exact: bool = True,
+    engine: Literal["tensorflow", "onnxruntime"] = "tensorflow",
     batch_size: int | None = None,
     epochs: int = 1,
     verbose: Any = "auto",
@@ -97,6 +98,10 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         exact: Whether features are those of the model to the last bit. If False, frozen weights are folded into the
             operations around them (a batch normalisation into its convolution, say): worth it for many examples,
             because it takes some seconds to prepare, and rounds differently.
+        engine: What computes features. `"onnxruntime"` is quicker for many examples, and rounds differently; `exact`
+            is of no account then. It takes some seconds to prepare, which a folder spares the next run. The first batch
+            is compared with that of TensorFlow. Where there is a doubt (strings, operations of others, open shapes)
+            TensorFlow computes, and a warning says why. Needs `pip install "keras-graft[onnx]"`.
         batch_size: Examples per step, 32 if None; for arrays.
         epochs: The epoch to stop at.
         verbose: `"auto"`, 0, 1 or 2, as in `fit`.
@@ -120,6 +125,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         The `keras.callbacks.History` of `fit`.
 
     Raises:
+        ImportError: If the packages of `engine` are not installed.
         TypeError: If `model` is not a Keras model, or the data or `cache` are of the wrong kind.
         ValueError: If `model` is not compiled, has no graph to cut, or arguments do not go together; if a callback
             changes frozen weights, or what frozen layers hold, before the first step; or if features cannot be kept:
@@ -139,6 +145,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
     3
     """
     _check(model, dropout, shuffle)
+    check_engine(engine)
     place = place_of(cache)
     _check_callbacks(callbacks)
     check_class_weight(class_weight, sample_weight, len(model.outputs))
@@ -175,7 +182,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         )
     _warn_of_other_passes(x, arguments, shuffle)
     _warn_of_ending(model)
-    feed = Feed(model, Computer(found.features, exact), place, verbose)
+    feed = Feed(model, computer_of(found.features, engine, exact, place), place, verbose)
     train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
     arguments = _with_features(feed, train, validation, shuffle, arguments)
     frozen = Frozen.of(found.features)

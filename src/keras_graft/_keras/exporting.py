@@ -34,6 +34,7 @@ __all__ = [
     "tf2onnx_of_keras",
     "with_distinct_seeds",
     "with_erf_alone",
+    "with_no_index_below_0",
 ]
 
 
@@ -179,18 +180,44 @@ def with_erf_alone(graph: Any) -> Any:
     """A graph with `1 - erf` in place of `erfc`, which Keras makes a GELU of and tf2onnx 1.17 does not know (all)."""
     for nodes in _lists_of_nodes(graph):
         for node in [node for node in nodes if node.op == "Erfc"]:
-            one, erf = nodes.add(), nodes.add()
             kind = node.attr["T"].type
-            one.op, one.name = "Const", f"{node.name}/one"
-            one.attr["dtype"].type = kind
-            one.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(1.0, tf.as_dtype(kind)))
+            one, erf = _constant(nodes, f"{node.name}/one", 1.0, kind), nodes.add()
             erf.op, erf.name = "Erf", f"{node.name}/erf"
             erf.attr["T"].type = kind
             erf.input.append(node.input[0])
             node.op = "Sub"
             del node.input[:]
-            node.input.extend([one.name, erf.name])
+            node.input.extend([one, erf.name])
     return graph
+
+
+def with_no_index_below_0(graph: Any) -> Any:
+    """A graph in which indices below 0 are out of range, as they are to TensorFlow: ONNX counts them from the end."""
+    for nodes in _lists_of_nodes(graph):
+        for node in [node for node in nodes if node.op == "GatherV2"]:
+            kind = node.attr["Tindices"].type
+            zero, beyond = (
+                _constant(nodes, f"{node.name}/{name}", value, kind)
+                for name, value in (("zero", 0), ("beyond", tf.int32.max))
+            )
+            below, index = nodes.add(), nodes.add()
+            below.op, below.name = "Less", f"{node.name}/below"
+            below.attr["T"].type = kind
+            below.input.extend([node.input[1], zero])
+            index.op, index.name = "SelectV2", f"{node.name}/index"
+            index.attr["T"].type = kind
+            index.input.extend([below.name, beyond, node.input[1]])
+            node.input[1] = index.name
+    return graph
+
+
+def _constant(nodes: Any, name: str, value: float, kind: Any) -> str:
+    """Adds a constant to the operations of a graph, and gives its name."""
+    node = nodes.add()
+    node.op, node.name = "Const", name
+    node.attr["dtype"].type = kind
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, tf.as_dtype(kind)))
+    return name
 
 
 def with_distinct_seeds(graph: Any) -> Any:

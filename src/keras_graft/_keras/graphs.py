@@ -34,6 +34,7 @@ __all__ = [
     "one_or_by_key",
     "output_structure",
     "outputs_by_key",
+    "parts_without_common_weights",
     "symbolic_inputs",
     "tensor_history",
 ]
@@ -95,6 +96,28 @@ def outputs_by_key(model: keras.Model) -> dict[str, Any]:
 def one_or_by_key(tensors: dict[str, Any]) -> Any:
     """One tensor as it is, and several in their dict: the inverse of `outputs_by_key`."""
     return next(iter(tensors.values())) if len(tensors) == 1 else tensors
+
+
+def parts_without_common_weights(model: keras.Model) -> list[keras.Model]:
+    """A model of `outputs_by_key` as models that give some of its outputs each, and share no weights."""
+    graph = graph_of(model)
+    behind: dict[int, set[int]] = {}
+    for node in nodes(graph):
+        weights = {id(weight) for weight in getattr(node.operation, "weights", ())}
+        weights.update(*(behind[id(tensor)] for tensor in node.input_tensors))
+        behind.update((id(tensor), weights) for tensor in node.outputs)
+    groups: list[tuple[set[int], dict[str, Any]]] = []
+    for key, tensor in outputs_by_key(model).items():
+        weights, outputs = set(behind[id(tensor)]), {key: tensor}
+        common = [group for group in groups if group[0] & weights or not (group[0] or weights)]
+        for group in common:
+            weights |= group[0]
+            outputs = {**group[1], **outputs}
+        groups = [*(group for group in groups if group not in common), (weights, outputs)]
+    if len(groups) == 1:
+        return [model]
+    inputs = input_structure(graph)
+    return [keras.Model(inputs, outputs, name=model.name) for _, outputs in groups]
 
 
 def symbolic_inputs(model: keras.Model) -> Any:
