@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import logging
 import pathlib
 import subprocess
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import array, grafted, outputs, snapshot
-from keras import layers
+from keras import layers, ops
 from zoo import images, vectors
 
 from keras_graft import Branch, export, freeze_and_merge, unfreeze, with_dropout
@@ -507,8 +508,8 @@ def test_other_arguments_are_refused(tmp_path, path, options, error, message):
 
 @pytest.mark.parametrize(("format", "package"), [("onnx", "onnxruntime"), ("litert", "ai_edge_litert")])
 def test_a_format_whose_packages_are_missing_names_the_extra(tmp_path, monkeypatch, format, package):
-    usual = room.importlib.util.find_spec
-    monkeypatch.setattr(room.importlib.util, "find_spec", lambda name: None if name == package else usual(name))
+    usual = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else usual(name))
     with pytest.raises(ImportError, match=rf"needs {package}: pip install \"keras-graft\[{format}\]\""):
         export(grafted([dense_base()], head=2), path_for(tmp_path, format), format=format)
 
@@ -541,3 +542,62 @@ def test_backbones_of_two_sizes_under_one_input(tmp_path):
     path = export(model, tmp_path / "m.onnx", format="onnx").path
     x = images(3)[:, :1].repeat(32, axis=1)[:, :, :1].repeat(32, axis=2) if images(3).shape[1] < 32 else images(3)
     np.testing.assert_allclose(run(path, "onnx", x.astype("float32"))[0], outputs(model, x), rtol=1e-3, atol=1e-3)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What a second attack broke
+# ---------------------------------------------------------------------------------------------------------
+
+
+class Applied(layers.Layer):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def call(self, x):
+        return self.function(x)
+
+
+OF_WHOLE_NUMBERS = {
+    "a class that is missing": (lambda x: ops.one_hot(x, 5), (), "int32", [-1, 2]),
+    "halves": (lambda x: x // 2, (1,), "int64", [[-1], [-5]]),
+    "thirds": (lambda x: x // 3, (4,), "int64", [[-1, -2, -4, 5]]),
+    "times": (lambda x: ops.cast(x > 1_700_000_000, "float32"), (1,), "int64", [[1_700_000_000], [1_700_000_001]]),
+    "large numbers": (lambda x: ops.cast(x > 2**40, "float32"), (1,), "int64", [[2**40 + 1]]),
+}
+
+
+@pytest.mark.parametrize("name", OF_WHOLE_NUMBERS)
+@pytest.mark.parametrize("format", ["onnx", "litert"])
+def test_whole_numbers_are_those_of_the_model_or_nothing_is_written(name, format, tmp_path):
+    function, shape, dtype, values = OF_WHOLE_NUMBERS[name]
+    x = keras.Input(shape, dtype=dtype)
+    model, path = keras.Model(x, Applied(function)(x)), tmp_path / f"m{SUFFIXES[format]}"
+    try:
+        export(model, path, format=format)
+    except ValueError as error:
+        assert "computes something else" in str(error) or "cannot be exported" in str(error)
+        assert not path.exists()
+    else:
+        given = np.array(values, dtype)
+        np.testing.assert_array_equal(run(path, format, given)[0], outputs(model, given))
+
+
+def test_open_sizes_are_compared_at_several(tmp_path):
+    x = keras.Input((None, None, 1))
+    model, path = keras.Model(x, layers.Resizing(6, 6, interpolation="nearest")(x)), tmp_path / "m.onnx"
+    with pytest.raises(ValueError, match="computes something else"):
+        export(model, path, format="onnx")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("format", ["tf_saved_model", "onnx"])
+def test_a_model_that_cannot_be_traced_is_refused_in_the_usual_words(format, tmp_path):
+    def python_alone(x):
+        return x * 2.0 if tf.executing_eagerly() else x * (1.0 if bool(ops.sum(x) > 0) else 2.0)
+
+    x = keras.Input((3,))
+    layer = Applied(python_alone)
+    layer.compute_output_spec = lambda x: keras.KerasTensor(x.shape, x.dtype)  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"cannot be exported.*Nothing was written"):
+        export(keras.Model(x, layer(x)), tmp_path / f"m{SUFFIXES[format]}", format=format)

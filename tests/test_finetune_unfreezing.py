@@ -489,3 +489,52 @@ def test_unfreeze_within_fit_head_is_refused():
     with pytest.raises(ValueError, match="by `fit_head` while it trains"), warnings.catch_warnings():
         fit_head(model, X, Y, epochs=3, callbacks=[ByHand()], verbose=0)
     assert [v.trainable for v in model.weights] == before
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What a second attack broke
+# ---------------------------------------------------------------------------------------------------------
+
+
+def sharing_a_layer() -> keras.Model:
+    shared = layers.Dense(4, name="shared")
+    branches = []
+    for name in ("a", "b"):
+        x = keras.Input((8,))
+        branches.append(keras.Model(x, layers.Dense(4, name=f"top_{name}")(shared(x)), name=name))
+        branches[-1].trainable = False
+    x = keras.Input((8,))
+    model = keras.Model(x, layers.Dense(2)(layers.Concatenate()([branch(x) for branch in branches])))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    return model
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_a_layer_of_two_branches_trains_from_the_stage_of_the_first(first):
+    model = sharing_a_layer()
+    before = array(model.get_layer("a").get_layer("shared").kernel)
+    model.fit(X, Y, epochs=1, verbose=0, callbacks=[Unfreezing({0: first, 9: "ba".replace(first, "")})])
+    assert "shared/kernel" in {variable.path for variable in model.trainable_variables}
+    assert np.abs(array(model.get_layer("a").get_layer("shared").kernel) - before).max() > 0
+
+
+def test_another_learning_rate_is_taken_and_a_rate_that_was_lowered_is_kept(tmp_path):
+    model = grafted([images()], head=2, dropout="off", optimizer="sgd")
+
+    def rate_after(rate, **options):
+        model.fit(X, Y, verbose=0, callbacks=[Unfreezing({0: "images/top"}, learning_rate=rate)], **options)
+        return float(model.optimizer.learning_rate)
+
+    assert rate_after(0.05) == pytest.approx(0.05)
+    model.optimizer.learning_rate = 0.01  # as ReduceLROnPlateau does
+    assert rate_after(0.05) == pytest.approx(0.01)
+    model.save(tmp_path / "m.keras")
+    model = keras.models.load_model(tmp_path / "m.keras")
+    assert rate_after(0.05) == pytest.approx(0.01)
+    assert rate_after(None) == pytest.approx(0.01)
+    assert rate_after(1e-4) == pytest.approx(1e-4)
+    decay = keras.optimizers.schedules.ExponentialDecay(1e-3, 10, 0.5)
+    assert rate_after(decay) < 1e-3
+    steps = int(model.optimizer.iterations)
+    rate_after(keras.optimizers.schedules.ExponentialDecay(1e-3, 10, 0.5))
+    assert int(model.optimizer.iterations) == 2 * steps

@@ -42,10 +42,12 @@ def compare(inference: Inference, run: Run) -> Comparison:
     if _draws(inference, call, integers):
         of_kinds = [_distributions(inference, call, run, made, integers) for made in (USUAL, SIGNED)]
         return _summed([one for of_kind in of_kinds for one in of_kind], draws=True)
-    calls = [_data(inference, made, integers, examples) for made in (*MADE_UP, _FAR) for examples in _ROWS]
-    pairs = [(call(arrays), run(arrays)) for arrays in calls]
-    results = zip(*([*zip(expected, actual)] for expected, actual in pairs))
-    by_output = [_same(name, [*of_output], inference.model) for name, of_output in zip(inference.outputs, results)]
+    calls = _data_by_kind(inference, call, integers)
+    pairs = [[(call(arrays), run(arrays)) for arrays in of_kind] for of_kind in calls]
+    by_output = [
+        _same(name, [[(one[place], other[place]) for one, other in of_kind] for of_kind in pairs], inference.model)
+        for place, name in enumerate(inference.outputs)
+    ]
     return _summed(by_output, draws=False)
 
 
@@ -80,31 +82,95 @@ _ROWS = (3, 1)
 # The ranges of integers that are tried: what a model does not take (more than it has words for, say) is an error of it.
 _INTEGERS = ((-100, 1000), (0, 1000), (0, 100), (0, 10), (0, 3), (0, 2))
 
-# What stands for an axis whose size is open.
-_SIZE = 8
+# What stands for axes whose sizes are open, as far as a model takes it; the first counts wherever one is enough.
+_SIZES = (8, 5, 20)
+
+
+def _data_by_kind(inference: Inference, call: Run, integers: tuple[int, int]) -> list[list[list[np.ndarray]]]:
+    """Data of several kinds, sizes and numbers of examples, and whole numbers one by one."""
+    sizes = _sizes_it_takes(inference, call, integers)
+    kinds = [(made, sizes[0]) for made in (*MADE_UP, _FAR)] + [(USUAL, size) for size in sizes[1:]]
+    by_kind = [[_data(inference, made, integers, examples, size) for examples in _ROWS] for made, size in kinds]
+    if any(spec.dtype.is_integer for spec in inference.inputs):
+        by_kind += [[arrays] for arrays in _whole_numbers(inference, call, integers, sizes[0])]
+    return by_kind
+
+
+def _sizes_it_takes(inference: Inference, call: Run, integers: tuple[int, int]) -> list[int]:
+    if not any(None in spec.shape[1:] for spec in inference.inputs):
+        return [*_SIZES[:1]]
+    return [size for size in _SIZES if _takes(call, _data(inference, USUAL, integers, 3, size))] or [*_SIZES[:1]]
+
+
+def _takes(call: Run, arrays: list[np.ndarray]) -> bool:
+    try:
+        call(arrays)
+    except Exception:  # whatever code of others may raise
+        return False
+    return True
+
+
+# Whole numbers at which runtimes are known to count otherwise: below 0, and where floats have gaps.
+_NEAR = tuple(range(-8, 9))
+_FAR_OFF = tuple(
+    sign * 2**power + off for power in (8, 16, 24, 31, 40, 53, 62) for sign in (1, -1) for off in (-1, 0, 1)
+)
+
+
+def _whole_numbers(inference: Inference, call: Run, integers: tuple[int, int], size: int) -> list[list[np.ndarray]]:
+    """Data that hold each of some whole numbers at each place; those that are far off where the model takes them."""
+    named = {number + off for number in _integers_in(inference) for off in (-1, 0, 1)}
+    low, high = integers
+    near = {number for number in {*_NEAR, low, high - 1, *named} if low <= number < high}
+    pools = [sorted(near), sorted({*near, *_FAR_OFF, *named})]
+    found = [_each_at_each_place(inference, pool, integers, size) for pool in pools]
+    return [found[0], *(arrays for arrays in found[1:] if _takes(call, arrays))]
+
+
+def _integers_in(inference: Inference) -> set[int]:
+    """The whole numbers that a model compares with, or computes with."""
+    graph = inference.traced.graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    values = [tf.make_ndarray(node.attr["value"].tensor) for node in nodes if node.op == "Const"]
+    return {value.item() for value in values if value.dtype.kind in "iu" and value.size == 1}
+
+
+def _each_at_each_place(
+    inference: Inference, pool: list[int], integers: tuple[int, int], size: int
+) -> list[np.ndarray]:
+    arrays = _data(inference, USUAL, integers, len(pool), size)
+    rng = np.random.default_rng(len(pool))
+    return [
+        _shuffled(pool, array, rng) if spec.dtype.is_integer else array for spec, array in zip(inference.inputs, arrays)
+    ]
+
+
+def _shuffled(pool: list[int], array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    limits = np.iinfo(array.dtype)
+    numbers = np.array([number for number in pool if limits.min <= number <= limits.max], array.dtype)
+    column = np.resize(numbers, (len(array), 1))
+    places = array.size // max(1, len(array))
+    return rng.permuted(np.tile(column, (1, places)), axis=0).reshape(array.shape)
 
 
 def _integers_it_takes(inference: Inference, call: Run) -> tuple[int, int]:
     if not any(spec.dtype.is_integer for spec in inference.inputs):
         return _INTEGERS[-1]
-    for bounds in _INTEGERS[:-1]:
-        try:
-            call(_data(inference, USUAL, bounds, 16))
-        except Exception:  # whatever code of others may raise
-            continue
-        return bounds
-    return _INTEGERS[-1]
+    taken = (bounds for bounds in _INTEGERS[:-1] if _takes(call, _data(inference, USUAL, bounds, 16)))
+    return next(taken, _INTEGERS[-1])
 
 
-def _data(inference: Inference, made: Made, integers: tuple[int, int], examples: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(examples)
-    return [_values(spec, made, integers, examples, rng) for spec in inference.inputs]
+def _data(
+    inference: Inference, made: Made, integers: tuple[int, int], examples: int, size: int = _SIZES[0]
+) -> list[np.ndarray]:
+    kind = MADE_UP.index(made) if made in MADE_UP else len(MADE_UP)
+    rng = np.random.default_rng([examples, size, kind])
+    return [_values(spec, made, integers, closed(spec.shape, size, examples), rng) for spec in inference.inputs]
 
 
 def _values(
-    spec: tf.TensorSpec, made: Made, integers: tuple[int, int], examples: int, rng: np.random.Generator
+    spec: tf.TensorSpec, made: Made, integers: tuple[int, int], shape: list[int], rng: np.random.Generator
 ) -> np.ndarray:
-    shape = closed(spec.shape, _SIZE, examples)
     if spec.dtype == tf.string:
         return rng.choice(np.array([b"1", b"a b", b"c", b""], object), shape)
     kind = spec.dtype.as_numpy_dtype
@@ -120,15 +186,16 @@ def _values(
 # The same numbers
 # ---------------------------------------------------------------------------------------------------------
 
-# How far numbers may be off: of the largest in their column, and of the largest of all, where columns are nothing.
+# How far numbers may be off: of the largest in their column, and where columns are nothing, of the largest of all.
 _OF_COLUMN, _OF_ALL = 1e-4, 2e-6
 
 # The same for models that compute in half precision somewhere, which their outputs need not show.
 _HALF = 300.0
 
 
-def _same(name: str, pairs: list[tuple[np.ndarray, np.ndarray]], model: keras.Model) -> tuple[float, str]:
-    """The largest difference of an output over all data, and what is wrong."""
+def _same(name: str, by_kind: list[list[tuple[np.ndarray, np.ndarray]]], model: keras.Model) -> tuple[float, str]:
+    """The largest difference of an output over data of all kinds, and what is wrong."""
+    pairs = [pair for of_kind in by_kind for pair in of_kind]
     for one, other in pairs:
         if one.shape != other.shape:
             return 0.0, f"output '{name}' has the shape {other.shape}, that of the model is {one.shape}"
@@ -136,16 +203,15 @@ def _same(name: str, pairs: list[tuple[np.ndarray, np.ndarray]], model: keras.Mo
     if pairs[0][0].dtype == object or not np.issubdtype(pairs[0][0].dtype, np.inexact):
         fault = largest != 0
     else:
-        scale = max(_size(one) for one, _ in pairs)
         half = any("16" in str(getattr(part, "compute_dtype", "")) for part in _keras.walk(model))
-        of_kinds = [pairs[at : at + len(_ROWS)] for at in range(0, len(pairs), len(_ROWS))]
-        fault = not all(_close(of_kind, scale, _HALF if half else 1.0) for of_kind in of_kinds)
+        fault = not all(_close(of_kind, _HALF if half else 1.0) for of_kind in by_kind)
     return largest, f"output '{name}' differs by up to {largest:.3g}" if fault else ""
 
 
-def _close(pairs: list[tuple[np.ndarray, np.ndarray]], scale: float, factor: float) -> bool:
+def _close(pairs: list[tuple[np.ndarray, np.ndarray]], factor: float) -> bool:
     """Whether numbers for data of one kind are the same but for rounding; what is no number has to be the very same."""
     columns = np.max([_largest_in_columns(one) for one, _ in pairs], axis=0)
+    scale = max(_size(one) for one, _ in pairs)
     limit = factor * np.maximum(_OF_COLUMN * columns, _OF_ALL * scale)
     for expected, actual in pairs:
         finite = np.isfinite(expected)

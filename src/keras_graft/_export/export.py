@@ -191,7 +191,7 @@ def _refusal(
 ) -> ValueError:
     """An error that names the operations which a format does not know, and the layers that they come from."""
     if not places and kinds:
-        operations = list(_keras.operations_of(inference.traced.graph.as_graph_def()))
+        operations = _operations_traced(inference)
         kinds = {kind for kind, _ in operations}.intersection(kinds)
         places = [place for kind, place in operations if kind in kinds]
     layers = sorted({path for place in places for path in _layers_at(inference.model, place)})
@@ -202,6 +202,13 @@ def _refusal(
         f"Model '{inference.model.name}' cannot be exported as format=\"{format}\".{what}{fixed} The reason given: "
         f"{reason.rstrip('.')}. Nothing was written. Received: model={inference.model!r}"
     )
+
+
+def _operations_traced(inference: Inference) -> list[tuple[str, str]]:
+    """The operations that a model consists of; none where it cannot be traced."""
+    with contextlib.suppress(Exception):  # whatever code of others may raise
+        return list(_keras.operations_of(inference.traced.graph.as_graph_def()))
+    return []
 
 
 def _layers_at(model: keras.Model, place: str) -> Iterator[str]:

@@ -86,18 +86,20 @@ def grouped(
         stages: The parts that join at each stage. A part that several name joins at the first of them.
     """
     by_depth = {id(part): (group, factor) for part, group, factor in _factors(parts, layer_decay)}
-    by_stage: dict[int, str] = {}
+    by_stage: dict[int, int] = {}
     for number, stage in enumerate(stages):
-        by_stage = {**{id(part): f"stage_{number}" for part in stage}, **by_stage}
+        by_stage = {**dict.fromkeys(map(id, stage), number), **by_stage}
     factors = {_HEAD: 1.0}
     by_variable: dict[int, str] = {}
-    for part in parts:
+    # A layer that stands in several branches joins with the first.
+    for part in sorted(parts, key=lambda part: by_stage.get(id(part), len(stages))):
         depth, factor = by_depth.get(id(part), ("", 1.0))
-        group = "_".join(name for name in (by_stage.get(id(part), ""), depth) if name)
+        joins = f"stage_{by_stage[id(part)]}" if id(part) in by_stage else ""
+        group = "_".join(filter(None, (joins, depth)))
         if group:
             factors[group] = factor
             variables = [variable for layer in part.layers for variable in _keras.own_variables(layer)]
-            by_variable.update({id(variable): group for variable in variables})
+            by_variable = {**dict.fromkeys(map(id, variables), group), **by_variable}
     return Grouping(factors, by_variable)
 
 

@@ -43,13 +43,19 @@ class GroupedRates(keras.optimizers.Optimizer):
         factors: The share of the learning rate of each group.
         groups: The group of each trainable variable, in the order of `model.trainable_variables`.
         name: Its name.
+        asked: The learning rate that it was made for, as a file keeps it, where somebody wants to know that later.
 
     Raises:
         ValueError: If `optimizer` clips the global norm of gradients that it accumulates, which no group sees whole.
     """
 
     def __init__(
-        self, optimizer: Any, factors: Mapping[str, float], groups: Sequence[str], name: str | None = None
+        self,
+        optimizer: Any,
+        factors: Mapping[str, float],
+        groups: Sequence[str],
+        name: str | None = None,
+        asked: Any = None,
     ) -> None:
         if optimizer.global_clipnorm and optimizer.gradient_accumulation_steps:
             raise ValueError(
@@ -61,7 +67,7 @@ class GroupedRates(keras.optimizers.Optimizer):
         super().__init__(rate, name=name or f"grouped_{optimizer.name}")
         self._pattern = type(optimizer), {**_keras.settings_of(optimizer), "learning_rate": 0.0}
         self._exclusions = _keras.exclusions_of(optimizer)
-        self.factors, self.groups = dict(factors), list(groups)
+        self.factors, self.groups, self.asked = dict(factors), list(groups), asked
         self._clips_together, self._steps = optimizer.global_clipnorm, optimizer.gradient_accumulation_steps
         self._hidden = _Hidden()
         self.use_ema = optimizer.use_ema
@@ -235,6 +241,7 @@ class GroupedRates(keras.optimizers.Optimizer):
             "factors": self.factors,
             "groups": self.groups,
             "name": self.name,
+            "asked": self.asked,
         }
 
     @classmethod

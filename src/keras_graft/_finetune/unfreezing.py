@@ -40,7 +40,8 @@ class Unfreezing(keras.callbacks.Callback):
     the optimizer keeps in every file. (Keras saves no seeds: live dropout and shuffling draw other numbers.)
 
     When `fit` begins, the model is compiled with a fresh optimizer that has states for every stage. Where it has that
-    already, from an earlier `fit` or a file, it goes on with it. Layers that no stage names stay as they are.
+    already, from an earlier `fit` or a file, for the same stages and the same `learning_rate`, it goes on with it, at
+    the rate that callbacks have made of that. Layers that no stage names stay as they are.
 
     Args:
         stages: From which epoch on which layers train, as `{2: "base/top", 4: ["base/mid", "other"]}`: epochs count
@@ -116,17 +117,23 @@ class Unfreezing(keras.callbacks.Callback):
         self._begun = None
         groups = grouped(every_part, self.layer_decay, self._parts)
         joining = self._joining()
-        if not _has_groups(model, groups, joining):
+        if not _has_groups(model, groups, joining) or self._asks_for_another_rate(model):
             warn_of_constraints([part for parts in self._parts for part in parts])
             warn_of_files(every_part)
             with undone_on_error(model):
                 self._let_train(0)
                 rates = dict(groups.factors), groups.of(model.trainable_variables)
                 _keras.compile_anew(model, optimizer_like(model, self.learning_rate, rates))
+                _optimizer(model).asked = _comparable(self.learning_rate)
         with model.distribute_strategy.scope():
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
             _optimizer(model).add(joining, groups.of(joining))
+
+    def _asks_for_another_rate(self, model: keras.Model) -> bool:
+        """Whether the optimizer of a model was made for another rate; what that became since is of no account."""
+        rate = _comparable(self.learning_rate)
+        return rate is not None and rate != _optimizer(model).asked
 
     def _joining(self) -> list[Any]:
         """What trains once all stages have begun, in the order in which it trains then, and in a loaded model."""
@@ -162,9 +169,9 @@ class Unfreezing(keras.callbacks.Callback):
 
     def _let_train(self, begun: int) -> None:
         """Lets the first stages train, and freezes the parts of the others."""
-        due = {id(part) for parts in self._parts[:begun] for part in parts}
+        due = {id(part.layer) for parts in self._parts[:begun] for part in parts}
         for part in {id(part): part for parts in self._parts for part in parts}.values():
-            if id(part) in due:
+            if id(part.layer) in due:
                 open_part(part, self.batch_norm)
             else:
                 close_part(part)
@@ -193,6 +200,14 @@ class Unfreezing(keras.callbacks.Callback):
         values = {f"{prefix}{name}": value for name, value in (logs or {}).items()}
         if self.monitor in values and isinstance(_optimizer(self.model), GroupedRates):
             _optimizer(self.model).observed[self._epoch] = float(values[self.monitor])
+
+
+def _comparable(rate: LearningRate | None) -> Any:
+    """A rate as a file keeps it; None where it cannot be compared."""
+    if isinstance(rate, numbers.Real):
+        return float(rate)
+    is_schedule = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+    return keras.saving.serialize_keras_object(rate) if is_schedule else None
 
 
 def _optimizer(model: keras.Model) -> Any:
