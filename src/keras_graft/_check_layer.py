@@ -31,7 +31,7 @@ from ._engine.errors import RebuildError
 from ._engine.policy import Augmentation, Policy, decider
 from ._engine.rebuild import rebuild
 from ._features.fingerprint import Uncomparable, fingerprint_of_model
-from ._keras import Structure
+from ._keras import Layer, Structure
 from ._mode_lock import ModeLock
 from ._split.split import split
 
@@ -119,7 +119,7 @@ class LayerReport:
         return "\n".join(line.rstrip() for line in lines)
 
 
-def check_layer(layer: keras.Layer, *inputs: Any, **call_arguments: Any) -> LayerReport:
+def check_layer(layer: Layer, *inputs: Any, **call_arguments: Any) -> LayerReport:
     """Finds out whether a layer or model of your own holds what this library relies on.
 
     In the manner of scikit-learn's `check_estimator`. For each property it is said whether it holds, with the reason

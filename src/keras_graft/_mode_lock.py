@@ -14,7 +14,7 @@ import keras
 
 from . import _keras
 from ._arguments import hint_about
-from ._keras import Structure
+from ._keras import Layer, Structure
 
 __all__ = ["ModeLock", "freeze"]
 
@@ -81,9 +81,7 @@ class ModeLock(keras.layers.Layer):
     4.0
     """
 
-    def __init__(
-        self, layer: keras.Layer, training: bool | None = False, *, name: str | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, layer: Layer, training: bool | None = False, *, name: str | None = None, **kwargs: Any) -> None:
         if not isinstance(layer, keras.Layer):
             raise ValueError(
                 "`layer` must be a Keras layer or model that the lock can hold. "

@@ -21,6 +21,7 @@ from ._features.computer import Computer
 from ._features.data import numbers, source_of
 from ._features.engines import check_engine, computer_of
 from ._features.fingerprint import Uncomparable, fingerprint_of_model
+from ._keras import Model
 from ._split.obstacles import ends_noiselessness
 from ._split.split import make_cut
 
@@ -133,7 +134,7 @@ def _probabilities(values: np.ndarray, from_logits: bool) -> np.ndarray:
 
 
 def predict_samples(
-    model: keras.Model,
+    model: Model,
     x: Any,
     samples: int,
     *,

@@ -21,6 +21,7 @@ from .._behaviour.findings import Place, Row, places_in, rows_of, size, weights_
 from .._behaviour.measure import Measurement, measure
 from .._behaviour.table import Effect
 from .._engine.rebuild import removed_from
+from .._keras import Model
 from .._mode_lock import ModeLock
 from .render import as_dict, notebook, page, text
 from .report import Report, Total
@@ -138,7 +139,7 @@ class Audit(Report):
         return notebook(self)
 
 
-def audit(model: keras.Model, x: Any = None) -> Audit:
+def audit(model: Model, x: Any = None) -> Audit:
     """Says what a model does in `fit` and in `predict`, layer by layer, and why.
 
     For any Keras model, before and after surgery: which weights train, which layers do something else in training

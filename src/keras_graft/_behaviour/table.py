@@ -12,12 +12,14 @@ import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 import keras
+from typing_extensions import Required, TypedDict, Unpack
 
 from .. import _keras
 from .._fixed_statistics import FixedStatistics
+from .._keras import Layer
 from .._mode_lock import ModeLock
 from .._reach import added_attributes, arguments_of, code_that_runs, is_custom_code, is_plain, reached_from
 
@@ -33,6 +35,8 @@ __all__ = [
     "register_layer",
     "shared_by_copies",
 ]
+
+LayerClass = TypeVar("LayerClass", bound=type[Layer])
 
 EffectName = Literal["nothing", "noise", "augmentation", "statistics", "state"]
 
@@ -167,16 +171,35 @@ _TABLE: dict[type, Behaviour] = {
 }
 
 
+class Registration(TypedDict, total=False):
+    """The options of `register_layer`, which explains them."""
+
+    effect: Required[EffectName]
+    rates: Iterable[str] | Mapping[str, Any]
+    only_noise: bool
+    parts: Iterable[str] | Mapping[str, str]
+    replacement: Callable[[Any], Layer] | None
+    reason: str | None
+
+
+@overload
+def register_layer(cls: LayerClass, **options: Unpack[Registration]) -> LayerClass: ...
+
+
+@overload
+def register_layer(cls: None = None, **options: Unpack[Registration]) -> Callable[[LayerClass], LayerClass]: ...
+
+
 def register_layer(
-    cls: Any = None,
+    cls: LayerClass | None = None,
     *,
     effect: EffectName,
     rates: Iterable[str] | Mapping[str, Any] = (),
     only_noise: bool = False,
     parts: Iterable[str] | Mapping[str, str] = (),
-    replacement: Callable[[Any], keras.Layer] | None = None,
+    replacement: Callable[[Any], Layer] | None = None,
     reason: str | None = None,
-) -> Any:
+) -> LayerClass | Callable[[LayerClass], LayerClass]:
     """Teaches the library a layer class: what it does in training mode, and how to silence it.
 
     Most custom layers need no registration: what a layer does is found out by tracing a call, and dropout

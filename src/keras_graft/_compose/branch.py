@@ -12,7 +12,7 @@ import keras
 from .. import _keras
 from .._arguments import check_model, described, hint_about
 from .._engine.policy import Augmentation, DropoutPolicy
-from .._losses.ending import Stage
+from .._keras import Layer, Model
 from .stages import free_name
 
 __all__ = ["Branch", "Models", "name_branches"]
@@ -53,18 +53,18 @@ class Branch:
     ['input_layer', 'features']
     """
 
-    model: keras.Model
+    model: Model
     _: dataclasses.KW_ONLY
     name: str | None = None
     dropout: DropoutPolicy | None = None
     augmentation: Augmentation | None = None
     output: str | int | Callable[[keras.Model], Any] | None = None
-    pooling: Literal["avg", "max", "flatten"] | keras.Layer | Callable[[Any], Any] | None = None
-    preprocess: Stage | None = None
-    projection: Stage | None = None
+    pooling: Literal["avg", "max", "flatten"] | Layer | Callable[[Any], Any] | None = None
+    preprocess: Layer | Sequence[Layer] | Callable[[Any], Any] | None = None
+    projection: int | Layer | Sequence[Layer] | Callable[[Any], Any] | None = None
 
 
-Models: TypeAlias = Sequence[keras.Model | Branch] | Mapping[str, keras.Model | Branch]
+Models: TypeAlias = Sequence[Model | Branch] | Mapping[str, Model | Branch]
 
 
 def name_branches(models: Models) -> dict[str, Branch]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,10 +11,10 @@ from typing_extensions import Unpack
 from .. import _keras
 from .._engine.policy import Augmentation, DropoutPolicy, decider
 from .._engine.rebuild import strip_modes
-from .._keras import Structure, Tensor
+from .._keras import Model, Structure, Tensor
 from .._losses.ending import Head
 from .._losses.loss import CompileArgs, check_compile_args, check_endings, check_loss_of_one, per_output
-from .branch import Branch, Models, name_branches
+from .branch import Branch, name_branches
 from .graft import graft
 from .head import attach_head
 from .inputs import Inputs, make_inputs
@@ -26,7 +26,7 @@ __all__ = ["freeze_and_merge"]
 
 
 def freeze_and_merge(
-    models: Models,
+    models: Sequence[Model | Branch] | Mapping[str, Model | Branch],
     head: Head,
     *,
     dropout: DropoutPolicy = "off",

@@ -9,13 +9,13 @@ import keras
 
 from .. import _keras
 from .._arguments import described, did_you_mean
-from .._keras import Structure, Tensor
+from .._keras import Structure, SymbolicTensors, Tensor
 from .branch import Branch
 from .stages import free_name
 
 __all__ = ["Inputs", "make_inputs", "signature_of"]
 
-Inputs: TypeAlias = Literal["shared", "separate"] | Any
+Inputs: TypeAlias = Literal["shared", "separate"] | SymbolicTensors
 
 
 def make_inputs(inputs: Inputs, branches: Mapping[str, Branch], taken: Collection[str]) -> tuple[Any, dict[str, Any]]:

@@ -12,13 +12,14 @@ from typing import Any, Literal, TypeAlias
 import keras
 
 from .._arguments import check_option
+from .._keras import Layer
 from .stages import RANK_OF_VECTORS, apply_layer, called, check_unused, checked_result, dtype_for, free_name
 
 __all__ = ["MERGES", "Merge", "merge_features"]
 
 Merge: TypeAlias = (
     Literal["concat", "add", "average", "multiply", "maximum", "stack", "weighted", "attention"]
-    | keras.Layer
+    | Layer
     | Callable[[list[Any]], Any]
 )
 

@@ -10,6 +10,7 @@ import keras
 from .. import _keras
 from .._arguments import check_model
 from .._behaviour import untouched
+from .._keras import Model
 from .._mode_lock import ModeLock
 from .decision import Decision
 from .policy import DropoutPolicy, decider
@@ -18,7 +19,7 @@ from .rebuild import rebuild
 __all__ = ["with_dropout", "with_live_noise"]
 
 
-def with_dropout(model: keras.Model, policy: DropoutPolicy) -> keras.Model:
+def with_dropout(model: Model, policy: DropoutPolicy) -> keras.Model:
     """A copy of a model in which dropout behaves as chosen.
 
     `trainable=False` does not stop dropout, and up to Keras 3.15 a stored `training=False` does not stop it

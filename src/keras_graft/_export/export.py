@@ -18,6 +18,7 @@ import keras
 from .. import _keras
 from .._arguments import check_model, check_option
 from .._behaviour.untouched import left_as_it_was
+from .._keras import Model
 from .._onnx import missing
 from . import litert, onnx, saved_model
 from .comparison import Comparison, compare
@@ -58,7 +59,7 @@ class ExportReport:
 
 
 def export(
-    model: keras.Model,
+    model: Model,
     path: str | os.PathLike[str],
     *,
     format: Literal["tf_saved_model", "onnx", "litert"] = "tf_saved_model",

@@ -9,19 +9,19 @@ import contextlib
 import dataclasses
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import keras
 
 from .. import _keras
 from .._behaviour.table import Effect, behaviour, has_other_kernel, noise_arguments, noise_rates
 from .._engine.memory import is_remembered, rates_taken, remember
-from .._engine.policy import POLICIES, Policy
+from .._engine.policy import POLICIES
 from .._mode_lock import ModeLock
 
 __all__ = ["Change", "Dropout", "changes_of_noise", "noise_kept", "set_noise"]
 
-Choice: TypeAlias = Policy | float | None
+Choice: TypeAlias = Literal["keep", "off", "always"] | float | None
 
 Dropout: TypeAlias = Choice | Callable[[keras.Layer], Choice]
 

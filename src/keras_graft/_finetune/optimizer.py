@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 import keras
 
 from .. import _keras
+from .._keras import Schedule
 from .grouped_rates import GroupedRates
 
 __all__ = ["LearningRate", "check_compiled", "check_learning_rate", "optimizer_like"]
 
-LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]
+LearningRate: TypeAlias = float | Schedule | Callable[[], Any]
 
 
 def check_compiled(model: keras.Model) -> None:

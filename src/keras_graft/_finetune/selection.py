@@ -12,12 +12,13 @@ import keras
 
 from .. import _keras
 from .._arguments import hint_about
+from .._keras import Layer
 from .parts import Part
 
 __all__ = ["Layers", "chosen"]
 
 Layers: TypeAlias = (
-    str | int | keras.Layer | Callable[[keras.Layer], bool] | Sequence[str | int | Callable[[keras.Layer], bool]]
+    str | int | Layer | Callable[[keras.Layer], bool] | Sequence[str | int | Layer | Callable[[keras.Layer], bool]]
 )
 
 _SHOWN = 12

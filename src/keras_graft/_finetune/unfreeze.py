@@ -6,6 +6,7 @@ import keras
 
 from .. import _keras
 from .._arguments import check_model, check_option
+from .._keras import Model
 from .checks import check_can_train, checked_parts, warn_of_constraints, warn_of_files, warn_of_what_moves
 from .decay import LayerDecay, checked_decay, grouped
 from .dropout import Dropout, changes_of_noise, noise_kept, set_noise
@@ -18,7 +19,7 @@ __all__ = ["freeze", "unfreeze"]
 
 
 def unfreeze(
-    model: keras.Model,
+    model: Model,
     layers: Layers,
     *,
     learning_rate: LearningRate,
@@ -103,7 +104,7 @@ def unfreeze(
     return model
 
 
-def freeze(model: keras.Model) -> keras.Model:
+def freeze(model: Model) -> keras.Model:
     """Freezes the branches of a model again, all of them, and compiles it with a fresh optimizer.
 
     It takes `unfreeze` back: the head trains, and nothing else. What the branches learned meanwhile stays.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -30,6 +31,7 @@ from .._features.data import is_stream, part_of, rows_of_arrays
 from .._features.engines import check_engine, computer_of
 from .._features.in_folder import place_of
 from .._finetune.unfreezing import Unfreezing
+from .._keras import Callback, Model
 from .._losses.loss import check_endings
 from .._split.obstacles import ends_determinism
 from .._split.split import Split, make_cut
@@ -45,7 +47,7 @@ _DROPOUT = ("as composed", "off")
 
 
 def fit_head(  # noqa: PLR0913  the arguments of `fit`
-    model: keras.Model,
+    model: Model,
     x: Any = None,
     y: Any = None,
     *,
@@ -55,18 +57,18 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
     engine: Literal["tensorflow", "onnxruntime"] = "tensorflow",
     batch_size: int | None = None,
     epochs: int = 1,
-    verbose: Any = "auto",
-    callbacks: Any = None,
+    verbose: Literal["auto"] | int = "auto",
+    callbacks: Callback | Sequence[Callback] | None = None,
     validation_split: float = 0.0,
     validation_data: Any = None,
     shuffle: bool | Literal["batch"] | None = None,
-    class_weight: Any = None,
+    class_weight: Mapping[int, float] | None = None,
     sample_weight: Any = None,
     initial_epoch: int = 0,
     steps_per_epoch: int | None = None,
     validation_steps: int | None = None,
     validation_batch_size: int | None = None,
-    validation_freq: Any = 1,
+    validation_freq: int | list[int] = 1,
 ) -> keras.callbacks.History:
     """Trains a model as `model.fit` does, and computes its frozen part only once.
 
@@ -148,7 +150,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
     check_engine(engine)
     place = place_of(cache)
     _check_callbacks(callbacks)
-    check_class_weight(class_weight, sample_weight, len(model.outputs))
+    check_class_weight(class_weight, sample_weight, _number_of_outputs(model))
     check_share("validation_split", validation_split)
     validates = validation_data is not None or validation_split
     arguments = _with_integers(
@@ -192,6 +194,10 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         history = model.fit(**with_one_iterator(arguments, at_once))
     frozen.warn_if_changed(model)
     return history
+
+
+def _number_of_outputs(model: keras.Model) -> int:
+    return len(model.outputs)
 
 
 def _check(model: Any, dropout: Any, shuffle: Any) -> None:

@@ -14,11 +14,11 @@ from typing import Any, Literal, TypeAlias
 import keras
 
 from .. import _keras
-from .._keras import Tensor
+from .._keras import Layer, Tensor
 
 __all__ = ["Ending", "Head", "Stage", "ending_of", "is_units", "steps_back"]
 
-Stage: TypeAlias = int | keras.Layer | Sequence[keras.Layer] | Callable[[Any], Any]
+Stage: TypeAlias = int | Layer | Sequence[Layer] | Callable[[Any], Any]
 Head: TypeAlias = Stage | Mapping[str, Stage] | None
 
 Kind = Literal["real", "relu", "positive", "symmetric", "softmax", "sigmoid"]

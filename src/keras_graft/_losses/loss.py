@@ -6,14 +6,14 @@ It knows `keras.Model.compile` and the forms of a head, and nothing of branches 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
 
 import keras
 from typing_extensions import TypedDict
 
 from .._arguments import did_you_mean, hint_about
-from .._keras import Structure
+from .._keras import Optimizer, Structure
 from .ending import Ending, Head, ending_of, is_units
 
 __all__ = [
@@ -26,17 +26,24 @@ __all__ = [
 ]
 
 
+Losses: TypeAlias = (
+    str | Callable[..., Any] | list[Any] | tuple[Any, ...] | Mapping[str, Any] | None  # a `keras.losses.Loss` is called
+)
+
+Metrics: TypeAlias = list[Any] | tuple[Any, ...] | Mapping[str, Any] | None
+
+
 class CompileArgs(TypedDict, total=False):
     """The arguments of `keras.Model.compile`."""
 
-    optimizer: Any
-    loss: Any
-    loss_weights: Any
-    metrics: Any
-    weighted_metrics: Any
+    optimizer: str | Optimizer | Mapping[str, Any]
+    loss: Losses
+    loss_weights: float | list[Any] | tuple[Any, ...] | Mapping[str, Any] | None
+    metrics: Metrics
+    weighted_metrics: Metrics
     run_eagerly: bool
     steps_per_execution: int
-    jit_compile: Any
+    jit_compile: bool | Literal["auto"] | None
     auto_scale_loss: bool
 
 

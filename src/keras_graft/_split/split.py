@@ -16,6 +16,7 @@ from .. import _keras
 from .._arguments import check_model
 from .._behaviour import trace
 from .._behaviour.modes import Run, follow
+from .._keras import Model
 from .frontier import Frontier, obstacles_in
 from .obstacles import Obstacle, ends_determinism
 from .replay import Names, cut_features, cut_rest, emitter
@@ -70,7 +71,7 @@ class Split:
         return ahead / (ahead + behind) if ahead + behind else 0.0
 
 
-def split(model: keras.Model) -> Split:
+def split(model: Model) -> Split:
     """Cuts a model where it stops being frozen and deterministic.
 
     What lies before the frontier gives the same features in every epoch, so they can be computed once, and kept.
