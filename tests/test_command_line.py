@@ -1,4 +1,4 @@
-"""`python -m keras_graft audit`: what it prints, and its exit status."""
+"""`keras-graft audit`, or `python -m keras_graft audit`: what it prints, and its exit status."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 import zoo
 from keras import layers
 
+import keras_graft
 from keras_graft import freeze_and_merge
 from keras_graft.__main__ import main
 
@@ -81,6 +82,66 @@ def test_what_trains_in_a_frozen_part_fails(tmp_path: Path) -> None:
     spectral = zoo.sequential(keras.Input((6,)), layers.SpectralNormalization(layers.Dense(2)))
     spectral.trainable = False
     assert main(["audit", saved(spectral, tmp_path), "--fail-on-live"]) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What is answered at once, and what is shown meanwhile
+# ---------------------------------------------------------------------------------------------------------
+
+# As the console script, which need not be installed here.
+AS_SCRIPT = "import sys; sys.argv[0] = '/bin/keras-graft'; import keras_graft"
+STARTS = {"module": ["-m", "keras_graft"], "joined": ["-mkeras_graft"], "script": ["-c", AS_SCRIPT]}
+
+# With another backend whatever goes on to import Keras fails.
+NO_TENSORFLOW = {**os.environ, "KERAS_BACKEND": "jax"}
+
+
+def started(start: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *start, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=NO_TENSORFLOW)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_version_and_help_need_no_tensorflow(start: list[str]) -> None:
+    assert started(start, "--version").stdout == f"keras-graft {keras_graft.__version__}\n"
+    assert "--fail-on-live" in started(start, "audit", "--help").stdout
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_wrong_arguments_need_no_tensorflow(start: list[str]) -> None:
+    done = started(start, "audit", "model.keras", "--jsn")
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: unrecognized arguments: --jsn\n")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("start", [["-c", "import keras_graft"], ["-m", "other"]], ids=["code", "module"])
+def test_a_program_that_imports_the_package_keeps_its_arguments(
+    start: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "__init__.py").write_text("import keras_graft")  # while `-m` looks for what it runs
+    monkeypatch.setitem(NO_TENSORFLOW, "PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    done = started(start, "--version")
+    assert done.stdout == ""
+    assert "the backend of Keras is 'jax'" in done.stderr
+
+
+def test_a_terminal_shows_what_is_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(merged("off"), tmp_path)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["audit", path]) == 0
+    lines = capsys.readouterr().err.split("\r\x1b[K")
+    assert lines == ["", f"Loading {path} ...", f"Looking at {path} ...", ""]
+
+
+def test_nothing_is_shown_where_no_terminal_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", saved(merged("off"), tmp_path)]) == 0
+    assert capsys.readouterr().err == ""
 
 
 # ---------------------------------------------------------------------------------------------------------

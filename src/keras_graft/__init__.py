@@ -3,7 +3,8 @@
 Two things hold that plain Keras leaves to chance: frozen means frozen, and dropout does what you asked.
 """
 
-from . import _backend  # noqa: F401, isort: skip (a check, and it comes first)
+from . import _command_line  # noqa: F401, isort: skip (it answers `--help` before TensorFlow is imported)
+from . import _backend  # noqa: F401, isort: skip (a check, and it comes before the rest)
 from ._audit.audit import Audit, audit
 from ._behaviour.table import register_layer
 from ._check_layer import LayerReport, check_layer
@@ -17,6 +18,7 @@ from ._fit.fit_head import fit_head
 from ._mode_lock import ModeLock
 from ._sampling import Samples, predict_samples
 from ._split.split import Split, split
+from ._version import __version__ as __version__
 
 __all__ = [
     "Audit",
@@ -39,4 +41,3 @@ __all__ = [
     "unfreeze",
     "with_dropout",
 ]
-__version__ = "0.1.0"

@@ -1,11 +1,10 @@
-"""`python -m keras_graft audit model.keras`: an audit of a saved model.
+"""`keras-graft audit model.keras`, or `python -m keras_graft audit model.keras`: an audit of a saved model.
 
 Files are data to it: nothing in them is run.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import pathlib
 import sys
@@ -17,19 +16,14 @@ import numpy as np
 
 from . import Audit, _keras, audit
 from ._behaviour.table import Effect
-
-# Examples of the data that the model runs on.
-_EXAMPLES = 32
-
-_EPILOG = """exit status: 0; 1 if --fail-on-live finds something; 2 for a file or data that cannot be used.
-Layers of other packages are known if the file is loaded where they are registered: call `keras_graft.audit` there."""
+from ._command_line import EXAMPLES, parser, progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line, and returns its exit status."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
-        found = audit(_model(options.model), None if options.data is None else _data(options.data))
+        found = _found(options.model, options.data)
         if options.html:
             found.save_html(options.html)
     except Exception as error:  # whatever a file can bring about
@@ -39,28 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if options.fail_on_live and _offending(found) else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m keras_graft", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True, metavar="command")
-    command = commands.add_parser(
-        "audit",
-        help="say what a saved model does in fit and in predict, layer by layer, and why",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.add_argument("model", help="a model.keras file")
-    command.add_argument("--html", metavar="page.html", help="write a page that shows the model as a picture")
-    command.add_argument("--data", metavar="x.npy", help=f"run the model on the first {_EXAMPLES} of these examples")
-    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    command.add_argument(
-        "--fail-on-live",
-        action="store_true",
-        help="exit with 1 if a frozen part is live in fit, or trains or changes there; "
-        "for a model without frozen parts, if any dropout is live",
-    )
-    return parser
+def _found(path: str, path_of_data: str | None) -> Audit:
+    try:
+        progress(f"Loading {path} ...")
+        model = _model(path)
+        progress(f"Looking at {path} ...")
+        return audit(model, None if path_of_data is None else _data(path_of_data))
+    finally:
+        progress("")
 
 
 def _model(path: str) -> keras.Model:
@@ -75,7 +55,7 @@ def _data(path: str) -> Any:
     data = np.load(path, allow_pickle=False, mmap_mode="r")
     if not isinstance(data, np.ndarray):
         raise ValueError(f"'{path}' holds several arrays; a .npy file with one is needed")
-    return np.array(data[:_EXAMPLES])
+    return np.array(data[:EXAMPLES])
 
 
 def _offending(found: Audit) -> list[Any]:
