@@ -4,6 +4,7 @@
 # make test-all    the same with the slow tests
 # make lint        formatter, linter and type checker alone
 # make format      puts the code into its format
+# make dist        builds the sdist, and the wheel from it, into dist, and checks what a package index will show
 # make clean       removes the environments and everything built
 #
 # LANE=newest|oldest|nightly chooses the versions (.ci/constraints*.txt) and the environment (.venv-<lane>).
@@ -33,7 +34,7 @@ export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo check test test-all lint format clean setup
+.PHONY: demo check test test-all lint format dist clean setup
 
 demo: setup
 	$(PYTHON) docs/examples/quickstart.py
@@ -57,6 +58,11 @@ format: setup
 	$(PYTHON) -m ruff check --quiet --fix --exit-zero .
 	$(PYTHON) -m ruff format .
 
+dist: $(VENV)/.dist
+	rm -rf dist
+	$(PYTHON) -m build --no-isolation
+	$(PYTHON) -m twine check --strict dist/*
+
 clean:
 	rm -rf .venv-* build dist .mypy_cache .pytest_cache .ruff_cache
 	find src tests docs -name __pycache__ -prune -exec rm -rf {} +
@@ -65,6 +71,10 @@ setup: $(VENV)/.package
 
 $(VENV)/.dependencies: pyproject.toml $(CONSTRAINTS) .ci/setup
 	.ci/setup $(LANE) $(VENV) $(CONSTRAINTS)
+	touch $@
+
+$(VENV)/.dist: $(VENV)/.dependencies
+	$(PYTHON) -m pip install --quiet --no-compile --constraint $(CONSTRAINTS) build twine
 	touch $@
 
 # As a wheel, never from src: the tests see what a user gets.
