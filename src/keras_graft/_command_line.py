@@ -31,7 +31,8 @@ def _is_script() -> bool:
 
 def _is_module() -> bool:
     """Whether Python is about to run the package: `-m` stands for the program until it has found the module."""
-    return sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].removeprefix("-m") == __package__
+    sought = sys.orig_argv[-len(sys.argv) :][:1]  # what comes before the arguments
+    return sys.argv[:1] == ["-m"] and sought in ([__package__], [f"-m{__package__}"])
 
 
 PROGRAM = _SCRIPT if _is_script() else f"python -m {__package__}"
