@@ -42,9 +42,13 @@ demo: setup
 check: override PYTEST_ARGS += -m quick
 check: test
 
-test: setup $(if $(filter newest,$(LANE)),lint)
-	$(PYTHON) -m pytest -n $(WORKERS) --dist worksteal $(if $(filter newest,$(LANE)),,-m "not slow and not once") $(PYTEST_ARGS)
+# The cases of each test are shared between the other lanes, which see a half of them each.
+OF_LANE := $(if $(filter oldest,$(LANE)),--share 1/2)$(if $(filter nightly,$(LANE)),--share 2/2)
 
+test: setup $(if $(filter newest,$(LANE)),lint)
+	$(PYTHON) -m pytest -n $(WORKERS) --dist worksteal $(if $(OF_LANE),-m "not slow and not once" $(OF_LANE)) $(PYTEST_ARGS)
+
+test-all: override OF_LANE =
 test-all: override PYTEST_ARGS += -m ""
 test-all: test
 

@@ -23,6 +23,22 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_folder, "SHARD_BYTES", 600)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--share", default="1/1", help="of the cases of each test, run the second of three shares by 2/3")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the cases of other shares: those of tests that have at least one case for each."""
+    number, shares = map(int, config.getoption("--share").split("/"))
+    by_test: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    many = [cases for cases in by_test.values() if len(cases) >= shares]
+    others = {id(case) for cases in many for place, case in enumerate(cases) if place % shares != number - 1}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) in others])
+    items[:] = [item for item in items if id(item) not in others]
+
+
 def pytest_collection_finish() -> None:
     """Spares the collector what was imported: Keras calls it often, and would have it look at all of TensorFlow."""
     gc.collect()
