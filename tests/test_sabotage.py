@@ -297,7 +297,7 @@ def without_weights_in_the_fingerprint(patch: Patch) -> None:
 
 def without_any_check_of_the_model(patch: Patch) -> None:
     without_weights_in_the_fingerprint(patch)
-    patch.setattr(_features._OfFeatures, "check", lambda *_: None)
+    patch.setattr(_features.OfFeatures, "check", lambda *_: None)
 
 
 def without_data_in_the_fingerprint(patch: Patch) -> None:

@@ -12,6 +12,8 @@ from ._compose.branch import Branch
 from ._compose.freeze_and_merge import freeze_and_merge
 from ._engine.with_dropout import with_dropout
 from ._export.export import ExportReport, export
+from ._features.extractor import FeatureExtractor
+from ._features.on_ray import RayOptions
 from ._finetune.unfreeze import freeze, unfreeze
 from ._finetune.unfreezing import Unfreezing
 from ._fit.fit_head import fit_head
@@ -24,8 +26,10 @@ __all__ = [
     "Audit",
     "Branch",
     "ExportReport",
+    "FeatureExtractor",
     "LayerReport",
     "ModeLock",
+    "RayOptions",
     "Samples",
     "Split",
     "Unfreezing",

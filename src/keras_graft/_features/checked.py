@@ -17,8 +17,9 @@ from .._arguments import described
 from .._behaviour import trace
 from .._keras import Structure
 from .data import Source
+from .features import Features
 
-__all__ = ["checked", "checked_inputs"]
+__all__ = ["check_stored_labels", "checked", "checked_inputs"]
 
 
 def checked(source: Source, model: keras.Model, name: str) -> Source:
@@ -40,6 +41,18 @@ def checked(source: Source, model: keras.Model, name: str) -> Source:
             yield inputs, beside
 
     return dataclasses.replace(source, batches=batches)
+
+
+def check_stored_labels(features: Features, model: keras.Model, name: str) -> None:
+    """Raises where labels that came with the features of data are none of the classes of the model.
+
+    Raises:
+        ValueError: If some are out of range.
+    """
+    for _, read in features.shards:
+        _, beside = read()
+        if beside:
+            _check_labels(model, beside[0], f"the targets in {name}")
 
 
 def checked_inputs(source: Source, model: keras.Model, name: str) -> Source:

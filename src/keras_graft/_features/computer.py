@@ -39,6 +39,16 @@ class Computer(abc.ABC):
     model: keras.Model
 
     @property
+    def engine(self) -> str:
+        """What it computes with, as callers name it."""
+        return "tensorflow"
+
+    @property
+    def exact(self) -> bool:
+        """Whether its features are those of the model to the last bit."""
+        return not self.label
+
+    @property
     @abc.abstractmethod
     def label(self) -> str:
         """What tells its features from those of `predict`, which are equal to the last bit; empty where none does."""

@@ -21,6 +21,7 @@ __all__ = [
     "Source",
     "beside_inputs",
     "is_cast_by_fit",
+    "is_on_ray",
     "is_stream",
     "kept",
     "numbers",
@@ -79,7 +80,12 @@ def source_of(x: Any, y: Any, weights: Structure, *, steps: int | None, batch_si
 
 def is_stream(x: Any) -> bool:
     """Whether targets come with the batches of `x`: a dataset or a generator."""
-    return isinstance(x, (tf.data.Dataset, keras.utils.PyDataset)) or hasattr(x, "__next__")
+    return isinstance(x, (tf.data.Dataset, keras.utils.PyDataset)) or hasattr(x, "__next__") or is_on_ray(x)
+
+
+def is_on_ray(x: Any) -> bool:
+    """Whether data are a dataset of Ray."""
+    return type(x).__module__.startswith("ray.data")
 
 
 # -- arrays -----------------------------------------------------------------------------------------------

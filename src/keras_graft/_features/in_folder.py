@@ -33,11 +33,11 @@ from . import store
 from .alike import alike
 from .computer import Computer
 from .data import Source, numbers
-from .features import Common, Features, Progress, check_any, computed_for, features_in_memory, joined
+from .features import Common, Features, Progress, check_any, computed_for, joined
 from .fingerprint import Uncomparable, fingerprint_of_data, fingerprint_of_model
 from .store import FeatureStoreError
 
-__all__ = ["features_in_folder", "features_of", "place_of"]
+__all__ = ["Filled", "Filling", "column_at", "features_in_folder", "place_of"]
 
 # How many bytes of features, or of the data that they are computed from, make a shard; it may have twice as many.
 SHARD_BYTES = 64 * 2**20
@@ -56,26 +56,6 @@ def place_of(cache: Any) -> pathlib.Path | None:
     return None if isinstance(cache, str) and cache == "memory" else store.absolute(cache)
 
 
-def features_of(
-    computer: Computer, source: Source, progress: Progress, place: pathlib.Path | None, part: str
-) -> Features:
-    """Computes the features of all data, and keeps them in a place (see `place_of`).
-
-    Args:
-        computer: It computes the features of the part of a model before its frontier.
-        source: The data.
-        progress: Called with the number of batches that are done.
-        place: Where they are kept.
-        part: What the data are, such as `"train"`.
-
-    Raises:
-        FeatureStoreError: If the folder cannot be written.
-    """
-    if place is None:
-        return features_in_memory(computer, source, progress)
-    return features_in_folder(computer, source, progress, place, part)
-
-
 def features_in_folder(
     computer: Computer, source: Source, progress: Progress, folder: str | os.PathLike[str], part: str
 ) -> Features:
@@ -92,36 +72,103 @@ def features_in_folder(
     Raises:
         FeatureStoreError: If the folder cannot be written.
     """
-    place, common, sizes, done = store.absolute(folder), Common(), list[int](), 0
-    features = [_Filling(_OfFeatures.in_place(place, one)) for one in computer.parts]
-    beside = list[_Filling]()
-    structure: Structure = ()
+    filled = Filled.begin(computer, store.absolute(folder))
+    common, done = Common(), 0
     for x, targets in common.targets_of(source):
-        if not sizes and _present(targets):
-            structure = targets
-            beside.append(_Filling(_OfTargets.in_place(place, targets)))
-        sizes.append(_rows_of(x))
-        for filling in [*features, *beside]:
-            filling.take(x, targets)
-        if min(filling.done for filling in features) > done:
-            done = min(filling.done for filling in features)
+        filled.take(x, targets)
+        if filled.done > done:
+            done = filled.done
             progress(done)
-    for filling in [*features, *beside]:
-        filling.close()
-    check_any(sizes)
-    if len(sizes) > done:
-        progress(len(sizes))
-    if source.holds_targets and any(filling.has_another_order(part) for filling in features):
-        _warn_of_another_order(place, sum(sizes))
-    with store.explained(place):
-        for filling in [*features, *beside]:
-            store.write_note(filling.column.home / f"{part}.json", filling.listed())
-    keys = list(_keras.outputs_by_key(computer.model))
-    return Features(keys, list(_side_by_side(features, beside, keys, structure)), sizes)
+    filled.close()
+    if len(filled.sizes) > done:
+        progress(len(filled.sizes))
+    return filled.noted(part, warns=source.holds_targets)
+
+
+@dataclasses.dataclass
+class Filled:
+    """A folder that is being filled with the features of some data.
+
+    Attributes:
+        folder: The folder.
+        keys: The names of the features.
+        features: The columns of features.
+        beside: That of targets, once the first have come.
+        structure: That of the targets.
+        sizes: The sizes of the batches.
+    """
+
+    folder: pathlib.Path
+    keys: list[str]
+    features: list[Filling]
+    beside: list[Filling] = dataclasses.field(default_factory=list)
+    structure: Structure = ()
+    sizes: list[int] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def begin(cls, computer: Computer, folder: pathlib.Path) -> Filled:
+        """Begins to fill a folder with what a computer gives."""
+        columns = [OfFeatures.in_place(folder, one) for one in computer.parts]
+        return cls(folder, list(_keras.outputs_by_key(computer.model)), list(map(Filling, columns)))
+
+    @property
+    def columns(self) -> list[Filling]:
+        """All that is kept side by side."""
+        return [*self.features, *self.beside]
+
+    @property
+    def done(self) -> int:
+        """How many batches are in shards."""
+        return min(filling.done for filling in self.features)
+
+    def expect(self, targets: Structure) -> None:
+        """Says what targets are like that come with the batches."""
+        self.structure = targets
+        if _present(targets) and not self.beside:
+            self.beside.append(Filling(OfTargets.in_place(self.folder, targets)))
+
+    def take(self, x: Structure, targets: Structure) -> None:
+        """Takes another batch."""
+        if not self.sizes:
+            self.expect(targets)
+        self.sizes.append(_rows_of(x))
+        for filling in self.columns:
+            filling.take(x, targets)
+
+    def close(self) -> None:
+        """Makes shards of all batches that wait."""
+        for filling in self.columns:
+            filling.close()
+
+    def listed(self) -> dict[str, Any]:
+        """What it consists of, as JSON."""
+        return {"sizes": self.sizes, "columns": [filling.listed() for filling in self.columns]}
+
+    def extend(self, listed: dict[str, Any]) -> None:
+        """Takes over what another process filled with the next batches."""
+        self.sizes += listed["sizes"]
+        for filling, column in zip(self.columns, listed["columns"], strict=True):
+            filling.extend(column)
+
+    def noted(self, part: str, *, warns: bool) -> Features:
+        """The features, listed in the folder as some part of the data.
+
+        Args:
+            part: What the data are.
+            warns: Whether to warn where an earlier run had as many examples in another order.
+        """
+        check_any(self.sizes)
+        if warns and any(filling.has_another_order(part) for filling in self.features):
+            _warn_of_another_order(self.folder, sum(self.sizes))
+        with store.explained(self.folder):
+            for filling in self.columns:
+                store.write_note(filling.column.home / f"{part}.json", filling.listed())
+        shards = _side_by_side(self.features, self.beside, self.keys, self.structure)
+        return Features(self.keys, list(shards), self.sizes)
 
 
 def _side_by_side(
-    features: list[_Filling], beside: list[_Filling], keys: list[str], structure: Structure
+    features: list[Filling], beside: list[Filling], keys: list[str], structure: Structure
 ) -> Iterator[tuple[int, Callable[[], Any]]]:
     """Portions of the examples that lie in one shard of each column: how many, and what reads them.
 
@@ -152,7 +199,7 @@ def _side_by_side(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Column(abc.ABC):
+class Column(abc.ABC):
     """What is kept of all batches, in shards of its own.
 
     Attributes:
@@ -190,6 +237,11 @@ class _Column(abc.ABC):
     def files(self) -> list[str]:
         """The names of its files in a shard."""
 
+    def batches_in_shard(self, x: Structure, targets: Structure) -> int:
+        """How many batches like the first make a shard: a power of two, so that columns end where others do."""
+        share = SHARD_BYTES / max(1, self.bytes_of(self.of(x, targets)))
+        return int(2 ** max(0, math.ceil(math.log2(share))))
+
     def keep(self, batches: list[Structure]) -> tuple[pathlib.Path, bool]:
         """Sees that there is a shard of some batches, and gives its path, and whether it was there."""
         path = self.home / self.number(batches)
@@ -209,14 +261,14 @@ class _Column(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class _OfFeatures(_Column):
+class OfFeatures(Column):
     """Features, by what computes them."""
 
     computer: Computer
     common: Common = dataclasses.field(default_factory=Common)
 
     @classmethod
-    def in_place(cls, folder: pathlib.Path, computer: Computer) -> _OfFeatures:
+    def in_place(cls, folder: pathlib.Path, computer: Computer) -> OfFeatures:
         """The column of what a computer gives."""
         fingerprint = _number(fingerprint_of_model, computer.model)
         outputs = _keras.outputs_by_key(computer.model)
@@ -245,7 +297,7 @@ class _OfFeatures(_Column):
 
     def number(self, batches: list[Structure]) -> str:
         pairs = [(batch, ()) for batch in batches]
-        return _number(fingerprint_of_data, pairs, _names_of_inputs(self.computer.model))[:32]
+        return _number(fingerprint_of_data, pairs, _keras.names_of_inputs(self.computer.model))[:32]
 
     def arrays(self, batches: list[Structure]) -> list[np.ndarray]:
         pairs = [(batch, ()) for batch in batches]
@@ -270,11 +322,11 @@ _MORE_ROWS = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class _OfTargets(_Column):
+class OfTargets(Column):
     """Targets, and weights, that came with the batches."""
 
     @classmethod
-    def in_place(cls, folder: pathlib.Path, targets: Structure) -> _OfTargets:
+    def in_place(cls, folder: pathlib.Path, targets: Structure) -> OfTargets:
         """The column of targets like these."""
         home = _home(folder, "targets", "")
         column = cls(folder, home, [f"{number:06}" for number in range(len(_present(targets)))])
@@ -301,8 +353,13 @@ class _OfTargets(_Column):
         """Nothing: their number is that of their values."""
 
 
+def column_at(folder: pathlib.Path, home: pathlib.Path, names: list[str], computer: Computer | None) -> Column:
+    """A column whose home is there: of what a computer gives, or of targets."""
+    return OfTargets(folder, home, names) if computer is None else OfFeatures(folder, home, names, computer)
+
+
 @dataclasses.dataclass
-class _Filling:
+class Filling:
     """A column that is being filled, batch by batch.
 
     Attributes:
@@ -316,7 +373,7 @@ class _Filling:
         rows_in_shard: How many examples do, where batches are larger than the first.
     """
 
-    column: _Column
+    column: Column
     waiting: list[Structure] = dataclasses.field(default_factory=list)
     shards: list[pathlib.Path] = dataclasses.field(default_factory=list)
     ends: list[int] = dataclasses.field(default_factory=list)
@@ -325,11 +382,16 @@ class _Filling:
     batches_in_shard: int = 0
     rows_in_shard: int = 0
 
+    def size_by(self, x: Structure, targets: Structure) -> None:
+        """Says by the first batch how many make a shard."""
+        self.batches_in_shard = self.column.batches_in_shard(x, targets)
+
     def take(self, x: Structure, targets: Structure) -> None:
         """Takes another batch, and closes the shard that it fills."""
         batch = self.column.of(x, targets)
         if not self.batches_in_shard:
-            self.batches_in_shard = batches_in_shard(self.column.bytes_of(batch))
+            self.size_by(x, targets)
+        if not self.rows_in_shard:
             self.rows_in_shard = _AT_MOST * self.batches_in_shard * _rows_of(batch)
         self.waiting.append(batch)
         if len(self.waiting) == self.batches_in_shard or self._rows_waiting() >= self.rows_in_shard:
@@ -362,15 +424,17 @@ class _Filling:
         return not self.found and noted == self.ends[-1]
 
     def listed(self) -> dict[str, Any]:
-        """What it consists of, for people."""
+        """What it consists of, as JSON, for people too."""
         rows = [end - start for start, end in itertools.pairwise([0, *self.ends])]
         shards = [{"folder": path.name, "rows": count} for path, count in zip(self.shards, rows)]
-        return {"rows": self.ends[-1], "shards": shards}
+        return {"rows": self.ends[-1], "found": self.found, "shards": shards}
 
-
-def batches_in_shard(bytes_of_batch: int) -> int:
-    """How many batches make a shard: a power of two, so that the shards of one column end where those of others do."""
-    return int(2 ** max(0, math.ceil(math.log2(SHARD_BYTES / max(1, bytes_of_batch)))))
+    def extend(self, listed: dict[str, Any]) -> None:
+        """Takes over the shards of the next batches."""
+        self.found += listed["found"]
+        for shard in listed["shards"]:
+            self.shards.append(self.column.home / shard["folder"])
+            self.ends.append(shard["rows"] + (self.ends[-1] if self.ends else 0))
 
 
 def _warn_of_another_order(folder: pathlib.Path, rows: int) -> None:
@@ -397,12 +461,6 @@ def _home(folder: pathlib.Path, name: str, label: str) -> pathlib.Path:
 def _write_manifest(folder: pathlib.Path, home: pathlib.Path, content: dict[str, Any]) -> None:
     with store.explained(folder):
         store.write_note(home / "manifest.json", {"format": _FORMAT, "keras": keras.__version__, **content})
-
-
-def _names_of_inputs(model: keras.Model) -> list[str]:
-    """The names by which a model takes its inputs from a dict, in the order of its inputs."""
-    structure = _keras.input_structure(_keras.graph_of(model))
-    return sorted(structure) if isinstance(structure, dict) else [tensor.name for tensor in model.inputs]
 
 
 def _number(fingerprint: Callable[..., str], *arguments: Any) -> str:

@@ -48,8 +48,12 @@ class OnnxRuntimeComputer(Computer):
     functions: dict[str, Function] = dataclasses.field(default_factory=dict)
 
     @property
-    def label(self) -> str:
+    def engine(self) -> str:
         return "onnxruntime"
+
+    @property
+    def label(self) -> str:
+        return self.engine
 
     def like(self, model: keras.Model) -> Computer:
         return OnnxRuntimeComputer(model, self.place)

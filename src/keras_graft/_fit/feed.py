@@ -14,11 +14,12 @@ from typing import Any
 import keras
 
 from .. import _keras
-from .._features.checked import checked
+from .._features.checked import check_stored_labels, checked
 from .._features.computer import Computer
-from .._features.data import Source, is_cast_by_fit, source_of
+from .._features.data import Source, is_cast_by_fit, is_on_ray, source_of
 from .._features.features import Features
-from .._features.in_folder import features_of
+from .._features.on_ray import OnRay, RayOptions, source_on_ray
+from .._features.passes import features_of
 from .._features.store import FeatureStoreError
 from .batches import even, stored_batches
 from .in_place import in_place_of_inputs
@@ -34,6 +35,7 @@ class Feed:
     computer: Computer
     place: pathlib.Path | None
     verbose: Any
+    ray: RayOptions | None = None
     failures: list[FeatureStoreError] = dataclasses.field(default_factory=list)
 
     def training(
@@ -60,8 +62,20 @@ class Feed:
 
     def source(self, data: Any, steps: int | None, name: str) -> Source:
         """Data that fit the model, or an error."""
+        if is_on_ray(data[0]):
+            return self._source_on_ray(data, steps, name)
         fixed = self.computer.model.inputs[0].shape[0]
         source = source_of(*data, steps=steps, batch_size=fixed or _BATCH, name=name)
+        return checked(source, self.model, name)
+
+    def _source_on_ray(self, data: Any, steps: int | None, name: str) -> Source:
+        if steps is not None:
+            raise ValueError(
+                f"`{name}` is a dataset of Ray, and its end is that of an epoch. Take `dataset.limit(...)` of it. "
+                f"Received: {steps} steps"
+            )
+        x, y, weights = data
+        source = source_on_ray(x, y, weights, _keras.names_of_inputs(self.model), self.ray, name)
         return checked(source, self.model, name)
 
     def _features(self, source: Source, part: str) -> Features:
@@ -74,7 +88,10 @@ class Feed:
             if bar is not None:
                 bar.update(done, finalize=done == source.count)
 
-        return features_of(self.computer, source, progress, self.place, part)
+        features = features_of(self.computer, source, progress, self.place, part)
+        if isinstance(source, OnRay):  # of its targets, only the first came here
+            check_stored_labels(features, self.model, "x" if part == "train" else "validation_data")
+        return features
 
     def _fed(
         self,

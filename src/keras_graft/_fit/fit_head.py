@@ -27,9 +27,10 @@ from .._arguments import (
     integer,
 )
 from .._behaviour.findings import rows_by_layer
-from .._features.data import is_stream, part_of, rows_of_arrays
+from .._features.data import is_on_ray, is_stream, part_of, rows_of_arrays
 from .._features.engines import check_engine, computer_of
 from .._features.in_folder import place_of
+from .._features.on_ray import RayOptions
 from .._finetune.unfreezing import Unfreezing
 from .._keras import Callback, Model
 from .._losses.loss import check_endings
@@ -55,6 +56,7 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
     dropout: Literal["as composed", "off"] = "as composed",
     exact: bool = True,
     engine: Literal["tensorflow", "onnxruntime"] = "tensorflow",
+    ray: RayOptions | None = None,
     batch_size: int | None = None,
     epochs: int = 1,
     verbose: Literal["auto"] | int = "auto",
@@ -89,8 +91,11 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
     Args:
         model: A compiled functional `keras.Model`, from `freeze_and_merge` or any other. It is trained.
         x: Inputs: arrays or tensors of shape (examples, ...), alone, in a list or in a dict; or a `tf.data.Dataset`
-            of batches, a `keras.utils.PyDataset` or a generator of batches.
-        y: Targets, for arrays.
+            of batches, a `keras.utils.PyDataset` or a generator of batches; or a `ray.data.Dataset`, whose columns are
+            inputs by name (a single column is the one input): its workers compute the frozen part, into a folder that
+            all of them see.
+        y: Targets, for arrays. For a dataset of Ray the names of the columns that are targets, such as `"label"`, and
+            `sample_weight` likewise.
         cache: Where features are kept: `"memory"`, or the path of a folder (`~` is the home folder), for features
             larger than memory and for those that shall be used again. What a folder holds is used where the data and
             the frozen part are the same, bit for bit, and computed otherwise; a run that was killed goes on where it
@@ -104,12 +109,15 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
             is of no account then. It takes some seconds to prepare, which a folder spares the next run. The first batch
             is compared with that of TensorFlow. Where there is a doubt (strings, operations of others, open shapes)
             TensorFlow computes, and a warning says why. Needs `pip install "keras-graft[onnx]"`.
+        ray: How Ray computes the frozen part, for a dataset of Ray: `RayOptions`. Its `batch_size` is that of the steps
+            too.
         batch_size: Examples per step, 32 if None; for arrays.
         epochs: The epoch to stop at.
         verbose: `"auto"`, 0, 1 or 2, as in `fit`.
         callbacks: Callbacks of Keras.
         validation_split: The share of arrays, from their end, to validate on.
-        validation_data: `(x, y)`, `(x, y, weights)` or a dataset to validate on.
+        validation_data: `(x, y)`, `(x, y, weights)` or a dataset to validate on. A dataset of Ray alone has its targets
+            in the columns of `y`.
         shuffle: Whether examples are shuffled before each epoch. By default those of arrays are, as in `fit`, and
             those of a dataset come in the order of its first pass. With a folder they are shuffled within large
             portions, which come in random order. `"batch"` shuffles arrays within each batch alone, as in `fit`, and
@@ -184,7 +192,9 @@ def fit_head(  # noqa: PLR0913  the arguments of `fit`
         )
     _warn_of_other_passes(x, arguments, shuffle)
     _warn_of_ending(model)
-    feed = Feed(model, computer_of(found.features, engine, exact, place), place, verbose)
+    feed = Feed(model, computer_of(found.features, engine, exact, place), place, verbose, ray)
+    if is_on_ray(validation_data):
+        validation_data = (validation_data, y, sample_weight)
     train, validation = _split_off((x, y, sample_weight), validation_split, validation_data)
     arguments = _with_features(feed, train, validation, shuffle, arguments)
     frozen = Frozen.of(found.features)

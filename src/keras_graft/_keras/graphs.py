@@ -28,6 +28,7 @@ __all__ = [
     "inbound_nodes",
     "input_structure",
     "names_behind",
+    "names_of_inputs",
     "new_input",
     "new_inputs",
     "nodes",
@@ -96,6 +97,12 @@ def outputs_by_key(model: keras.Model) -> dict[str, Any]:
 def one_or_by_key(tensors: dict[str, Any]) -> Any:
     """One tensor as it is, and several in their dict: the inverse of `outputs_by_key`."""
     return next(iter(tensors.values())) if len(tensors) == 1 else tensors
+
+
+def names_of_inputs(model: keras.Model) -> list[str]:
+    """The names by which a graph model takes its inputs from a dict, in the order of its inputs."""
+    structure = input_structure(graph_of(model))
+    return sorted(structure) if isinstance(structure, dict) else [tensor.name for tensor in model.inputs]
 
 
 def parts_without_common_weights(model: keras.Model) -> list[keras.Model]:

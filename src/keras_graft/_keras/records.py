@@ -27,6 +27,7 @@ __all__ = [
     "forget_calls",
     "forget_with",
     "nothing_left_behind",
+    "put_on_record",
     "record_calls",
     "surgery",
     "unrecorded",
@@ -121,6 +122,12 @@ def record_calls(model: keras.Model) -> list[Any]:
                 make_node_key(node.operation, node.operation._inbound_nodes.index(node)) for node in nodes(graph)
             }
     return missing
+
+
+def put_on_record(model: keras.Model) -> None:
+    """Puts all calls in a model on the records of its layers, for as long as it lives: so that Keras can save it."""
+    graphs = [part for part in walk(model) if graph_of(part) is not None]
+    forget_with(model, [call for graph in graphs for call in record_calls(graph)])
 
 
 def forget_with(model: keras.Model, calls: list[Any]) -> None:

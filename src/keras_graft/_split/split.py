@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Literal
 
 import keras
 
@@ -16,6 +17,7 @@ from .. import _keras
 from .._arguments import check_model
 from .._behaviour import trace
 from .._behaviour.modes import Run, follow
+from .._features.extractor import FeatureExtractor
 from .._keras import Model
 from .frontier import Frontier, obstacles_in
 from .obstacles import Obstacle, ends_determinism
@@ -53,6 +55,20 @@ class Split:
     rest: keras.Model
     in_the_way: Mapping[str, str]
     empty: bool = False
+
+    def extractor(
+        self, *, engine: Literal["tensorflow", "onnxruntime"] = "tensorflow", batch_size: int = 32
+    ) -> FeatureExtractor:
+        """What computes the features of columns of numpy arrays, and can be sent to other processes.
+
+        Args:
+            engine: What it computes them with, as in `fit_head`.
+            batch_size: How many examples it computes at once.
+
+        Raises:
+            ImportError: If the packages of `engine` are not installed.
+        """
+        return FeatureExtractor(self.features, engine=engine, batch_size=batch_size)
 
     @functools.cached_property
     def bytes_per_example(self) -> int | None:
@@ -121,8 +137,7 @@ def split(model: Model) -> Split:
         )
     found = make_cut(model, ends_determinism(model))
     for made in (found.features, found.rest):
-        graphs = [part for part in _keras.walk(made) if _keras.graph_of(part) is not None]
-        _keras.forget_with(made, [call for graph in graphs for call in _keras.record_calls(graph)])
+        _keras.put_on_record(made)
     return found
 
 

@@ -1,0 +1,74 @@
+"""Workers of Ray fill the folder that one machine would fill: the same shards, once, whoever dies."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import on_ray
+import pytest
+
+from keras_graft import RayOptions, fit_head
+from keras_graft._features.on_ray import OnRay, source_on_ray
+
+pytestmark = pytest.mark.once
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+
+class Columns:
+    """What is asked of a dataset of Ray before it is read."""
+
+    __module__ = "ray.data.dataset"
+
+    def __init__(self, *names: str) -> None:
+        self.names = list(names)
+
+    def columns(self) -> list[str]:
+        return self.names
+
+
+@pytest.mark.quick
+def test_columns_are_inputs_by_name_and_a_single_one_is_the_one_input() -> None:
+    source: OnRay = source_on_ray(Columns("jpeg", "label"), "label", None, ["image"], None, "x")
+    assert source.columns == ("jpeg",)
+    source = source_on_ray(Columns("a", "label", "b", "c", "w"), {"out": "label"}, "w", ["b", "a"], None, "x")
+    assert source.columns == ("b", "a")
+    block = {name: np.arange(3.0) + place for place, name in enumerate(source.dataset.names)}
+    inputs, (targets, weights) = source.batch_of(block)
+    np.testing.assert_equal(inputs, {"b": block["b"], "a": block["a"]})
+    np.testing.assert_equal(targets, {"out": block["label"]})
+    np.testing.assert_equal(weights, block["w"])
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        ("labels", ValueError, r"`x` has no columns \['labels'\].*Received the columns \['image', 'label'\]"),
+        (np.zeros(3), TypeError, 'names of columns, as in y="label"'),
+    ],
+)
+def test_columns_that_are_not_there_are_refused(y: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        fit_head(on_ray.model(), Columns("image", "label"), y, cache="somewhere", verbose=0)
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(ValueError, match="`num_cpus`"):
+        RayOptions(num_cpus=0)
+    with pytest.raises(ValueError, match=r"Take `dataset\.limit"):
+        fit_head(on_ray.model(), Columns("image", "label"), "label", cache="somewhere", steps_per_epoch=3, verbose=0)
+
+
+@needs_ray
+def test_workers_fill_what_one_machine_finds_and_a_killed_one_loses_nothing() -> None:
+    found = on_ray.in_a_new_process()
+    blocks = -(-on_ray.EXAMPLES // 32)
+    assert found["shards"] > blocks / 2
+    assert found["more shards"] == 0
+    assert found["one machine"]["computed"] == 0
+    for run in ("second", "one machine", "with a killed worker"):
+        np.testing.assert_allclose(found[run]["loss"], found["first"]["loss"], rtol=1e-5)
+    assert len(found["first"]["val_loss"]) == 2
+    assert found["killed"] == 1
+    assert found["shards after that"] == found["shards"]
