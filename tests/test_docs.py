@@ -3,10 +3,12 @@
 import doctest
 import inspect
 import re
+import runpy
 from pathlib import Path
 
 import keras
 import pytest
+import test_sabotage
 from sklearn.datasets import load_digits
 
 import keras_graft
@@ -14,6 +16,7 @@ import keras_graft
 pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parent.parent
+FACTS = ROOT / "docs" / "examples" / "keras_facts.py"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # A fenced block, with the comment that opts it out, where one stands right before it.
@@ -93,4 +96,33 @@ def test_the_public_name_is_documented(name):
             assert "\nArgs:\n" in docstring or "\nAttributes:\n" in docstring
         if not inspect.isclass(value) and signature.return_annotation not in (None, "None"):
             assert "\nReturns:\n" in docstring
-    assert f"`{name}" in (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert f"[`{name}`](" in (ROOT / "docs" / "api" / "index.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_files_and_tests_that_the_page_names_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    files = set(re.findall(r"\b(?:tests|docs|src)/[\w/.-]+\.\w+", text))
+    assert not [file for file in files if not (ROOT / file).exists()]
+    defined = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert not [name for name in named if f"def {name}(" not in defined]
+
+
+def test_the_page_of_the_guarantees_names_every_sabotage():
+    text = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    assert not [name for name in test_sabotage.SABOTAGES if f"`{name}`" not in text]
+
+
+def facts_on_the_page(version):
+    """What the table of what Keras does says for `version`."""
+    text = (ROOT / "docs" / "keras.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    (_, *columns), *facts = rows
+    (at,) = [at for at, versions in enumerate(columns) if version in versions.split(", ")]
+    return {said: answers[at] for said, *answers in facts}
+
+
+def test_what_keras_really_does_is_what_the_installed_keras_does():
+    measured = {said: measure() for said, measure in runpy.run_path(FACTS)["FACTS"].items()}
+    assert facts_on_the_page(keras.__version__) == measured

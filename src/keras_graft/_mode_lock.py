@@ -53,7 +53,8 @@ class ModeLock(keras.layers.Layer):
     variable; what is open is kept in the config, and flags that a saved file lost are set again on
     loading. Activity losses of the inner layer, constants while all of it is frozen, are dropped then. A lock takes
     the call arguments, masks and dtypes of its inner layer. Modes that are stored in graphs below it
-    (`layer(x, training=True)`), which Keras obeys from 3.16 on, do not count against its own.
+    (`layer(x, training=True)`), which Keras obeys from 3.16 on, do not count against its own. Called on
+    tensors, it returns what its inner layer returns for them.
 
     Args:
         layer: The `keras.Layer` or model to lock. It is held, not copied: its variables are frozen from
@@ -65,9 +66,6 @@ class ModeLock(keras.layers.Layer):
     Attributes:
         opened: The variables of `layer` that train, by the attributes that lead to them, as in
             `"query_dense.kernel"`. Empty while all of it is frozen.
-
-    Returns:
-        Called on tensors, what `layer` returns for them.
 
     Raises:
         ValueError: If `layer` is not a Keras layer or `training` is none of `True`, `False`, `None`.

@@ -22,19 +22,25 @@ __all__ = ["Branch", "Models", "name_branches"]
 class Branch:
     """One base model, with options of its own, for `freeze_and_merge`.
 
+    The submodel that `get_layer` gives for the branch holds its preprocessing and its pooling, and not its
+    projection, which trains. Nothing is checked until `freeze_and_merge` gets the branch.
+
     Args:
         model: The base model, a built `keras.Model`.
-        name: Name of the branch, and of the frozen submodel in the merged model.
+        name: Name of the branch, and of the frozen submodel in the merged model, without `/`. Defaults to the
+            key in the mapping, or to the name of the model.
         dropout: Dropout policy of this branch. Defaults to that of the call.
         augmentation: `"keep"` or `"off"`, for the image augmentation of this branch. Defaults to that of
             the call.
         output: Where the base model ends, to cut off an old head: the name of a layer (`"avg_pool"`), the
             path of a nested one (`"encoder/avg_pool"`), the key of an output, an index into `model.layers`
             (`-2`), or a callable that gets the model and returns a symbolic tensor of it. Defaults to the
-            model's own output.
+            model's own output. A layer that is called several times needs a callable. A model with a `call`
+            of its own cannot be cut; a subclass of Functional without one stays whole, under its own class,
+            where `output` is one of its outputs, and is rebuilt layer by layer where it is cut inside.
         pooling: What makes a vector of features of a higher rank: `"avg"` or `"max"` (global pooling),
-            `"flatten"`, a layer, or a callable from tensor to tensor. It is copied and frozen with the base, so
-            it must not make new weights.
+            `"flatten"`, a layer, or a callable from tensor to tensor. The words follow the data format of
+            the base. It is copied and frozen with the base, so it must not make new weights.
         preprocess: What stands before the base model: a layer, a list of layers, a model, or a callable
             from tensor to tensor. It is copied and frozen with the base, and the dropout policy holds for
             it too.

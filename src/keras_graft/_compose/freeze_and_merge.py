@@ -46,7 +46,8 @@ def freeze_and_merge(
 
     Args:
         models: The base models, each a built `keras.Model` or a `Branch`: a sequence, or a mapping from
-            branch names to them. One is enough.
+            branch names to them. One is enough. The same model twice is two branches. Equal names of
+            models get `_1`, `_2`, as in Keras; equal names that you wrote are an error.
         head: What trains on the merged features, of shape (batch, features): an int (that many units,
             linear: logits), a layer, a list of layers, a model, a callable from tensor to tensor, a mapping
             from output names to any of these, or `None` for an ensemble with nothing to train. Layers must
@@ -54,22 +55,27 @@ def freeze_and_merge(
         dropout: What becomes of the dropout of the base models. One of `"keep"` (it drops in `fit`),
             `"off"` (it never drops), `"remove"` (its layers are gone) and `"always"` (it drops in `predict`
             too: Monte Carlo dropout); or a callable that gets each noise layer of the base models and
-            returns one of them. It is about all regularising noise: see `with_dropout`.
+            returns one of them; layers inside one wrapper must agree, and `"keep"` does not go with
+            `"always"` there. It is about all regularising noise: see `with_dropout`.
         augmentation: `"keep"` or `"off"`: whether image augmentation inside a base model augments in `fit`.
         inputs: `"shared"` (one input feeds every branch; the models must take the same), `"separate"` (one
-            input, or set of inputs, for each branch, named after it: `"<branch>_input"`), or `keras.Input`
-            tensors of your own, which every branch gets.
+            input, or set of inputs, for each branch, named after it: `"<branch>_input"`, or
+            `"<branch>_<input>"` where it has several), or `keras.Input` tensors of your own, which every
+            branch gets, and adapts in its `preprocess`. Several in a list go by their names where these are
+            the same, and else by their places.
         merge: How the features of the branches become one tensor: `"concat"`, `"add"`, `"average"`,
             `"multiply"`, `"maximum"`, `"stack"` (a new axis 1), `"weighted"` (a learned scalar per branch),
             `"attention"` (a learned softmax over branches, per example), a layer, or a callable from a list
             of tensors to a tensor. What a merge learns counts as head.
         copy: `True` leaves the base models untouched. `False` saves the memory of a second copy: the
             branches hold the original variables, so **the originals are frozen too**, and their layers
-            must not stand in two branches.
+            must not stand in two branches. An original that is compiled goes on training in the step that
+            Keras made then, until it is compiled again.
         name: Name of the merged model.
-        **compile_args: The arguments of `keras.Model.compile`. `loss` must be given unless `head` is
-            `None`. For a mapping as `head`, lists (of losses, weights, metrics) go by its order, and a
-            `loss` must name every output.
+        **compile_args: The arguments of `keras.Model.compile`: `optimizer` (`"rmsprop"` as in Keras), `loss`,
+            `loss_weights`, `metrics`, `weighted_metrics`, `run_eagerly`, `steps_per_execution`,
+            `jit_compile`, `auto_scale_loss`. `loss` must be given unless `head` is `None`. For a mapping as
+            `head`, lists (of losses, weights, metrics) go by its order, and a `loss` must name every output.
 
     Returns:
         A compiled `keras.Model`. `model.get_layer("<branch>")` is a branch, a frozen submodel. For a

@@ -25,7 +25,8 @@ def with_dropout(model: Model, policy: DropoutPolicy) -> keras.Model:
     `trainable=False` does not stop dropout, and up to Keras 3.15 a stored `training=False` does not stop it
     in `fit` either. This sets it for good, for all regularising noise: Dropout and its relatives, Gaussian
     noise, the dropout of recurrent and attention layers, in nested models and wrappers too. Nothing is
-    frozen or unfrozen, and `model` is not changed.
+    frozen or unfrozen, and `model` is not changed. A `ModeLock` in it is opened, and its layer decided about
+    anew; with `"keep"` it stays as it is.
 
     Args:
         model: A built `keras.Model`.
@@ -41,8 +42,11 @@ def with_dropout(model: Model, policy: DropoutPolicy) -> keras.Model:
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If `model` is not built, `policy` is none of the above or cannot be kept, or a layer that
-            has to be locked has trainable weights: a locked layer is frozen.
+        ValueError: If `model` is not built, has a `__call__` that does more than its graph, `policy` is none of
+            the above or cannot be kept, or a layer that has to be locked has trainable weights, or moves its
+            own statistics: a locked layer is frozen. That is the case for `"always"` on recurrent, attention
+            and custom layers that drop, and for `"off"` on custom layers that no dropout argument silences.
+            Freeze the layer first, or choose another policy for it with a callable.
 
     Example:
 

@@ -73,16 +73,20 @@ def export(
 
     Dropout that is live in inference mode (`dropout="always"`) drops in the file too, with other masks in each process.
 
+    Inputs are named after those of the model, outputs after the keys of a dict, or the layers that they come from.
+    Whatever is no letter, digit or `_` becomes `_`.
+
     Args:
         model: A functional or sequential `keras.Model`, compiled or not. It is not changed.
         path: A folder for a SavedModel; a file that ends in `.onnx` or `.tflite` for the others. What was exported
-            there before is replaced.
+            there before is replaced, once the new file is proved; a folder that holds anything else is not. Of a
+            link, what it leads to is replaced.
         format: `"tf_saved_model"` (default), with the endpoint `serve` as `keras.Model.export` writes it; `"onnx"`, for
             ONNX Runtime, which needs `pip install keras-graft[onnx]`; or `"litert"`, for LiteRT without operations of
             TensorFlow, which needs `pip install keras-graft[litert]`.
         input_signature: Shapes of the inputs, where they shall be narrower than those of the model: a structure of
-            `keras.InputSpec`. LiteRT runs recurrent layers with a fixed number of examples alone, such as
-            `[keras.InputSpec(shape=(1, 20, 8))]`.
+            `keras.InputSpec`, in the order of the inputs, or a dict by their names. LiteRT runs recurrent layers with a
+            fixed number of examples alone, such as `[keras.InputSpec(shape=(1, 20, 8))]`.
 
     Returns:
         An `ExportReport`.

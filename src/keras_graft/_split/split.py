@@ -32,7 +32,8 @@ class Split:
 
     Attributes:
         features: The largest part that computes the same in every epoch: it takes the inputs of the model, and gives
-            one tensor, or a dict of tensors where several cross the frontier.
+            one tensor, or a dict of tensors where several cross the frontier: they are named after their layers,
+            numbered where two would have one name, and masks are `"<name>.mask"`.
         rest: All that is behind: it takes what `features` gives, and gives the outputs of the model. It shares its
             layers with the model, so training it trains the model.
         in_the_way: The layers that end the frozen part, by their paths in the model, each with the reason.
