@@ -2,6 +2,7 @@
 # make check       formatter, linter, type checker, the examples of docstrings and a quick test of each room
 # make test        formatter, linter, type checker and the fast tests
 # make test-all    the same with the slow tests
+# make docs        builds the site of the documentation into build/site
 # make lint        formatter, linter and type checker alone
 # make format      puts the code into its format
 # make dist        builds the sdist, and the wheel from it, into dist, and checks what a package index will show
@@ -30,11 +31,12 @@ SHELL := /bin/bash
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export KERAS_BACKEND := tensorflow
+export NO_MKDOCS_2_WARNING := 1
 export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: demo check test test-all lint format dist clean setup
+.PHONY: demo check test test-all docs lint format dist clean setup
 
 demo: setup
 	$(PYTHON) docs/examples/quickstart.py
@@ -51,6 +53,10 @@ test: setup $(if $(filter newest,$(LANE)),lint)
 test-all: override OF_LANE =
 test-all: override PYTEST_ARGS += -m ""
 test-all: test
+
+docs: $(VENV)/.dependencies
+	$(PYTHON) -m mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
+	@echo "The site is in build/site: $(PYTHON) -m http.server --directory build/site"
 
 # The checks are those of one lane: they read the source, not what is installed beside it.
 lint: setup
