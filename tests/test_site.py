@@ -21,9 +21,15 @@ from test_browser import BROWSER, DRIVER, NARROW, WIDE, browser, wait_for  # noq
 import keras_graft
 
 pytest.importorskip("mkdocs")
+pytest.importorskip("selenium")
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
 pytestmark = pytest.mark.once
 
 CONFIG = Path(__file__).parent.parent / "docs" / "site" / "mkdocs.yml"
+AXE = CONFIG.parents[2] / "build" / "node_modules" / "axe-core" / "axe.min.js"
+MAIN_PAGES = ["index", "start", "guide/compose", "api/freeze_and_merge", "keras"]
 # What a page loads by itself, and not when a reader follows a link.
 LOADED = {"link": "href", "script": "src", "img": "src", "source": "src", "iframe": "src"}
 
@@ -143,16 +149,52 @@ def test_the_scheme_is_that_of_the_system(browser: Any, address: str) -> None:  
 
 @needs_a_browser
 def test_the_keyboard_skips_to_the_content_and_searches(browser: Any, address: str) -> None:  # noqa: F811
-    from selenium.webdriver.common.by import By  # noqa: PLC0415  where there is a browser, it is there
-    from selenium.webdriver.common.keys import Keys  # noqa: PLC0415
-
     page = opened(browser, f"{address}/index.html")
     page.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
-    assert page.switch_to.active_element.get_attribute("class").startswith("md-skip")
+    assert page.switch_to.active_element.get_attribute("textContent").strip() == "Skip to content"
     page.find_element(By.TAG_NAME, "body").send_keys("/")
-    wait_for(lambda: page.switch_to.active_element.get_attribute("class") == "md-search__input")
+    wait_for(lambda: page.switch_to.active_element.get_attribute("class").startswith("md-search__input"))
     page.switch_to.active_element.send_keys("gradual unfreezing")
-    wait_for(lambda: page.find_elements(By.CSS_SELECTOR, ".md-search-result__link"))
-    found = [link.get_attribute("href") for link in page.find_elements(By.CSS_SELECTOR, ".md-search-result__link")]
+    results = ".md-search-result__link"
+    wait_for(lambda: page.find_elements(By.CSS_SELECTOR, results))
+    found = [link.get_attribute("href") for link in page.find_elements(By.CSS_SELECTOR, results)]
     assert any("Unfreezing.html" in link for link in found)
     assert page.get_log("browser") == []
+
+
+@needs_a_browser
+def test_the_keyboard_opens_the_menu_of_a_narrow_screen(browser: Any, address: str) -> None:  # noqa: F811
+    page = opened(browser, f"{address}/guide/compose.html", NARROW)
+    home = page.find_element(By.CSS_SELECTOR, ".md-nav--primary .md-nav__link")
+    assert not home.is_displayed()
+    page.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
+    page.switch_to.active_element.send_keys(Keys.TAB)
+    assert page.switch_to.active_element.get_attribute("aria-label") == "Menu"
+    page.switch_to.active_element.send_keys(Keys.ENTER)
+    wait_for(home.is_displayed)
+
+
+@needs_a_browser
+def test_what_scrolls_sideways_can_be_scrolled_by_the_keyboard(browser: Any, address: str) -> None:  # noqa: F811
+    page = opened(browser, f"{address}/guide/ship.html", NARROW)
+    wait_for(lambda: page.execute_script(SCROLLING))
+    assert all(page.execute_script(SCROLLING))
+
+
+# Whether each part of the page that is wider inside than outside takes the focus.
+SCROLLING = """
+return [...document.querySelectorAll("pre > code, .md-typeset__scrollwrap")]
+  .filter(part => part.scrollWidth > part.clientWidth).map(part => part.tabIndex == 0);
+"""
+
+
+@needs_a_browser
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed: .ci/install-axe")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize("path", MAIN_PAGES)
+def test_axe_finds_no_serious_fault(browser: Any, address: str, path: str, size: Any, scheme: str) -> None:  # noqa: F811
+    page = opened(browser, f"{address}/{path}.html", size, scheme)
+    page.execute_script(AXE.read_text(encoding="utf-8"))
+    faults = page.execute_async_script("axe.run(document).then(found => arguments[0](found.violations))")
+    assert [(fault["id"], fault["help"]) for fault in faults if fault["impact"] in ("serious", "critical")] == []

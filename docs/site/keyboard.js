@@ -1,6 +1,13 @@
-// What scrolls sideways can be scrolled by the keyboard, and what the search is called is said to who cannot see it.
+// What scrolls sideways can be scrolled by the keyboard, the menu of a narrow screen can be reached by it, and what search and
+// menu are called is said to who cannot see them.
 document$.subscribe(() => {
   document.querySelector(".md-search").setAttribute("aria-label", "Search");
+
+  const menu = document.querySelector(".md-header label[for=__drawer]");
+  menu.setAttribute("aria-label", "Menu");
+  menu.setAttribute("role", "button");
+  menu.tabIndex = 0;
+
   const mark = () => {
     for (const part of document.querySelectorAll("pre > code, .md-typeset__scrollwrap, .md-typeset__table")) {
       if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;
