@@ -66,6 +66,7 @@ class ModeLock(keras.layers.Layer):
     Attributes:
         opened: The variables of `layer` that train, by the attributes that lead to them, as in
             `"query_dense.kernel"`. Empty while all of it is frozen.
+        trainable: Whether something in the lock trains. Setting it to `False` closes the lock.
 
     Raises:
         ValueError: If `layer` is not a Keras layer or `training` is none of `True`, `False`, `None`.

@@ -60,9 +60,9 @@ def freeze_and_merge(
         augmentation: `"keep"` or `"off"`: whether image augmentation inside a base model augments in `fit`.
         inputs: `"shared"` (one input feeds every branch; the models must take the same), `"separate"` (one
             input, or set of inputs, for each branch, named after it: `"<branch>_input"`, or
-            `"<branch>_<input>"` where it has several), or `keras.Input` tensors of your own, which every
-            branch gets, and adapts in its `preprocess`. Several in a list go by their names where these are
-            the same, and else by their places.
+            `"<branch>_<input>"` where it has several, numbered where that name is taken), or `keras.Input`
+            tensors of your own, which every branch gets, and adapts in its `preprocess`. Several in a list
+            go by their names where these are the same, and else by their places.
         merge: How the features of the branches become one tensor: `"concat"`, `"add"`, `"average"`,
             `"multiply"`, `"maximum"`, `"stack"` (a new axis 1), `"weighted"` (a learned scalar per branch),
             `"attention"` (a learned softmax over branches, per example), a layer, or a callable from a list

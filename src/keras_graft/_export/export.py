@@ -85,8 +85,8 @@ def export(
             ONNX Runtime, which needs `pip install keras-graft[onnx]`; or `"litert"`, for LiteRT without operations of
             TensorFlow, which needs `pip install keras-graft[litert]`.
         input_signature: Shapes of the inputs, where they shall be narrower than those of the model: a structure of
-            `keras.InputSpec`, in the order of the inputs, or a dict by their names. LiteRT runs recurrent layers with a
-            fixed number of examples alone, such as `[keras.InputSpec(shape=(1, 20, 8))]`.
+            `keras.InputSpec`, in the order of the inputs, or a dict by their names. Other sizes stay open. LiteRT runs
+            recurrent layers with a fixed number of examples alone, such as `[keras.InputSpec(shape=(1, 20, 8))]`.
 
     Returns:
         An `ExportReport`.
