@@ -84,6 +84,17 @@ def test_every_public_name_has_a_page_of_its_own(pages: dict[str, Page]) -> None
     assert all(len(shown) == 1 and path.startswith("api/") for path, shown in found.items()), found
 
 
+def test_examples_in_docstrings_are_blocks_of_code(site: Path) -> None:
+    prompt, quote = '<code><span class="gp">&gt;&gt;&gt; </span>', "<blockquote>"
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html")}
+    del texts["index"]
+    assert not [name for name, text in texts.items() if prompt not in text or quote in text]
+
+
+def test_a_public_name_in_a_docstring_is_a_link(pages: dict[str, Page]) -> None:
+    assert "split.html#keras_graft.split" in pages["api/fit_head.html"].links
+
+
 def test_nothing_comes_from_the_network(site: Path, pages: dict[str, Page]) -> None:
     loaded = {address for page in pages.values() for address in page.loaded}
     assert not [address for address in loaded if urlsplit(address).netloc]
