@@ -152,6 +152,13 @@ def test_no_page_is_wider_than_the_window(browser: Any, address: str, pages: dic
 
 
 @needs_a_browser
+def test_a_browser_asks_no_other_server(browser: Any, address: str) -> None:  # noqa: F811
+    page = opened(browser, f"{address}/index.html")
+    asked = page.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert asked and all(name.startswith(address) for name in asked)
+
+
+@needs_a_browser
 def test_the_scheme_is_that_of_the_system(browser: Any, address: str) -> None:  # noqa: F811
     scheme = "return document.body.getAttribute('data-md-color-scheme')"
     seen = [opened(browser, address, scheme=system).execute_script(scheme) for system in ("light", "dark")]
@@ -180,7 +187,7 @@ def test_the_keyboard_opens_the_menu_of_a_narrow_screen(browser: Any, address: s
     assert not home.is_displayed()
     page.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
     page.switch_to.active_element.send_keys(Keys.TAB)
-    assert page.switch_to.active_element.get_attribute("aria-label") == "Menu"
+    assert page.switch_to.active_element.get_attribute("title") == "Menu"
     page.switch_to.active_element.send_keys(Keys.ENTER)
     wait_for(home.is_displayed)
 

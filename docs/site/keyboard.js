@@ -4,8 +4,7 @@ document$.subscribe(() => {
   document.querySelector(".md-search").setAttribute("aria-label", "Search");
 
   const menu = document.querySelector(".md-header label[for=__drawer]");
-  menu.setAttribute("aria-label", "Menu");
-  menu.setAttribute("role", "button");
+  menu.title = "Menu";
   menu.tabIndex = 0;
 
   const mark = () => {
