@@ -8,7 +8,6 @@ from pathlib import Path
 
 import keras
 import pytest
-import test_sabotage
 from sklearn.datasets import load_digits
 
 import keras_graft
@@ -107,11 +106,6 @@ def test_the_files_and_tests_that_the_page_names_are_there(page):
     defined = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
     named = set(re.findall(r"`(test_\w+)`", text))
     assert not [name for name in named if f"def {name}(" not in defined]
-
-
-def test_the_page_of_the_guarantees_names_every_sabotage():
-    text = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
-    assert not [name for name in test_sabotage.SABOTAGES if f"`{name}`" not in text]
 
 
 def facts_on_the_page(version):

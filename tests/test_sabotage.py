@@ -179,6 +179,12 @@ def test_a_check_fails_without(
         check(seen)
 
 
+def test_the_page_of_the_guarantees_names_every_sabotage_of_one() -> None:
+    page = pathlib.Path(__file__).parent.parent / "docs" / "guarantees.md"
+    text = page.read_text(encoding="utf-8")
+    assert not [name for name in SABOTAGES if f"`{name}`" not in text]
+
+
 def leaks_the_default_of_augmentation() -> bool:
     """Whether Keras takes the default mode of an augmentation layer for that of what stands behind it (to 3.15)."""
     nested, x = keras.Sequential([keras.Input((8, 8, 3)), layers.RandomFlip()]), keras.Input((8, 8, 3))

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parent.parent
 WRONG, RIGHT = ROOT / "tests" / "wrong_calls.py", ROOT / "tests" / "right_calls.py"
-PAGES = [ROOT / "README.md", ROOT / "docs" / "guide.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "question.md"]
 LINES = WRONG.read_text(encoding="utf-8").splitlines()
 MARKED = {number: line for number, line in enumerate(LINES, 1) if line.endswith("# error")}
 
