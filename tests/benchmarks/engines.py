@@ -73,10 +73,8 @@ def measure(name: str, pixels: int, count: int, rounds: int) -> None:
     difference = np.abs(engine.once(images[:32])[0] - expected).max() / np.abs(expected).max()
     medians = {way: statistics.median(of_way) for way, of_way in times.items()}
     best = min((way for way in ways if way.startswith("predict")), key=medians.__getitem__)
-    print(
-        f"{name}, {pixels} pixels, {count} images; the first batch took {prepared['exact']:.1f} s exactly and ", end=""
-    )
-    print(f"{prepared['engine']:.1f} s by the engine; largest relative difference {difference:.1e}")
+    print(f"{name}, {pixels} pixels, {count} images; the first batch took {exactly:.1f} s exactly and ", end="")
+    print(f"{by_engine:.1f} s by the engine; largest relative difference {difference:.1e}")
     for way, of_way in times.items():
         rate = count / medians[way]
         print(f"  {way:13} {medians[way]:7.2f} s ({min(of_way):.2f} to {max(of_way):.2f})  {rate:7.1f} images a second")
