@@ -116,14 +116,14 @@ def compare_tracing(rounds: int) -> None:
     for _ in range(rounds):
         for way, times in found.items():
             model = deep()
+            start = time.perf_counter()
             kg.unfreeze(model, "base", learning_rate=1e-4, layer_decay=0.9 if way == "grouped" else None)
             assert isinstance(model.optimizer, GroupedRates) == (way == "grouped")
-            start = time.perf_counter()
             model.fit(x, y, verbose=0)
             times.append(time.perf_counter() - start)
     ratios = [grouped / plain for plain, grouped in zip(found["plain"], found["grouped"])]
     plain, grouped = (statistics.median(times) for times in found.values())
-    print(f"First epoch of 24 blocks and the head, {rounds} rounds by turns")
+    print(f"`unfreeze` and the first epoch of 24 blocks and the head, {rounds} rounds by turns")
     print(f"  one rate {plain:.2f} s, a rate per depth {grouped:.2f} s: {statistics.median(ratios):.2f} times as long")
 
 

@@ -12,7 +12,7 @@ from .. import _keras
 from .._keras import Schedule
 from .grouped_rates import GroupedRates
 
-__all__ = ["LearningRate", "check_compiled", "check_learning_rate", "optimizer_like"]
+__all__ = ["LearningRate", "build_optimizer", "check_compiled", "check_learning_rate", "optimizer_like"]
 
 LearningRate: TypeAlias = float | Schedule | Callable[[], Any]
 
@@ -83,3 +83,10 @@ def optimizer_like(
         scaling = {name: getattr(old, name) for name in ("initial_scale", "dynamic_growth_steps", "name")}
         new = type(old)(new, **scaling)
     return new
+
+
+def build_optimizer(model: keras.Model) -> None:
+    """Makes the states of the optimizer of a model now: within a function of TensorFlow each takes far longer."""
+    with model.distribute_strategy.scope():
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)

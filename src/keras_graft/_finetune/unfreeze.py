@@ -11,7 +11,7 @@ from .checks import check_can_train, checked_parts, warn_of_constraints, warn_of
 from .decay import LayerDecay, checked_decay, grouped
 from .dropout import Dropout, changes_of_noise, noise_kept, set_noise
 from .flags import BATCH_NORM, BatchNorm, freeze_branch, open_part, undone_on_error
-from .optimizer import LearningRate, check_compiled, check_learning_rate, optimizer_like
+from .optimizer import LearningRate, build_optimizer, check_compiled, check_learning_rate, optimizer_like
 from .parts import branches_of
 from .selection import Layers, chosen
 
@@ -101,6 +101,8 @@ def unfreeze(
             None if layer_decay is None else grouped(every_part, layer_decay).for_training(model.trainable_variables)
         )
         _keras.compile_anew(model, optimizer_like(model, learning_rate, rates))
+        if rates is not None:
+            build_optimizer(model)
     return model
 
 

@@ -19,7 +19,7 @@ from .checks import check_can_train, checked_parts, warn_of_constraints, warn_of
 from .decay import Grouping, LayerDecay, checked_decay, grouped
 from .flags import BATCH_NORM, BatchNorm, close_part, open_part, undone_on_error, variables_to_train
 from .grouped_rates import GroupedRates
-from .optimizer import LearningRate, check_compiled, check_learning_rate, optimizer_like
+from .optimizer import LearningRate, build_optimizer, check_compiled, check_learning_rate, optimizer_like
 from .parts import Part
 from .selection import Layers, chosen
 
@@ -125,9 +125,8 @@ class Unfreezing(keras.callbacks.Callback):
                 rates = dict(groups.factors), groups.of(model.trainable_variables)
                 _keras.compile_anew(model, optimizer_like(model, self.learning_rate, rates))
                 _optimizer(model).asked = _comparable(self.learning_rate)
+        build_optimizer(model)
         with model.distribute_strategy.scope():
-            if not model.optimizer.built:
-                model.optimizer.build(model.trainable_variables)
             _optimizer(model).add(joining, groups.of(joining))
 
     def _asks_for_another_rate(self, model: keras.Model) -> bool:
