@@ -100,7 +100,31 @@ def main() -> None:
         killer.start()
         found["with a killed worker"] = train(model(), dataset, "label", cache=folder).history
         found["killed"], found["shards after that"] = len(killed), len(shards(folder))
+    found |= sampled(dataset)
     print(json.dumps(found))
+
+
+def sampled(dataset: Any) -> dict[str, Any]:
+    """Columns, labels and spreads of sampled predictions, and the means of the classes on one machine."""
+    import keras
+    from keras import layers
+
+    from keras_graft import RayOptions, predict_samples
+
+    keras.utils.set_random_seed(0)
+    stack = [layers.Dense(16, "tanh"), layers.Dropout(0.5), layers.Dense(2, "softmax")]
+    live = keras.Sequential([keras.Input((32,), name="image"), *stack])
+    summary = predict_samples(live, dataset, 50, seed=1, ray=RayOptions(concurrency=1, batch_size=100)).take_all()
+    expected = predict_samples(live, data()[0], 50, seed=2)
+    by_label = {label: [row["mean"][1] for row in summary if row["label"] == label] for label in (0, 1)}
+    return {
+        "columns": sorted(summary[0]),
+        "rows": len(summary),
+        "means": [float(np.mean(by_label[label])) for label in (0, 1)],
+        "expected means": [float(expected.mean[data()[1] == label][:, 1].mean()) for label in (0, 1)],
+        "entropy": float(np.mean([row["predictive_entropy"] for row in summary])),
+        "expected entropy": float(expected.predictive_entropy().mean()),
+    }
 
 
 def in_a_new_process() -> dict[str, Any]:

@@ -6,7 +6,9 @@ It must not know how a model is cut, nor how noise is made live: that is `_split
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import weakref
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import keras
@@ -18,9 +20,11 @@ from ._arguments import check_model, integer
 from ._engine.with_dropout import with_live_noise
 from ._features.checked import checked_inputs
 from ._features.computer import Computer
-from ._features.data import numbers, source_of
+from ._features.data import is_on_ray, numbers, source_of
 from ._features.engines import check_engine, computer_of
+from ._features.extractor import dense
 from ._features.fingerprint import Uncomparable, fingerprint_of_model
+from ._features.on_ray import RayOptions, mapped_on_ray, source_on_ray
 from ._keras import Model
 from ._split.obstacles import ends_noiselessness
 from ._split.split import make_cut
@@ -141,6 +145,7 @@ def predict_samples(
     batch_size: int | None = None,
     seed: int | None = None,
     engine: Literal["tensorflow", "onnxruntime"] = "tensorflow",
+    ray: RayOptions | None = None,
 ) -> Samples:
     """Predicts many times with live dropout: Monte Carlo dropout, as an approximate Bayesian model.
 
@@ -153,14 +158,19 @@ def predict_samples(
         model: A built functional `keras.Model` with noise that is live in `fit` (as composed with `"keep"`, or in the
             head) or always (`"always"`).
         x: Inputs as `model.predict` takes them: arrays or tensors of shape (examples, ...), alone, in a list or in a
-            dict, or a dataset of batches.
+            dict, or a dataset of batches. Or a `ray.data.Dataset`, whose columns are inputs by name (a single column is
+            the one input).
         samples: How many predictions to make for each example.
         batch_size: Examples that are computed at once, 32 if None; for arrays.
         seed: With the same seed, model, inputs and batch size, the samples are the same. Drawn at random if None.
         engine: What computes all that lies before the first live noise, as in `fit_head`.
+        ray: How workers of Ray compute, for a dataset of Ray: `RayOptions`.
 
     Returns:
-        `Samples`: all predictions, with mean, standard deviation and measures of uncertainty.
+        `Samples`: all predictions, with mean, standard deviation and measures of uncertainty. For a dataset of Ray
+        another one, whose rows have the columns `mean` and `std` in place of the inputs, and `predictive_entropy` and
+        `mutual_information` where predictions are probabilities of classes. Of a model of several outputs each column
+        has the name of the output behind it, as in `mean_a`.
 
     Raises:
         ImportError: If the packages of `engine` are not installed.
@@ -191,6 +201,8 @@ def predict_samples(
             f"Model '{model.name}' overrides {overriding}, which would not run. Sample from its graph alone, "
             f"`keras.Model(model.input, model.output)`, and do to `values` what they do. Received: model={model!r}"
         )
+    if is_on_ray(x):
+        return _on_ray(model, x, samples, seed, engine, ray or RayOptions())
     found = make_cut(model, ends_noiselessness(model))
     stateful = [part.name for part in _keras.walk(found.rest) if getattr(part, "stateful", False)]
     if stateful:
@@ -208,6 +220,74 @@ def predict_samples(
     size = found.features.inputs[0].shape[0] or batch_size or 32
     source = checked_inputs(source_of(x, None, None, steps=None, batch_size=size, name="x"), model, "x")
     return Samples(_sampled(_computer_of(model, found.features, engine), sampler, source, samples))
+
+
+def _on_ray(model: keras.Model, x: Any, samples: int, seed: int | None, engine: str, options: RayOptions) -> Any:
+    """A dataset of Ray with what workers sample of the rows of another one."""
+    source = source_on_ray(x, None, None, _keras.names_of_inputs(model), options, "x")
+    entropy = np.random.SeedSequence(seed).entropy
+    summary = _Summary(model, source.columns, samples, entropy, engine, options.batch_size)
+    first = next(iter(x.iter_batches(batch_size=1, batch_format="numpy")))
+    summary = dataclasses.replace(summary, of_classes=summary.has_probabilities(first))  # as in all rows
+    return mapped_on_ray(x, summary, options, batch_size=_CALLS * options.batch_size)
+
+
+# How many batches a worker samples in one call: each call cuts and traces the model.
+_CALLS = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class _Summary:
+    """Mean and spread of sampled predictions, for columns of inputs.
+
+    Attributes:
+        model: The model.
+        columns: The names of the columns that are inputs.
+        samples: How many predictions are made for each example.
+        seed: The seed; rows that are computed together have one of their own.
+        engine: What computes all that is not random.
+        batch_size: How many examples are computed at once.
+        of_classes: Whether predictions are probabilities of classes.
+    """
+
+    model: Any
+    columns: tuple[str, ...]
+    samples: int
+    seed: Any
+    engine: str
+    batch_size: int
+    of_classes: bool = False
+
+    def __call__(self, block: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns that are no inputs, and those of the summary."""
+        drawn = self._drawn(block)
+        statistics = {"mean": drawn.mean, "std": drawn.std}
+        if self.of_classes:
+            statistics["predictive_entropy"] = drawn.predictive_entropy()
+            statistics["mutual_information"] = drawn.mutual_information()
+        columns = {name: column for name, column in block.items() if name not in self.columns}
+        for statistic, structure in statistics.items():
+            for path, array in keras.tree.flatten_with_path(structure):
+                columns["_".join((statistic, *map(str, path)))] = array
+        return columns
+
+    def has_probabilities(self, block: Mapping[str, Any]) -> bool:
+        """Whether predictions for some rows are probabilities of classes."""
+        try:
+            self._drawn(block).predictive_entropy()
+        except ValueError:
+            return False
+        return True
+
+    def _drawn(self, block: Mapping[str, Any]) -> Samples:
+        inputs = {name: dense(name, block[name]) for name in self.columns}
+        x = inputs if len(inputs) > 1 else next(iter(inputs.values()))
+        content = hashlib.blake2b(repr(self.seed).encode(), digest_size=4)
+        for array in inputs.values():
+            content.update(np.ascontiguousarray(array).tobytes())
+        seed = int.from_bytes(content.digest(), "little")
+        options: dict[str, Any] = {"batch_size": self.batch_size, "seed": seed, "engine": self.engine}
+        return predict_samples(self.model, x, self.samples, **options)
 
 
 def _computer_of(model: keras.Model, features: keras.Model, engine: str) -> Computer:

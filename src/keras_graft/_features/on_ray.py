@@ -12,7 +12,7 @@ import itertools
 import json
 import pathlib
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -28,7 +28,7 @@ from .extractor import FeatureExtractor, dense
 from .features import Features, Progress, check_any
 from .in_folder import Filled, Filling, column_at
 
-__all__ = ["OnRay", "RayOptions", "features_on_ray", "source_on_ray"]
+__all__ = ["OnRay", "RayOptions", "features_on_ray", "mapped_on_ray", "source_on_ray"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,10 +162,7 @@ def features_on_ray(computer: Computer, source: OnRay, progress: Progress, folde
         filling.size_by(x, targets)
     rows = source.options.batch_size * max(filling.batches_in_shard for filling in filled.columns)
     blocks = source.dataset.repartition(target_num_rows_per_block=rows, strict=True)
-    worker = pickle.dumps(_Worker.of(computer, source, filled))
-    done = blocks.map_batches(
-        _InActor, batch_size=None, batch_format="numpy", fn_constructor_args=(worker,), **source.options.pool()
-    )
+    done = mapped_on_ray(blocks, _Worker.of(computer, source, filled), source.options, batch_size=None)
     with _in_order(done):
         for row in done.iter_rows():
             filled.extend(json.loads(row["block"]))
@@ -211,7 +208,7 @@ class _Worker:
         columns = [(one.column.home, one.column.names, one.batches_in_shard) for one in filled.columns]
         return cls(extractor, filled.folder, columns, dataclasses.replace(source, batches=_no_batches, dataset=None))
 
-    def fill(self, block: Mapping[str, np.ndarray]) -> Any:
+    def __call__(self, block: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """Sees that the folder holds the shards of a block, and says which they are."""
         computer, at_once = self.extractor.computer(self.folder), self.source.options.batch_size
         given: list[Computer | None] = [*computer.parts, None]
@@ -226,16 +223,31 @@ class _Worker:
         for start in range(0, rows, at_once):
             filled.take(*part_of(whole, start, start + at_once))
         filled.close()
-        return filled.listed()
+        return {"block": [json.dumps(filled.listed())]}
+
+
+def mapped_on_ray(dataset: Any, function: Callable[..., Any], options: RayOptions, batch_size: int | None) -> Any:
+    """A dataset of what workers make of the batches of another one.
+
+    Args:
+        dataset: The dataset.
+        function: From columns to columns. It is pickled.
+        options: How many workers there are.
+        batch_size: How many rows make a batch; None for blocks as they are.
+    """
+    given = (pickle.dumps(function), options.num_cpus)
+    return dataset.map_batches(
+        _InActor, batch_size=batch_size, batch_format="numpy", fn_constructor_args=given, **options.pool()
+    )
 
 
 class _InActor:
-    """A worker in a process of Ray."""
+    """A function in a process of Ray."""
 
-    def __init__(self, pickled: bytes) -> None:
-        self.worker: _Worker = pickle.loads(pickled)
+    def __init__(self, pickled: bytes, threads: int) -> None:
+        self.function = pickle.loads(pickled)
         with contextlib.suppress(RuntimeError):  # this process has computed before
-            tf.config.threading.set_intra_op_parallelism_threads(self.worker.source.options.num_cpus)
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
 
-    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, Any]:
-        return {"block": [json.dumps(self.worker.fill(block))]}
+    def __call__(self, block: dict[str, np.ndarray]) -> Any:
+        return self.function(block)
