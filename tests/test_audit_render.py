@@ -1,4 +1,4 @@
-"""What an audit looks like: as text, in a notebook, as a page."""
+"""What an audit looks like: as text, and as a page."""
 
 from __future__ import annotations
 
@@ -113,13 +113,6 @@ def test_colour_is_for_terminals_that_have_it(monkeypatch: pytest.MonkeyPatch) -
     assert "\x1b[" not in str(found)
 
 
-def test_a_notebook_shows_a_table() -> None:
-    shown = audit(merged())._repr_html_()
-    assert shown.startswith("<table>")
-    assert shown.count("<tr") == 1 + sum(row.type != "InputLayer" for row in audit(merged()).rows)
-    assert "drops 50%" in shown
-
-
 def test_the_page_is_one_file_that_needs_no_network(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     audit(merged()).save_html(path)
@@ -156,4 +149,3 @@ def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<script>alert" not in page
     assert "<img" not in page
-    assert "<script>alert" not in found._repr_html_()

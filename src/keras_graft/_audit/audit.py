@@ -23,7 +23,8 @@ from .._behaviour.table import Effect
 from .._engine.rebuild import removed_from
 from .._keras import Model
 from .._mode_lock import ModeLock
-from .render import as_dict, notebook, page, text
+from .notebook import display, folded
+from .render import as_dict, page, text
 from .report import Report, Total
 from .training import is_open_in_part, rates_by_group, rates_by_variable, with_training
 
@@ -131,12 +132,35 @@ class Audit(Report):
         """
         pathlib.Path(path).write_text(page(self), encoding="utf-8")
 
+    def show(self, *, height: int = 600) -> None:
+        """Shows the picture of `save_html` below the cell of a notebook.
+
+        The picture becomes part of the notebook, which grows by its size: some 200 kB for 400 layers. What a notebook
+        shows of an audit by itself is much smaller, and needs no script.
+
+        Where there is no notebook, there is no room for a picture, so the table is printed. No file is written and no
+        program opened: `save_html` writes the picture, for a browser.
+
+        Args:
+            height: Height of the picture, in pixels; what is higher scrolls.
+        """
+        if not display(page(self), repr(self), height):
+            print(self)
+
     def __str__(self) -> str:
         """A table of at most 100 columns, in colour where it is printed to a terminal that has it."""
         return text(self)
 
+    def __repr__(self) -> str:
+        """One line: what an interpreter or a failed assertion shows."""
+        return (
+            f"<Audit of {self.name!r}: {len(self.rows)} rows, {len(self.live)} live in fit, "
+            f"{self.parameters:,} parameters, {self.trainable:,} train>"
+        )
+
     def _repr_html_(self) -> str:
-        return notebook(self)
+        """What is live, the totals, and all layers below them, folded."""
+        return folded(self)
 
 
 def audit(model: Model, x: Any = None) -> Audit:
