@@ -105,9 +105,10 @@ def test_a_model_of_few_layers_is_not_folded_and_one_part_is_all_of_it() -> None
     assert "only" in shown
 
 
+@pytest.mark.parametrize("name", ["a_name_of_a_layer_that_is_not_short", "层" * 20])
 @pytest.mark.parametrize("count", [400, 5000])
-def test_what_a_notebook_keeps_stays_small(count: int) -> None:
-    found = many(count, "a_name_of_a_layer_that_is_not_short")
+def test_what_a_notebook_keeps_stays_small(count: int, name: str) -> None:
+    found = many(count, name)
     shown = found._repr_html_()
     assert len(shown.encode()) < _LIMIT
     listed = shown.partition("<table>")[2].count("<tr><td>")

@@ -10,6 +10,7 @@ whatever has the methods of a `keras.Model`, and every Keras model is one.
 | `Policy`, `DropoutPolicy`, `Augmentation` | what becomes of dropout and of augmentation |
 | `Layers`, `LearningRate`, `LayerDecay`, `BatchNorm`, `DropoutOfBranches` | arguments of `unfreeze` and `Unfreezing` |
 | `Row`, `Total`, `Measured`, `Effect` | what an `Audit` is made of |
+| `AuditChanges`, `Change` | what `Audit.changes_since` returns, and what it is made of |
 | `Finding`, `Outcome` | what a `LayerReport` is made of |
 | `Registration`, `EffectName` | arguments of `register_layer` |
 | `FeatureStoreError` | raised by `fit_head` for a folder that it cannot use: an `OSError` |
@@ -27,6 +28,7 @@ Example:
 ['Dropout']
 """
 
+from ._audit.changes import AuditChanges, Change
 from ._audit.report import Total
 from ._behaviour.findings import Row
 from ._behaviour.measure import Measured
@@ -47,8 +49,10 @@ from ._losses.ending import Head, Stage
 from ._losses.loss import CompileArgs
 
 __all__ = [
+    "AuditChanges",
     "Augmentation",
     "BatchNorm",
+    "Change",
     "CompileArgs",
     "DropoutOfBranches",
     "DropoutPolicy",

@@ -23,6 +23,7 @@ from .._behaviour.table import Effect
 from .._engine.rebuild import removed_from
 from .._keras import Model
 from .._mode_lock import ModeLock
+from .changes import AuditChanges, changes_between
 from .notebook import display, folded
 from .render import as_dict, page, text
 from .report import Report, Total
@@ -119,6 +120,40 @@ class Audit(Report):
         if rows:
             table = text(dataclasses.replace(self, rows=tuple(rows)), colour=False, totals=False)
             raise AssertionError(f"In model '{self.name}' {what}:\n{table}")
+
+    def changes_since(self, before: Audit, *, part: str | None = None) -> AuditChanges:
+        """Says what differs from an earlier audit, as before and after surgery: what is live first.
+
+        Layers are compared by their paths: what is live in them, whether they train and at which rate, their type.
+        Reasons are not compared, nor shares that were measured.
+
+        Args:
+            before: The earlier audit, of the same model or of another one.
+            part: Path of the part of this model that `before` is compared with, such as the name of a branch.
+
+        Returns:
+            `AuditChanges`: `changes`, one for each layer that differs; printed, a line for all that changed alike. It
+            is false where nothing differs.
+
+        Raises:
+            ValueError: If `part` holds no layers.
+
+        Example:
+
+        >>> import keras
+        >>> from keras_graft import audit, freeze_and_merge
+        >>> layers = [keras.layers.Dropout(0.5, name="drop"), keras.layers.Dense(4, name="dense")]
+        >>> base = keras.Sequential([keras.Input((8,)), *layers], name="base")
+        >>> before = audit(base)
+        >>> model = freeze_and_merge({"a": base}, head=3, dropout="off", loss="mse", name="merged")
+        >>> print(audit(model).changes_since(before, part="a"))
+        'a' of 'merged' since 'base': 36 parameters, 0 train (was 36), 0 live in fit (was 1)
+        not live any more:
+          ○ drop (Dropout): in fit: drops 50% → nothing: its rate is 0
+        also:
+          dense (Dense): weights: train → frozen
+        """
+        return changes_between(before, self, part)
 
     def to_dict(self) -> dict[str, Any]:
         """The audit as dicts, lists, strings and numbers, for JSON."""

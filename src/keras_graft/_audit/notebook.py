@@ -14,7 +14,7 @@ from .._behaviour.findings import Row
 from .report import Report, Total
 from .words import doing, layers, mark, more_lines, summary, total_line, weights
 
-__all__ = ["display", "folded"]
+__all__ = ["bullets", "details", "display", "folded", "framed"]
 
 # A model with no more rows than this needs no folding.
 _FEW = 20
@@ -22,7 +22,7 @@ _FEW = 20
 _IN_SIGHT, _NAMED, _ACTS = 10, 40, 3
 # As wide as a mark; spaces of the usual kind collapse.
 _SPACE = "\u2003"
-# How many characters the rows of layers may take: those of 400 layers need fewer.
+# How many bytes the rows of layers may take: those of 400 layers need fewer.
 _ROOM = 45_000
 
 # Notebooks align cells to the right. Where a notebook is not trusted, they do without styles, and so does this.
@@ -36,14 +36,46 @@ _STYLE = (
 def folded(audit: Report) -> str:
     """What is live, and the totals, each with its layers folded below it."""
     live = list(_live_items(audit.rows))
-    more = [f"<li>{html.escape(line)}</li>" for line in more_lines(audit)]
     sections = [
         f"<p><b>{html.escape(summary(audit))}</b></p>",
-        _list(live) if live else "<p>Nothing is live in fit.</p>",
+        bullets(live) if live else "<p>Nothing is live in fit.</p>",
         *_parts(audit),
-        _list(more) if more else "",
+        bullets(map(html.escape, more_lines(audit))),
     ]
+    return framed(sections)
+
+
+def framed(sections: Iterable[str]) -> str:
+    """Pieces of HTML as one, which looks the same in every notebook."""
     return f'<div class="keras-graft">{_STYLE}{"".join(sections)}</div>'
+
+
+def bullets(items: Iterable[str]) -> str:
+    """A list of which the first items are in sight, and the others folded as far as there is room."""
+    listed = [f"<li>{item}</li>" for item in items]
+    more = listed[_IN_SIGHT:]
+    if more:
+        fitting = list(_fitting(more, _ROOM // 4))
+        inside = f"<ul>{''.join(fitting)}</ul>{_left(len(more) - len(fitting))}"
+        listed[_IN_SIGHT:] = [f"<li>{details(f'{len(more)} more', inside)}</li>"]
+    return f"<ul>{''.join(listed)}</ul>" if listed else ""
+
+
+def details(shown: str, inside: str, *, opened: bool = False) -> str:
+    """Something shown, with what is folded below it."""
+    return f"<details{' open' if opened else ''}><summary>{shown}</summary>{inside}</details>"
+
+
+def _fitting(pieces: Iterable[str], room: int) -> Iterator[str]:
+    for piece in pieces:
+        room -= len(piece.encode())
+        if room < 0:
+            return
+        yield piece
+
+
+def _left(count: int) -> str:
+    return f"<p>and {count} more: print the audit to see all</p>" if count else ""
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -58,34 +90,21 @@ def _live_items(rows: Iterable[Row]) -> Iterator[str]:
         if row.live or row.contradiction:
             alike.setdefault((row.type, row.reason, row.contradiction), []).append(row)
     # A contradiction comes first: it is what a reader cannot know.
-    items = [_live_item(group) for group in sorted(alike.values(), key=lambda group: not group[0].contradiction)]
-    yield from items[:_IN_SIGHT]
-    more = items[_IN_SIGHT:]
-    if more:
-        fitting = list(_fitting(more, _ROOM // 4))
-        left = len(more) - len(fitting)
-        yield f"<li>{_details(f'{len(more)} more', _list(fitting) + _left(left))}</li>"
+    for group in sorted(alike.values(), key=lambda group: not group[0].contradiction):
+        yield _live_item(group)
 
 
 def _live_item(rows: list[Row]) -> str:
     first = rows[0]
     sign = "⚠" if first.contradiction else "●"
     if len(rows) == 1:
-        return f"<li>{sign} <b>{html.escape(first.path)}</b> {html.escape(f'({first.type}): {doing(first)}')}</li>"
+        return f"{sign} <b>{html.escape(first.path)}</b> {html.escape(f'({first.type}): {doing(first)}')}"
     acts = list(dict.fromkeys(row.fit for row in rows))
     shown = acts if len(acts) <= _ACTS else [acts[0], "…", acts[-1]]
     said = [f"{sign} {layers(len(rows))} of {first.type}", ", ".join(shown), first.contradiction or first.reason]
     names = ", ".join(f"{row.path} ({row.fit})" if row.fit else row.path for row in rows[:_NAMED])
     named = f"{names}, and {len(rows) - _NAMED} more" if rows[_NAMED:] else names
-    return f"<li>{_details(html.escape(': '.join(filter(None, said))), html.escape(named))}</li>"
-
-
-def _list(items: Iterable[str]) -> str:
-    return f"<ul>{''.join(items)}</ul>"
-
-
-def _details(shown: str, inside: str, *, opened: bool = False) -> str:
-    return f"<details{' open' if opened else ''}><summary>{shown}</summary>{inside}</details>"
+    return details(html.escape(": ".join(filter(None, said))), html.escape(named))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -99,9 +118,9 @@ def _parts(audit: Report) -> Iterator[str]:
     for total, rows in _rows_by_total(audit):
         lines = [_line(row) for row in rows]
         fitting = list(_fitting(lines, left))
-        left -= sum(map(len, fitting))
+        left -= len("".join(fitting).encode())
         table = _table(fitting, len(lines) - len(fitting))
-        yield _details(html.escape(total_line(total, audit)), table, opened=len(audit.rows) <= _FEW)
+        yield details(html.escape(total_line(total, audit)), table, opened=len(audit.rows) <= _FEW)
 
 
 def _rows_by_total(audit: Report) -> Iterator[tuple[Total, list[Row]]]:
@@ -125,21 +144,9 @@ def _line(row: Row) -> str:
     return f"<tr>{''.join(f'<td>{cell}' for cell in cells)}"
 
 
-def _fitting(lines: Iterable[str], room: int) -> Iterator[str]:
-    for line in lines:
-        room -= len(line)
-        if room < 0:
-            return
-        yield line
-
-
 def _table(lines: list[str], left: int) -> str:
     head = "<tr><th>layer<th>type<th>weights<th>in fit"
     return f"<div><table>{head}{''.join(lines)}</table></div>{_left(left)}"
-
-
-def _left(count: int) -> str:
-    return f"<p>and {count} more: print the audit to see all</p>" if count else ""
 
 
 # ---------------------------------------------------------------------------------------------------------
