@@ -9,14 +9,14 @@ import dataclasses
 import hashlib
 import weakref
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from . import _keras
-from ._arguments import check_model, integer
+from . import _keras, _plots
+from ._arguments import check_model, described, integer
 from ._engine.with_dropout import with_live_noise
 from ._features.checked import checked_inputs
 from ._features.computer import Computer
@@ -28,6 +28,9 @@ from ._features.on_ray import RayOptions, mapped_on_ray, source_on_ray
 from ._keras import Model
 from ._split.obstacles import ends_noiselessness
 from ._split.split import make_cut
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["Samples", "predict_samples"]
 
@@ -104,6 +107,105 @@ class Samples:
             return np.maximum(_entropy(p.mean(axis=0)) - _entropy(p).mean(axis=0), 0.0)  # below 0 by rounding alone
 
         return keras.tree.map_structure(information, self.values)
+
+    def plot_spread(self, x: Any = None, y: Any = None, *, ax: Axes | None = None) -> Axes:
+        """Plots the mean of a regression, in a band of two standard deviations.
+
+        Needs matplotlib: `pip install 'keras-graft[plot]'`.
+
+        Args:
+            x: What to plot over, one number for each example, such as a feature. The examples themselves, from the
+                lowest mean to the highest, if None.
+            y: The targets, one number for each example, as dots.
+            ax: Axes of matplotlib to draw on; those of a new figure if None.
+
+        Returns:
+            The axes, to go on with: `samples.plot_spread(x).set_title("...")`.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+            ValueError: If there is not one prediction for each example, or not one number of `x` and `y`.
+
+        Example:
+
+        >>> import numpy as np
+        >>> from keras_graft import Samples
+        >>> samples = Samples(np.array([[[1.0], [2.0]], [[3.0], [2.0]]]))  # 2 samples for 2 examples
+        >>> ax = samples.plot_spread(x=[0.1, 0.2], y=[1.5, 2.5])
+        >>> ax.get_ylabel()
+        'prediction'
+        """
+        values = _of_one_output(self.values)
+        if values[0].size != values.shape[1]:
+            raise ValueError(
+                "Each example must have one prediction. Plot one of several with `Samples(samples.values[..., 0])`. "
+                f"Received: values of shape {values.shape}"
+            )
+        mean, std = (statistic.reshape(-1) for statistic in (self.mean, self.std))
+        over, targets = (_per_example(name, array, len(mean)) for name, array in (("x", x), ("y", y)))
+        return _plots.spread(over, mean, std, targets, _plots.axes(ax))
+
+    def plot_entropy(self, labels: Any, *, from_logits: bool = False, ax: Axes | None = None) -> Axes:
+        """Plots histograms of the predictive entropy of right and of wrong predictions.
+
+        The further they lie apart, the better the entropy tells which predictions to trust. The bars of each sum to
+        1, however few of the predictions are wrong. Needs matplotlib: `pip install 'keras-graft[plot]'`.
+
+        Args:
+            labels: The class of each example, as an integer.
+            from_logits: See `predictive_entropy`.
+            ax: Axes of matplotlib to draw on; those of a new figure if None.
+
+        Returns:
+            The axes, to go on with.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+            ValueError: If the predictions are not probabilities, of shape (samples, examples, classes), or if there is
+                not one label for each example.
+
+        Example:
+
+        >>> import numpy as np
+        >>> from keras_graft import Samples
+        >>> samples = Samples(np.array([[[0.9, 0.1], [0.5, 0.5]], [[0.8, 0.2], [0.3, 0.7]]]))  # 2 samples, 2 examples
+        >>> ax = samples.plot_entropy(labels=[0, 0])
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['right (1)', 'wrong (1)']
+        """
+        values = _of_one_output(self.values)
+        if values.ndim != _RANK_OF_CLASSES:
+            raise ValueError(
+                "The predictions must have the shape (samples, examples, classes). "
+                f"Received: values of shape {values.shape}"
+            )
+        p = _probabilities(values, from_logits).mean(axis=0)
+        classes = _per_example("labels", labels, len(p))
+        return _plots.entropy_histogram(_entropy(p), p.argmax(axis=-1) == classes, np.log(p.shape[-1]), _plots.axes(ax))
+
+
+_RANK_OF_CLASSES = 3
+
+
+def _of_one_output(values: Any) -> np.ndarray:
+    if isinstance(values, np.ndarray):
+        return values
+    raise ValueError(
+        "A plot shows one output. Choose it, as in `Samples(samples.values[0])` or `Samples(samples.values['name'])`. "
+        f"Received: values={described(values)}"
+    )
+
+
+def _per_example(name: str, given: Any, examples: int) -> Any:
+    """One number for each example, also where they stand in a column; None where none are given."""
+    if given is None:
+        return None
+    array = np.asarray(given)
+    if array.shape[:1] == (examples,) and array.size == examples:
+        return array.reshape(-1)
+    raise ValueError(
+        f"`{name}` must hold one number for each of the {examples} examples. Received: {name} of shape {array.shape}"
+    )
 
 
 def _over_samples(reduce: Any, values: np.ndarray) -> np.ndarray:
