@@ -198,3 +198,19 @@ def test_a_model_of_a_thousand_layers_stays_usable(browser: Any, tmp_path: Path)
     page.execute_script("document.querySelectorAll('main button')[700].click()")
     assert shown(page)["Layer"].startswith("deep/")
     assert page.get_log("browser") == []
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_what_a_notebook_shows_is_no_wider_than_the_cell(browser: Any, size: tuple[int, int], tmp_path: Path) -> None:
+    found = audit(merged())
+    path = tmp_path / "cell.html"
+    viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    path.write_text(f'<!doctype html><meta charset="utf-8">{viewport}{found._repr_html_()}', encoding="utf-8")
+    page = opened(browser, path, size)
+    page.execute_script("document.querySelectorAll('details').forEach(details => { details.open = true; })")
+    assert page.execute_script("return document.documentElement.scrollWidth") <= size[0]
+    tables = page.find_elements(By.TAG_NAME, "table")
+    assert [len(table.find_elements(By.TAG_NAME, "td")) % 4 for table in tables] == [0] * 3
+    assert sum(len(table.find_elements(By.TAG_NAME, "tr")) - 1 for table in tables) == sum(
+        row.type != "InputLayer" for row in found.rows
+    )
