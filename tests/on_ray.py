@@ -131,7 +131,8 @@ def in_a_new_process() -> dict[str, Any]:
     command = [sys.executable, "-W", "ignore", __file__]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")]  # Ray writes beside it
+    return json.loads(line)
 
 
 if __name__ == "__main__":
