@@ -98,3 +98,15 @@ def test_a_pool_of_processes_computes_what_this_one_does() -> None:
     (name,) = extractor.outputs
     whole = np.concatenate([columns[name] for columns in computed])
     np.testing.assert_allclose(whole, extractor({"x": X})[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["tensorflow", "onnxruntime"])
+def test_features_follow_weights_that_change_here_and_in_what_is_sent(engine: str) -> None:
+    x = keras.Input((8,))
+    model = keras.Model(x, layers.Dense(4)(x))
+    extractor = FeatureExtractor(model, engine=engine)
+    extractor({"x": X})
+    pickle.dumps(extractor)
+    model.set_weights([2 * weight + 1 for weight in model.get_weights()])
+    for one in (extractor, pickle.loads(pickle.dumps(extractor))):
+        np.testing.assert_allclose(one({"x": X})["features"], model.predict(X, verbose=0), rtol=1e-4, atol=1e-5)

@@ -327,6 +327,20 @@ def test_a_branch_that_did_not_change_is_not_computed_again(tmp_path: pathlib.Pa
     assert sum(computed) == 0
 
 
+def test_branches_with_inputs_of_their_own_are_kept_apart(tmp_path: pathlib.Path) -> None:
+    keras.utils.set_random_seed(1)
+    inputs = [keras.Input((8,), name=name) for name in ("left", "right")]
+    frozen = [layers.Dense(3, name=f"frozen_{x.name}", trainable=False)(x) for x in inputs]
+    outputs = layers.Add()([layers.Dense(1, name=f"head_{x.name}")(x) for x in frozen])
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", "mse", jit_compile=False)
+    expected = model.evaluate([X, 2 * X], Y, verbose=0)
+    model.optimizer.learning_rate = 0.0
+    history = fit_head(model, [X, 2 * X], Y, cache=tmp_path, verbose=0, shuffle=False).history
+    np.testing.assert_allclose(history["loss"][0], expected, rtol=1e-5)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_branches_whose_shards_end_elsewhere_are_read_side_by_side(tmp_path: pathlib.Path) -> None:
     x = keras.Input((2,))
     wide = layers.Dense(60, name="wide")(x)

@@ -44,8 +44,10 @@ def attention() -> keras.Model:
 
 
 def two_inputs() -> keras.Model:
-    table, unused = keras.Input((8,), name="table"), keras.Input((3,), name="unused")
-    return keras.Model({"table": table, "unused": unused}, layers.Dense(4, "tanh")(table))
+    table, other = keras.Input((8,), name="table"), keras.Input((3,), name="other")
+    return keras.Model(
+        {"table": table, "other": other}, {"a": layers.Dense(4, "tanh")(table), "b": layers.ReLU()(other)}
+    )
 
 
 def normalized() -> keras.Model:
@@ -58,7 +60,7 @@ def normalized() -> keras.Model:
 MODELS: dict[str, tuple[Callable[[], keras.Model], Any]] = {
     "convolutional": (convolutional, IMAGES),
     "attention": (attention, IDS),
-    "two inputs": (two_inputs, {"unused": zoo.vectors(70, 3), "table": X}),
+    "two inputs": (two_inputs, {"other": zoo.vectors(70, 3), "table": X}),
     "normalized": (normalized, X),
 }
 
@@ -117,12 +119,24 @@ def with_words() -> keras.Model:
     return keras.Model(x, layers.StringLookup(vocabulary=["a", "b"])(x))
 
 
+def with_times() -> keras.Model:
+    x = keras.Input((1,), dtype="int32")
+    return keras.Model(x, ops.cast(ops.greater(x, 1_700_000_000), "float32"))
+
+
+def in_half_precision() -> keras.Model:
+    x = keras.Input((8,))
+    return keras.Model(x, layers.Dense(4, dtype="mixed_bfloat16")(x))
+
+
 @pytest.mark.parametrize(
     ("make", "x", "reason"),
     [
         (of_open_length, zoo.vectors(4, 5, 3), r"the shape of input '\w+' is open: \(None, None, 3\)"),
         (with_steps, X, r"\['tf\.Floor'\] may give something else there"),
         (with_one_hot, IDS, r"\['tf\.OneHot'\] may give something else there"),
+        (with_times, np.arange(1_699_999_990, 1_700_000_010, dtype="int32")[:, None], r"\['tf\.Greater'\] may give"),
+        (in_half_precision, X, "compute in half precision"),
         (with_words, np.array([["a"], ["c"]]), "is no dense tensor of numbers"),
     ],
 )

@@ -538,3 +538,8 @@ def test_another_learning_rate_is_taken_and_a_rate_that_was_lowered_is_kept(tmp_
     steps = int(model.optimizer.iterations)
     rate_after(keras.optimizers.schedules.ExponentialDecay(1e-3, 10, 0.5))
     assert int(model.optimizer.iterations) == 2 * steps
+    rates = [lambda: 1e-5, lambda: 1e-6]
+    assert [rate_after(rate) for rate in rates] == pytest.approx([1e-5, 1e-6])
+    steps = int(model.optimizer.iterations)
+    rate_after(rates[1])
+    assert int(model.optimizer.iterations) == 2 * steps

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from . import _keras
@@ -101,8 +102,14 @@ _SMOOTH = frozenset(
     "ZerosLike".split()
 )
 
-# They have steps, where what is computed may fall on either side. Whole numbers are not rounded.
-_IN_STEPS = frozenset("Equal NotEqual Less LessEqual Greater GreaterEqual".split())
+# They have steps, where what is computed may fall on either side; whole numbers are compared as they are.
+_IN_STEPS = frozenset("Equal NotEqual".split())
+
+# tf2onnx 1.17 compares whole numbers as floats, which is the same for 0 alone.
+_AS_FLOATS = frozenset("Less Greater".split())
+
+# Whole numbers that are too large go around in TensorFlow, and stop at the largest there.
+_OVERFLOWING = frozenset("Pow Prod Sum".split())
 
 
 def uncertain(graph: Any) -> list[str]:
@@ -111,14 +118,49 @@ def uncertain(graph: Any) -> list[str]:
     Args:
         graph: A graph of TensorFlow without variables.
     """
-    nodes = [*graph.node, *(node for called in graph.library.function for node in called.node_def)]
-    return sorted({f"tf.{node.op}" for node in nodes if not _is_certain(node)})
+    strange = set()
+    for nodes in (graph.node, *(called.node_def for called in graph.library.function)):
+        by_name = {node.name: node for node in nodes}
+        strange |= {f"tf.{node.op}" for node in nodes if not _is_certain(node, by_name)}
+    return sorted(strange)
 
 
-def _is_certain(node: Any) -> bool:
+def _is_certain(node: Any, by_name: Mapping[str, Any]) -> bool:
     if node.op == "Cast":
         source, target = (tf.as_dtype(node.attr[name].type) for name in ("SrcT", "DstT"))
         return target.is_floating or not source.is_floating
     if node.op in _IN_STEPS:
-        return not tf.as_dtype(node.attr["T"].type).is_floating
+        return not _is_of_floats(node)
+    if node.op in _AS_FLOATS:
+        return not _is_of_floats(node) and any(_is_zero(by_name.get(_name(one))) for one in node.input)
+    if node.op in _OVERFLOWING and not _is_of_floats(node):
+        return _is_of_shapes(node, by_name)
     return node.op in _SMOOTH
+
+
+def _is_of_floats(node: Any) -> bool:
+    return bool(tf.as_dtype(node.attr["T"].type).is_floating)
+
+
+def _name(one: str) -> str:
+    """The name of the operation that gives an input of another one."""
+    return one.lstrip("^").split(":")[0]
+
+
+def _is_zero(node: Any) -> bool:
+    return node is not None and node.op == "Const" and not np.any(tf.make_ndarray(node.attr["value"].tensor))
+
+
+def _is_of_shapes(node: Any, by_name: Mapping[str, Any]) -> bool:
+    """Whether an operation computes with constants and with sizes of tensors alone."""
+    waiting, visited = [*node.input], set[str]()
+    while waiting:
+        name = _name(waiting.pop())
+        behind = by_name.get(name)
+        if name in visited or (behind is not None and behind.op in ("Const", "Shape", "ShapeN", "Size", "Rank")):
+            continue
+        visited.add(name)
+        if behind is None or not behind.input:
+            return False
+        waiting += behind.input
+    return True

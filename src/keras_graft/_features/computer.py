@@ -68,6 +68,7 @@ class Computer(abc.ABC):
     @functools.cached_property
     def parts(self) -> list[Computer]:
         """What computes the features of each part of the model that shares no weights with the others."""
+        _keras.put_on_record(self.model)  # other models are built on its tensors
         parts = _keras.parts_without_common_weights(self.model)
         return [self] if len(parts) == 1 else [self.like(part) for part in parts]
 

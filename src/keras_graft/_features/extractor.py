@@ -70,6 +70,7 @@ class FeatureExtractor:
         self._model: keras.Model | None = model
         self._saved: bytes | None = None
         self._computer: Computer | None = None
+        self._weights: list[np.ndarray] = []
 
     def __call__(self, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The features of some examples.
@@ -121,9 +122,19 @@ class FeatureExtractor:
             place: The folder that keeps what it needs for that, if there is one.
         """
         with _LOADING:
-            if self._computer is None:
-                self._computer = self._loaded(place) if self._model is None else self._made(self._model, place)
+            if self._model is None:
+                return self._loaded(place)
+            if self._computer is None or self._holds_other_weights(self._model):
+                self._computer = self._made(self._model, place)
             return self._computer
+
+    def _holds_other_weights(self, model: keras.Model) -> bool:
+        """Whether weights changed since they became constants."""
+        if self.engine == "tensorflow" and self.exact:
+            return False
+        before, self._weights = self._weights, [np.array(weight) for weight in model.get_weights()]
+        same = len(before) == len(self._weights) and all(map(np.array_equal, before, self._weights))
+        return not same
 
     def _made(self, model: keras.Model, place: pathlib.Path | None) -> Computer:
         return computer_of(model, self.engine, self.exact, place)
@@ -135,9 +146,8 @@ class FeatureExtractor:
         return _LOADED[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._saved is None:
-            self._saved = pickle.dumps(self._model)
-        return {**vars(self), "_model": None, "_computer": None}
+        saved = self._saved if self._model is None else pickle.dumps(self._model)
+        return {**vars(self), "_saved": saved, "_model": None, "_computer": None, "_weights": []}
 
 
 # What was loaded in this process.

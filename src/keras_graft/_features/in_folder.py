@@ -142,7 +142,8 @@ class Filled:
 
     def listed(self) -> dict[str, Any]:
         """What it consists of, as JSON."""
-        return {"sizes": self.sizes, "columns": [filling.listed() for filling in self.columns]}
+        columns = [{**filling.listed(), "found": filling.found} for filling in self.columns]
+        return {"sizes": self.sizes, "columns": columns}
 
     def extend(self, listed: dict[str, Any]) -> None:
         """Takes over what another process filled with the next batches."""
@@ -427,7 +428,7 @@ class Filling:
         """What it consists of, as JSON, for people too."""
         rows = [end - start for start, end in itertools.pairwise([0, *self.ends])]
         shards = [{"folder": path.name, "rows": count} for path, count in zip(self.shards, rows)]
-        return {"rows": self.ends[-1], "found": self.found, "shards": shards}
+        return {"rows": self.ends[-1], "shards": shards}
 
     def extend(self, listed: dict[str, Any]) -> None:
         """Takes over the shards of the next batches."""

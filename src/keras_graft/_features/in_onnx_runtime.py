@@ -97,7 +97,7 @@ class OnnxRuntimeComputer(Computer):
     def _run(self, batch: Structure) -> Any:
         """What computes a batch in ONNX Runtime, and gives None where TensorFlow has to."""
         specs = self._specs(batch)
-        session = session_of(self._converted(specs), _threads())
+        session = _session_of(self._converted(specs))
         names = [one.name for one in session.get_inputs()]  # an input that nothing needs is none of them
         outputs = [f"output_{number}" for number in range(len(self.model.outputs))]
 
@@ -120,6 +120,9 @@ class OnnxRuntimeComputer(Computer):
         Raises:
             _Doubt: If ONNX has no such kind, or they leave more than that open.
         """
+        half = [layer.name for layer in _keras.walk(self.model) if "16" in str(getattr(layer, "compute_dtype", ""))]
+        if half:
+            raise _Doubt(f"layers {half[:3]} compute in half precision, which overflows elsewhere there")
         specs = []
         for declared, leaf in zip(self.model.inputs, _keras.bound_inputs(_keras.graph_of(self.model), batch)):
             if not isinstance(leaf, tf.Tensor) or leaf.dtype == tf.string:
@@ -167,6 +170,13 @@ class OnnxRuntimeComputer(Computer):
 
 # Where a folder of features keeps models, and the file that each is.
 _HOME, _FILE = "onnx", "model.npy"
+
+
+def _session_of(model: bytes) -> Any:
+    try:
+        return session_of(model, _threads())
+    except Exception as error:  # whatever the runtime does not take
+        raise _Doubt(f"it cannot be loaded ({_keras.first_line(error)})") from error
 
 
 def _is_finite(array: np.ndarray) -> bool:

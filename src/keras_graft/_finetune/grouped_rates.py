@@ -15,7 +15,19 @@ import numpy as np
 from .. import _keras
 from .._keras import Variable
 
-__all__ = ["GroupedRates"]
+__all__ = ["GroupedRates", "as_a_file_keeps_it"]
+
+
+def as_a_file_keeps_it(rate: Any) -> Any:
+    """A learning rate as JSON; of code it says no more than that it was code."""
+    if rate is None or isinstance(rate, (str, dict)):
+        return rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        try:
+            return keras.saving.serialize_keras_object(rate)
+        except NotImplementedError:
+            return "code"
+    return "code" if callable(rate) else float(rate)
 
 
 class _Hidden:
@@ -241,7 +253,7 @@ class GroupedRates(keras.optimizers.Optimizer):
             "factors": self.factors,
             "groups": self.groups,
             "name": self.name,
-            "asked": self.asked,
+            "asked": as_a_file_keeps_it(self.asked),
         }
 
     @classmethod

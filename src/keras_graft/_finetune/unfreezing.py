@@ -18,7 +18,7 @@ from .._arguments import check_option, integer
 from .checks import check_can_train, checked_parts, warn_of_constraints, warn_of_files
 from .decay import Grouping, LayerDecay, checked_decay, grouped
 from .flags import BATCH_NORM, BatchNorm, close_part, open_part, undone_on_error, variables_to_train
-from .grouped_rates import GroupedRates
+from .grouped_rates import GroupedRates, as_a_file_keeps_it
 from .optimizer import LearningRate, build_optimizer, check_compiled, check_learning_rate, optimizer_like
 from .parts import Part
 from .selection import Layers, chosen
@@ -124,15 +124,18 @@ class Unfreezing(keras.callbacks.Callback):
                 self._let_train(0)
                 rates = dict(groups.factors), groups.of(model.trainable_variables)
                 _keras.compile_anew(model, optimizer_like(model, self.learning_rate, rates))
-                _optimizer(model).asked = _comparable(self.learning_rate)
+                _optimizer(model).asked = self.learning_rate
         build_optimizer(model)
         with model.distribute_strategy.scope():
             _optimizer(model).add(joining, groups.of(joining))
 
     def _asks_for_another_rate(self, model: keras.Model) -> bool:
         """Whether the optimizer of a model was made for another rate; what that became since is of no account."""
-        rate = _comparable(self.learning_rate)
-        return rate is not None and rate != _optimizer(model).asked
+        asked, rate = _optimizer(model).asked, self.learning_rate
+        if rate is None or asked is rate:
+            return False
+        one, other = as_a_file_keeps_it(asked), as_a_file_keeps_it(rate)
+        return bool(one != other or (one == "code" and callable(asked)))  # a file does not say which code
 
     def _joining(self) -> list[Any]:
         """What trains once all stages have begun, in the order in which it trains then, and in a loaded model."""
@@ -199,14 +202,6 @@ class Unfreezing(keras.callbacks.Callback):
         values = {f"{prefix}{name}": value for name, value in (logs or {}).items()}
         if self.monitor in values and isinstance(_optimizer(self.model), GroupedRates):
             _optimizer(self.model).observed[self._epoch] = float(values[self.monitor])
-
-
-def _comparable(rate: LearningRate | None) -> Any:
-    """A rate as a file keeps it; None where it cannot be compared."""
-    if isinstance(rate, numbers.Real):
-        return float(rate)
-    is_schedule = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
-    return keras.saving.serialize_keras_object(rate) if is_schedule else None
 
 
 def _optimizer(model: keras.Model) -> Any:
