@@ -601,3 +601,11 @@ def test_a_model_that_cannot_be_traced_is_refused_in_the_usual_words(format, tmp
     layer.compute_output_spec = lambda x: keras.KerasTensor(x.shape, x.dtype)  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"cannot be exported.*Nothing was written"):
         export(keras.Model(x, layer(x)), tmp_path / f"m{SUFFIXES[format]}", format=format)
+
+
+def test_whole_numbers_of_an_input_are_not_limited_by_those_of_another(tmp_path):
+    user, time = keras.Input((1,), dtype="int32", name="user"), keras.Input((1,), dtype="int64", name="time")
+    embedded = layers.Flatten()(layers.Embedding(10, 3)(user))
+    model = keras.Model([user, time], [layers.Dense(2)(embedded), Applied(lambda x: x // 2)(time)])
+    with pytest.raises(ValueError, match="computes something else"):
+        export(model, tmp_path / "m.onnx", format="onnx")

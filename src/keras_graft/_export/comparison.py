@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -82,11 +83,14 @@ _ROWS = (3, 1)
 # The ranges of integers that are tried: what a model does not take (more than it has words for, say) is an error of it.
 _INTEGERS = ((-100, 1000), (0, 1000), (0, 100), (0, 10), (0, 3), (0, 2))
 
+# The range of whole numbers that each input takes.
+_Bounds: TypeAlias = list[tuple[int, int]]
+
 # What stands for axes whose sizes are open, as far as a model takes it; the first counts wherever one is enough.
 _SIZES = (8, 5, 20)
 
 
-def _data_by_kind(inference: Inference, call: Run, integers: tuple[int, int]) -> list[list[list[np.ndarray]]]:
+def _data_by_kind(inference: Inference, call: Run, integers: _Bounds) -> list[list[list[np.ndarray]]]:
     """Data of several kinds, sizes and numbers of examples, and whole numbers one by one."""
     sizes = _sizes_it_takes(inference, call, integers)
     kinds = [(made, sizes[0]) for made in (*MADE_UP, _FAR)] + [(USUAL, size) for size in sizes[1:]]
@@ -96,7 +100,7 @@ def _data_by_kind(inference: Inference, call: Run, integers: tuple[int, int]) ->
     return by_kind
 
 
-def _sizes_it_takes(inference: Inference, call: Run, integers: tuple[int, int]) -> list[int]:
+def _sizes_it_takes(inference: Inference, call: Run, integers: _Bounds) -> list[int]:
     if not any(None in spec.shape[1:] for spec in inference.inputs):
         return [*_SIZES[:1]]
     return [size for size in _SIZES if _takes(call, _data(inference, USUAL, integers, 3, size))] or [*_SIZES[:1]]
@@ -117,14 +121,20 @@ _FAR_OFF = tuple(
 )
 
 
-def _whole_numbers(inference: Inference, call: Run, integers: tuple[int, int], size: int) -> list[list[np.ndarray]]:
-    """Data that hold each of some whole numbers at each place; those that are far off where the model takes them."""
+def _whole_numbers(inference: Inference, call: Run, integers: _Bounds, size: int) -> list[list[np.ndarray]]:
+    """Data that hold each of some whole numbers at each place; those that are far off where an input takes them."""
     named = {number + off for number in _integers_in(inference) for off in (-1, 0, 1)}
-    low, high = integers
-    near = {number for number in {*_NEAR, low, high - 1, *named} if low <= number < high}
-    pools = [sorted(near), sorted({*near, *_FAR_OFF, *named})]
-    found = [_each_at_each_place(inference, pool, integers, size) for pool in pools]
-    return [found[0], *(arrays for arrays in found[1:] if _takes(call, arrays))]
+    near = [
+        sorted(number for number in {*_NEAR, low, high - 1, *named} if low <= number < high) for low, high in integers
+    ]
+    far = sorted({*_NEAR, *_FAR_OFF, *named})
+    found = [_each_at_each_place(inference, near, integers, size)]
+    for place, spec in enumerate(inference.inputs):
+        if spec.dtype.is_integer:
+            pools = [*near[:place], far, *near[place + 1 :]]
+            arrays = _each_at_each_place(inference, pools, integers, size)
+            found += [arrays] if _takes(call, arrays) else []
+    return found
 
 
 def _integers_in(inference: Inference) -> set[int]:
@@ -135,13 +145,13 @@ def _integers_in(inference: Inference) -> set[int]:
     return {value.item() for value in values if value.dtype.kind in "iu" and value.size == 1}
 
 
-def _each_at_each_place(
-    inference: Inference, pool: list[int], integers: tuple[int, int], size: int
-) -> list[np.ndarray]:
-    arrays = _data(inference, USUAL, integers, len(pool), size)
-    rng = np.random.default_rng(len(pool))
+def _each_at_each_place(inference: Inference, pools: list[list[int]], integers: _Bounds, size: int) -> list[np.ndarray]:
+    examples = max(map(len, pools))
+    arrays = _data(inference, USUAL, integers, examples, size)
+    rng = np.random.default_rng(examples)
     return [
-        _shuffled(pool, array, rng) if spec.dtype.is_integer else array for spec, array in zip(inference.inputs, arrays)
+        _shuffled(pool, array, rng) if spec.dtype.is_integer else array
+        for spec, pool, array in zip(inference.inputs, pools, arrays)
     ]
 
 
@@ -153,19 +163,24 @@ def _shuffled(pool: list[int], array: np.ndarray, rng: np.random.Generator) -> n
     return rng.permuted(np.tile(column, (1, places)), axis=0).reshape(array.shape)
 
 
-def _integers_it_takes(inference: Inference, call: Run) -> tuple[int, int]:
-    if not any(spec.dtype.is_integer for spec in inference.inputs):
-        return _INTEGERS[-1]
-    taken = (bounds for bounds in _INTEGERS[:-1] if _takes(call, _data(inference, USUAL, bounds, 16)))
-    return next(taken, _INTEGERS[-1])
+def _integers_it_takes(inference: Inference, call: Run) -> _Bounds:
+    """The widest range of each input, while the others have the narrowest, or what was found for them."""
+    taken = [_INTEGERS[-1]] * len(inference.inputs)
+    for place, spec in enumerate(inference.inputs):
+        tried = [[*taken[:place], bounds, *taken[place + 1 :]] for bounds in _INTEGERS] if spec.dtype.is_integer else []
+        taken = next((one for one in tried if _takes(call, _data(inference, USUAL, one, 16))), taken)
+    return taken
 
 
 def _data(
-    inference: Inference, made: Made, integers: tuple[int, int], examples: int, size: int = _SIZES[0]
+    inference: Inference, made: Made, integers: _Bounds, examples: int, size: int = _SIZES[0]
 ) -> list[np.ndarray]:
     kind = MADE_UP.index(made) if made in MADE_UP else len(MADE_UP)
     rng = np.random.default_rng([examples, size, kind])
-    return [_values(spec, made, integers, closed(spec.shape, size, examples), rng) for spec in inference.inputs]
+    return [
+        _values(spec, made, bounds, closed(spec.shape, size, examples), rng)
+        for spec, bounds in zip(inference.inputs, integers)
+    ]
 
 
 def _values(
@@ -250,7 +265,7 @@ def _distance(one: np.ndarray, other: np.ndarray) -> float:
 _CALLS = 3
 
 
-def _draws(inference: Inference, call: Run, integers: tuple[int, int]) -> bool:
+def _draws(inference: Inference, call: Run, integers: _Bounds) -> bool:
     if _keras.assignments_in(inference.traced):
         return False  # it gives something else because it has moved
     arrays = _data(inference, USUAL, integers, 3)
@@ -265,9 +280,7 @@ _EXAMPLES, _TIMES, _DRAWN = 3, 8, 24
 _ERRORS, _ERRORS_OF_SPREAD = 9.0, 7.0
 
 
-def _distributions(
-    inference: Inference, call: Run, run: Run, made: Made, integers: tuple[int, int]
-) -> list[tuple[float, str]]:
+def _distributions(inference: Inference, call: Run, run: Run, made: Made, integers: _Bounds) -> list[tuple[float, str]]:
     """Compares means and spreads over many samples of a few examples, output by output."""
     fixed = inference.inputs[0].shape[0]
     times = 1 if fixed else _TIMES
