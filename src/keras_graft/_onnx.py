@@ -119,7 +119,7 @@ def uncertain(graph: Any) -> list[str]:
         graph: A graph of TensorFlow without variables.
     """
     strange = set()
-    for nodes in (graph.node, *(called.node_def for called in graph.library.function)):
+    for nodes in _keras.lists_of_nodes(graph):
         by_name = {node.name: node for node in nodes}
         strange |= {f"tf.{node.op}" for node in nodes if not _is_certain(node, by_name)}
     return sorted(strange)
@@ -132,7 +132,7 @@ def _is_certain(node: Any, by_name: Mapping[str, Any]) -> bool:
     if node.op in _IN_STEPS:
         return not _is_of_floats(node)
     if node.op in _AS_FLOATS:
-        return not _is_of_floats(node) and any(_is_zero(by_name.get(_name(one))) for one in node.input)
+        return not _is_of_floats(node) and any(_is_zero(by_name, name) for name in node.input)
     if node.op in _OVERFLOWING and not _is_of_floats(node):
         return _is_of_shapes(node, by_name)
     return node.op in _SMOOTH
@@ -142,25 +142,15 @@ def _is_of_floats(node: Any) -> bool:
     return bool(tf.as_dtype(node.attr["T"].type).is_floating)
 
 
-def _name(one: str) -> str:
-    """The name of the operation that gives an input of another one."""
-    return one.lstrip("^").split(":")[0]
-
-
-def _is_zero(node: Any) -> bool:
+def _is_zero(by_name: Mapping[str, Any], name: str) -> bool:
+    node = by_name.get(_keras.producer_of(name))
     return node is not None and node.op == "Const" and not np.any(tf.make_ndarray(node.attr["value"].tensor))
 
 
 def _is_of_shapes(node: Any, by_name: Mapping[str, Any]) -> bool:
     """Whether an operation computes with constants and with sizes of tensors alone."""
-    waiting, visited = [*node.input], set[str]()
-    while waiting:
-        name = _name(waiting.pop())
-        behind = by_name.get(name)
-        if name in visited or (behind is not None and behind.op in ("Const", "Shape", "ShapeN", "Size", "Rank")):
-            continue
-        visited.add(name)
-        if behind is None or not behind.input:
-            return False
-        waiting += behind.input
-    return True
+    behind = _keras.nodes_behind(node.input, by_name, until=_SIZES)
+    return all(one is not None and (one.op in _SIZES or one.input) for one in behind)
+
+
+_SIZES = frozenset("Const Shape ShapeN Size Rank".split())

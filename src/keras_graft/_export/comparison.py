@@ -101,9 +101,9 @@ def _data_by_kind(inference: Inference, call: Run, integers: _Bounds) -> list[li
 
 
 def _sizes_it_takes(inference: Inference, call: Run, integers: _Bounds) -> list[int]:
-    if not any(None in spec.shape[1:] for spec in inference.inputs):
-        return [*_SIZES[:1]]
-    return [size for size in _SIZES if _takes(call, _data(inference, USUAL, integers, 3, size))] or [*_SIZES[:1]]
+    is_open = any(None in spec.shape[1:] for spec in inference.inputs)
+    tried = _SIZES if is_open else ()
+    return [size for size in tried if _takes(call, _data(inference, USUAL, integers, 3, size))] or [_SIZES[0]]
 
 
 def _takes(call: Run, arrays: list[np.ndarray]) -> bool:
@@ -139,9 +139,9 @@ def _whole_numbers(inference: Inference, call: Run, integers: _Bounds, size: int
 
 def _integers_in(inference: Inference) -> set[int]:
     """The whole numbers that a model compares with, or computes with."""
-    graph = inference.traced.graph.as_graph_def()
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    values = [tf.make_ndarray(node.attr["value"].tensor) for node in nodes if node.op == "Const"]
+    lists = _keras.lists_of_nodes(inference.traced.graph.as_graph_def())
+    constants = [node for nodes in lists for node in nodes if node.op == "Const"]
+    values = [tf.make_ndarray(node.attr["value"].tensor) for node in constants]
     return {value.item() for value in values if value.dtype.kind in "iu" and value.size == 1}
 
 

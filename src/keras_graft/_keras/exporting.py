@@ -21,6 +21,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from .parts import walk
 from .records import surgery
+from .tensorflow import lists_of_nodes, nodes_behind
 
 __all__ = [
     "assignments_in",
@@ -139,7 +140,7 @@ def constant_graph(function: Any) -> tuple[Any, list[str], list[str]]:
     """
     constant = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
     graph = constant.graph.as_graph_def()
-    for nodes in _lists_of_nodes(graph):
+    for nodes in lists_of_nodes(graph):
         for node in nodes:
             node.attr.pop("_gradient_op_type", None)  # gradients of functions such as SiLU: nobody takes them any more
         by_name = {node.name: node for node in nodes}
@@ -154,16 +155,8 @@ def constant_graph(function: Any) -> tuple[Any, list[str], list[str]]:
 
 def _is_seeded_anew(node: Any, by_name: Mapping[str, Any]) -> bool:
     """Whether the key of an operation that draws is no constant."""
-    waiting, visited = [node.input[1]], set[str]()
-    while waiting:
-        name = waiting.pop().lstrip("^").split(":")[0]
-        if name not in visited:
-            visited.add(name)
-            behind = by_name.get(name)
-            if behind is None or behind.op in ("RandomUniformInt", "Placeholder"):
-                return True
-            waiting += behind.input
-    return False
+    behind = nodes_behind([node.input[1]], by_name)
+    return any(one is None or one.op in ("RandomUniformInt", "Placeholder") for one in behind)
 
 
 def _draw_by_itself(node: Any) -> None:
@@ -178,7 +171,7 @@ def _draw_by_itself(node: Any) -> None:
 
 def with_erf_alone(graph: Any) -> Any:
     """A graph with `1 - erf` in place of `erfc`, which Keras makes a GELU of and tf2onnx 1.17 does not know (all)."""
-    for nodes in _lists_of_nodes(graph):
+    for nodes in lists_of_nodes(graph):
         for node in [node for node in nodes if node.op == "Erfc"]:
             kind = node.attr["T"].type
             one, erf = _constant(nodes, f"{node.name}/one", 1.0, kind), nodes.add()
@@ -193,7 +186,7 @@ def with_erf_alone(graph: Any) -> Any:
 
 def with_no_index_below_0(graph: Any) -> Any:
     """A graph in which indices below 0 are out of range, as they are to TensorFlow: ONNX counts them from the end."""
-    for nodes in _lists_of_nodes(graph):
+    for nodes in lists_of_nodes(graph):
         for node in [node for node in nodes if node.op == "GatherV2"]:
             kind = node.attr["Tindices"].type
             zero, beyond = (
@@ -223,20 +216,15 @@ def _constant(nodes: Any, name: str, value: float, kind: Any) -> str:
 def with_distinct_seeds(graph: Any) -> Any:
     """A graph in which no two operations that draw are alike: tf2onnx 1.17 makes one of those that are."""
     number = itertools.count(1)
-    for nodes in _lists_of_nodes(graph):
+    for nodes in lists_of_nodes(graph):
         for node in [node for node in nodes if node.op in _BY_THEMSELVES.values()]:
             node.attr["seed2"].i = next(number)
     return graph
 
 
-def _lists_of_nodes(graph: Any) -> list[Any]:
-    """The operations of a graph, and those of each function in it."""
-    return [graph.node, *(called.node_def for called in graph.library.function)]
-
-
 def operations_of(graph: Any) -> Iterator[tuple[str, str]]:
     """The types and the names of the operations of a graph, and of the functions in it."""
-    for nodes in _lists_of_nodes(graph):
+    for nodes in lists_of_nodes(graph):
         yield from ((node.op, node.name) for node in nodes)
 
 

@@ -7,7 +7,7 @@ here may know of layers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -30,7 +30,10 @@ __all__ = [
     "function_called_by",
     "function_named",
     "has_loops",
+    "lists_of_nodes",
     "nature_of",
+    "nodes_behind",
+    "producer_of",
     "reached_by",
     "with_constants",
 ]
@@ -243,9 +246,38 @@ def at_call_time(graph: Graph, value: Callable[[], Any], kind: tf.TensorSpec) ->
 
 def has_loops(traced: Graph) -> bool:
     """Whether a traced function, or one that it calls, runs a loop (TensorFlow 2.20 to 2.22)."""
-    graph = traced.graph.as_graph_def()
-    called = (node for function in graph.library.function for node in function.node_def)
-    return any("body" in node.attr and "cond" in node.attr for node in (*graph.node, *called))
+    lists = lists_of_nodes(traced.graph.as_graph_def())
+    return any("body" in node.attr and "cond" in node.attr for nodes in lists for node in nodes)
+
+
+def lists_of_nodes(graph: Any) -> list[Any]:
+    """The operations of a graph, as TensorFlow writes it down, and those of each function in it."""
+    return [graph.node, *(called.node_def for called in graph.library.function)]
+
+
+def producer_of(name: str) -> str:
+    """The name of the operation that gives an input, as operations name it."""
+    return name.lstrip("^").split(":")[0]
+
+
+def nodes_behind(names: Iterable[str], by_name: Mapping[str, Any], until: Collection[str] = ()) -> Iterator[Any]:
+    """The operations that some inputs depend on; None for what is an argument of a function.
+
+    Args:
+        names: The inputs, as operations name them.
+        by_name: The operations of a list of nodes, by their names.
+        until: The kinds of operations behind which nothing counts; they are given too.
+    """
+    waiting, visited = list(names), set[str]()
+    while waiting:
+        name = producer_of(waiting.pop())
+        if name in visited:
+            continue
+        visited.add(name)
+        behind = by_name.get(name)
+        yield behind
+        if behind is not None and behind.op not in until:
+            waiting += behind.input
 
 
 def with_constants(traced: Graph) -> Callable[[Any], list[Any]]:
