@@ -22,7 +22,7 @@ from ._features.checked import checked_inputs
 from ._features.computer import Computer
 from ._features.data import is_on_ray, numbers, source_of
 from ._features.engines import check_engine, computer_of
-from ._features.extractor import dense
+from ._features.extractor import inputs_in
 from ._features.fingerprint import Uncomparable, fingerprint_of_model
 from ._features.on_ray import RayOptions, mapped_on_ray, source_on_ray
 from ._keras import Model
@@ -304,7 +304,7 @@ def predict_samples(
             f"`keras.Model(model.input, model.output)`, and do to `values` what they do. Received: model={model!r}"
         )
     if is_on_ray(x):
-        return _on_ray(model, x, samples, seed, engine, ray or RayOptions())
+        return _on_ray(model, x, samples, seed, engine, ray)
     found = make_cut(model, ends_noiselessness(model))
     stateful = [part.name for part in _keras.walk(found.rest) if getattr(part, "stateful", False)]
     if stateful:
@@ -324,9 +324,10 @@ def predict_samples(
     return Samples(_sampled(_computer_of(model, found.features, engine), sampler, source, samples))
 
 
-def _on_ray(model: keras.Model, x: Any, samples: int, seed: int | None, engine: str, options: RayOptions) -> Any:
+def _on_ray(model: keras.Model, x: Any, samples: int, seed: int | None, engine: str, ray: RayOptions | None) -> Any:
     """A dataset of Ray with what workers sample of the rows of another one."""
-    source = source_on_ray(x, None, None, _keras.names_of_inputs(model), options, "x")
+    source = source_on_ray(x, None, None, _keras.names_of_inputs(model), ray, "x")
+    options = source.options
     entropy = np.random.SeedSequence(seed).entropy
     summary = _Summary(model, source.columns, samples, entropy, engine, options.batch_size)
     first = next(iter(x.iter_batches(batch_size=1, batch_format="numpy")))
@@ -382,10 +383,9 @@ class _Summary:
         return True
 
     def _drawn(self, block: Mapping[str, Any]) -> Samples:
-        inputs = {name: dense(name, block[name]) for name in self.columns}
-        x = inputs if len(inputs) > 1 else next(iter(inputs.values()))
+        x = inputs_in(block, self.columns)
         content = hashlib.blake2b(repr(self.seed).encode(), digest_size=4)
-        for array in inputs.values():
+        for array in x.values() if isinstance(x, dict) else [x]:
             content.update(np.ascontiguousarray(array).tobytes())
         seed = int.from_bytes(content.digest(), "little")
         options: dict[str, Any] = {"batch_size": self.batch_size, "seed": seed, "engine": self.engine}

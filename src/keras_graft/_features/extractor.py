@@ -9,7 +9,7 @@ import hashlib
 import pathlib
 import pickle
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -23,7 +23,7 @@ from .data import source_of
 from .engines import check_engine, computer_of
 from .features import features_in_memory
 
-__all__ = ["FeatureExtractor", "dense"]
+__all__ = ["FeatureExtractor", "columns_for", "dense", "inputs_in"]
 
 
 class FeatureExtractor:
@@ -84,29 +84,27 @@ class FeatureExtractor:
         Raises:
             ValueError: If a column is missing, or does not fit the input that it is for.
         """
-        arrays = self._inputs_in(columns)
-        rows = len(next(iter(arrays.values())))
-        if not rows:
+        x = self._inputs_in(columns)
+        if not len(keras.tree.flatten(x)[0]):
             return self._empty()
-        x = arrays if len(arrays) > 1 else next(iter(arrays.values()))
         source = source_of(x, None, None, steps=None, batch_size=self.batch_size, name="columns")
         features, _ = features_in_memory(self.computer(), source, lambda done: None).whole
         return dict(zip(self.outputs, features))
 
-    def _inputs_in(self, columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def _inputs_in(self, columns: Mapping[str, Any]) -> Any:
         if not isinstance(columns, Mapping):
             raise TypeError(
                 "A feature extractor takes a dict of columns: arrays of shape (examples, ...) by name. "
                 f"Received: {type(columns).__name__}"
             )
-        names = list(columns) if len(self.inputs) == len(columns) == 1 else self.inputs
+        names = columns_for(self.inputs, list(columns))
         missing = [name for name in names if name not in columns]
         if missing:
             raise ValueError(
                 f"The columns {missing} are missing. Name columns as the inputs of the model: {self.inputs}. "
                 f"Received the columns {list(columns)}"
             )
-        return {name: dense(name, columns[name]) for name in names}
+        return inputs_in(columns, names)
 
     def _empty(self) -> dict[str, np.ndarray]:
         tensors = _keras.outputs_by_key(self.computer().model)
@@ -123,8 +121,8 @@ class FeatureExtractor:
         """
         with _LOADING:
             if self._model is None:
-                return self._loaded(place)
-            if self._computer is None or self._holds_other_weights(self._model):
+                self._computer = self._computer or self._loaded(place)
+            elif self._computer is None or self._holds_other_weights(self._model):
                 self._computer = self._made(self._model, place)
             return self._computer
 
@@ -146,13 +144,27 @@ class FeatureExtractor:
         return _LOADED[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        saved = self._saved if self._model is None else pickle.dumps(self._model)
+        saved = self._saved
+        if self._model is not None:
+            _keras.put_on_record(self._model)
+            saved = pickle.dumps(self._model)
         return {**vars(self), "_saved": saved, "_model": None, "_computer": None, "_weights": []}
 
 
 # What was loaded in this process.
 _LOADED: dict[bytes, Computer] = {}
 _LOADING = threading.Lock()
+
+
+def columns_for(inputs: list[str], columns: list[str]) -> list[str]:
+    """The columns that are inputs of a model: those of their names, or a single one of any name for a single input."""
+    return columns if len(inputs) == len(columns) == 1 else inputs
+
+
+def inputs_in(columns: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """Some columns as a model takes its inputs: in a dict, or alone."""
+    arrays = {name: dense(name, columns[name]) for name in names}
+    return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 
 
 def dense(name: str, column: Any) -> np.ndarray:

@@ -19,12 +19,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .. import _keras
 from .._arguments import described, integer
 from .._keras import Structure
 from .computer import Computer
 from .data import Source, beside_inputs, part_of
-from .extractor import FeatureExtractor, dense
+from .extractor import FeatureExtractor, columns_for, dense, inputs_in
 from .features import Features, Progress, check_any
 from .in_folder import Filled, Filling, column_at
 
@@ -88,14 +87,18 @@ class OnRay(Source):
     weights_in: Structure = None
     options: RayOptions = dataclasses.field(default_factory=RayOptions)
 
+    def on_the_driver(self) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+        """Its batches, read where the dataset was made."""
+        for block in self.dataset.iter_batches(batch_size=self.options.batch_size, batch_format="numpy"):
+            yield self.batch_of(block)
+
     def batch_of(self, block: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...]]:
         """Some rows as the inputs of a batch, and what stands beside them in `fit`."""
-        inputs = {name: dense(name, block[name]) for name in self.columns}
         beside = [
             keras.tree.map_structure(lambda name: None if name is None else dense(name, block[name]), names)
             for names in (self.targets_in, self.weights_in)
         ]
-        return inputs if len(inputs) > 1 else next(iter(inputs.values())), beside_inputs(*beside)
+        return inputs_in(block, self.columns), beside_inputs(*beside)
 
 
 def source_on_ray(
@@ -121,22 +124,15 @@ def source_on_ray(
             f"`{name}` is a dataset of Ray, so its targets and weights are names of columns, as in "
             f'y="label", sample_weight="weight". Received: {described(y)}, {described(weights)}'
         )
-    lone = [column for column in columns if column not in beside]
-    wanted = [*beside, *(inputs if len(inputs) > 1 or len(lone) != 1 else lone)]
-    missing = [column for column in wanted if column not in columns]
+    given = columns_for(inputs, [column for column in columns if column not in beside])
+    missing = [column for column in (*beside, *given) if column not in columns]
     if missing:
         raise ValueError(
             f"`{name}` has no columns {missing}. Name its columns as the inputs of the model, {inputs} (a single one "
             f"may have any name), and targets by `y`. Received the columns {columns}"
         )
-    given = tuple(wanted[len(beside) :])
-    source = OnRay(_no_batches, None, (None, None), None, x, given, y, weights, options or RayOptions())
-
-    def batches() -> Iterator[tuple[Any, tuple[Any, ...]]]:
-        for block in x.iter_batches(batch_size=source.options.batch_size, batch_format="numpy"):
-            yield source.batch_of(block)
-
-    return dataclasses.replace(source, batches=batches)
+    source = OnRay(_no_batches, None, (None, None), None, x, tuple(given), y, weights, options or RayOptions())
+    return dataclasses.replace(source, batches=source.on_the_driver)
 
 
 def _no_batches() -> Iterator[tuple[Any, tuple[Any, ...]]]:
@@ -201,7 +197,6 @@ class _Worker:
 
     @classmethod
     def of(cls, computer: Computer, source: OnRay, filled: Filled) -> _Worker:
-        _keras.put_on_record(computer.model)  # it is saved
         extractor = FeatureExtractor(
             computer.model, engine=computer.engine, exact=computer.exact, batch_size=source.options.batch_size
         )
