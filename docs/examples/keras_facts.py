@@ -36,6 +36,13 @@ def model_of(function, shape=(500,)):
     return keras.Model(inputs, function(inputs))
 
 
+def losses_of_frozen(layer):
+    model = model_of(layer)
+    model.trainable = False
+    model(ONES, training=True)
+    return model.losses
+
+
 def base(**stored):
     """A model with dropout, frozen."""
     model = model_of(lambda x: layers.Dropout(0.5)(x, **stored))
@@ -172,18 +179,12 @@ def frozen_spectral_normalization():
 
 @fact("an activity regularizer of a frozen layer adds to the loss")
 def frozen_activity_regularizer():
-    model = model_of(layers.Dense(4, activity_regularizer="l2"))
-    model.trainable = False
-    model(ONES, training=True)
-    return yes(model.losses)
+    return yes(losses_of_frozen(layers.Dense(4, activity_regularizer="l2")))
 
 
 @fact("a kernel regularizer of a frozen layer adds to the loss")
 def frozen_kernel_regularizer():
-    model = model_of(layers.Dense(4, kernel_regularizer="l2"))
-    model.trainable = False
-    model(ONES, training=True)
-    return yes(model.losses)
+    return yes(losses_of_frozen(layers.Dense(4, kernel_regularizer="l2")))
 
 
 def attention():

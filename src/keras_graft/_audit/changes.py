@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from .._behaviour.findings import Row
 from .notebook import bullets, details, framed
 from .report import Report
-from .words import at, doing, layers, mark
+from .words import at, doing, layers, mark, named
 
 __all__ = ["AuditChanges", "Change", "changes_between"]
 
@@ -209,8 +209,7 @@ def _heading(sign: str, kind: str, said: str, group: list[Change]) -> str:
 
 
 def _names(group: list[Change], most: int) -> str:
-    names = ", ".join(change.path for change in group[:most])
-    return f"{names}, and {len(group) - most} more" if group[most:] else names
+    return named([change.path for change in group], most)
 
 
 def _lines(found: AuditChanges) -> Iterator[str]:
@@ -222,8 +221,8 @@ def _lines(found: AuditChanges) -> Iterator[str]:
         for heading, group in groups:
             yield from textwrap.wrap(heading, _WIDTH, initial_indent="  ", subsequent_indent="    ")
             if group[1:]:
-                named = _names(group, _NAMED)
-                yield from textwrap.wrap(named, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+                names = _names(group, _NAMED)
+                yield from textwrap.wrap(names, _WIDTH, initial_indent="    ", subsequent_indent="    ")
 
 
 def _sections(found: AuditChanges) -> Iterator[str]:

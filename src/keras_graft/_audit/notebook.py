@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from .._behaviour.findings import Row
 from .report import Report, Total
-from .words import doing, layers, mark, more_lines, summary, total_line, weights
+from .words import doing, layers, mark, more_lines, named, summary, total_line, weights
 
 __all__ = ["bullets", "details", "display", "folded", "framed"]
 
@@ -102,9 +102,8 @@ def _live_item(rows: list[Row]) -> str:
     acts = list(dict.fromkeys(row.fit for row in rows))
     shown = acts if len(acts) <= _ACTS else [acts[0], "…", acts[-1]]
     said = [f"{sign} {layers(len(rows))} of {first.type}", ", ".join(shown), first.contradiction or first.reason]
-    names = ", ".join(f"{row.path} ({row.fit})" if row.fit else row.path for row in rows[:_NAMED])
-    named = f"{names}, and {len(rows) - _NAMED} more" if rows[_NAMED:] else names
-    return details(html.escape(": ".join(filter(None, said))), html.escape(named))
+    names = [f"{row.path} ({row.fit})" if row.fit else row.path for row in rows]
+    return details(html.escape(": ".join(filter(None, said))), html.escape(named(names, _NAMED)))
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -5,13 +5,13 @@ It must not know what is made of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .._behaviour.findings import Row
 from .._behaviour.table import Effect
 from .report import Report, Total
 
-__all__ = ["at", "doing", "layers", "mark", "more_lines", "summary", "total_line", "total_lines", "weights"]
+__all__ = ["at", "doing", "layers", "mark", "more_lines", "named", "summary", "total_line", "total_lines", "weights"]
 
 
 def mark(row: Row) -> str:
@@ -70,6 +70,12 @@ def summary(audit: Report) -> str:
 
 def layers(count: int) -> str:
     return "1 layer" if count == 1 else f"{count} layers"
+
+
+def named(names: Sequence[str], most: int) -> str:
+    """The first of some names, and how many others there are."""
+    first = ", ".join(names[:most])
+    return f"{first}, and {len(names) - most} more" if names[most:] else first
 
 
 def total_line(total: Total, audit: Report) -> str:

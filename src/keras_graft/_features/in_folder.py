@@ -21,7 +21,7 @@ import pathlib
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -213,6 +213,9 @@ class Column(abc.ABC):
     home: pathlib.Path
     names: list[str]
 
+    # What its files are called, with a number.
+    kind: ClassVar[str]
+
     @abc.abstractmethod
     def of(self, x: Structure, targets: Structure) -> Structure:
         """What it needs of a batch."""
@@ -234,9 +237,9 @@ class Column(abc.ABC):
         """Raises where a shard does not hold what it should for some batches."""
 
     @property
-    @abc.abstractmethod
     def files(self) -> list[str]:
         """The names of its files in a shard."""
+        return [f"{self.kind}-{number}.npy" for number in range(len(self.names))]
 
     def batches_in_shard(self, x: Structure, targets: Structure) -> int:
         """How many batches like the first make a shard: a power of two, so that columns end where others do."""
@@ -268,6 +271,8 @@ class OfFeatures(Column):
     computer: Computer
     common: Common = dataclasses.field(default_factory=Common)
 
+    kind = "feature"
+
     @classmethod
     def in_place(cls, folder: pathlib.Path, computer: Computer) -> OfFeatures:
         """The column of what a computer gives."""
@@ -282,10 +287,6 @@ class OfFeatures(Column):
         manifest = {"model": fingerprint, "computed": computer.label or "exact", "features": features}
         _write_manifest(folder, home, manifest)
         return column
-
-    @property
-    def files(self) -> list[str]:
-        return [f"feature-{number}.npy" for number in range(len(self.names))]
 
     def of(self, x: Structure, targets: Structure) -> Structure:
         return x
@@ -326,17 +327,15 @@ _MORE_ROWS = 64
 class OfTargets(Column):
     """Targets, and weights, that came with the batches."""
 
+    kind = "target"
+
     @classmethod
     def in_place(cls, folder: pathlib.Path, targets: Structure) -> OfTargets:
         """The column of targets like these."""
         home = _home(folder, "targets", "")
-        column = cls(folder, home, [f"{number:06}" for number in range(len(_present(targets)))])
+        column = cls(folder, home, [str(number) for number in range(len(_present(targets)))])
         _write_manifest(folder, home, {"targets": column.files})
         return column
-
-    @property
-    def files(self) -> list[str]:
-        return [f"target-{number}.npy" for number in range(len(self.names))]
 
     def of(self, x: Structure, targets: Structure) -> Structure:
         return numbers(targets)

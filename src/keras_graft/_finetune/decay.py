@@ -98,8 +98,8 @@ def grouped(
         group = "_".join(filter(None, (joins, depth)))
         if group:
             factors[group] = factor
-            variables = [variable for layer in part.layers for variable in _keras.own_variables(layer)]
-            by_variable = {**dict.fromkeys(map(id, variables), group), **by_variable}
+            for variable in (variable for layer in part.layers for variable in _keras.own_variables(layer)):
+                by_variable.setdefault(id(variable), group)
     return Grouping(factors, by_variable)
 
 
