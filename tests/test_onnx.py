@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
 
 from keras_graft import _keras
-from keras_graft._onnx import converted, missing, session_of, uncertain
+from keras_graft._onnx import converted, missing, session_of, uncertain, versions
 
 
 def graph_of(function: Any, kind: tf.TensorSpec) -> tuple[Any, list[str], list[str]]:
     return _keras.constant_graph(tf.function(function).get_concrete_function(kind))
+
+
+def test_versions_do_not_depend_on_what_a_package_is_installed_as(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_no_package(name: str) -> str:  # as where keras-nightly and onnxruntime-gpu are installed
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", of_no_package)
+    found = versions()
+    assert list(found) == ["keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime"]
+    assert found["keras"] == keras.__version__
 
 
 @pytest.mark.quick

@@ -11,12 +11,13 @@ import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from . import _keras
 
-__all__ = ["PACKAGES", "converted", "missing", "nodes_of", "session_of", "uncertain"]
+__all__ = ["PACKAGES", "converted", "missing", "nodes_of", "session_of", "uncertain", "versions"]
 
 PACKAGES = ("tf2onnx", "onnx", "onnxruntime")
 
@@ -27,6 +28,18 @@ _OPSET = 18
 def missing(packages: Collection[str]) -> list[str]:
     """Those of some packages that are not installed."""
     return [package for package in packages if importlib.util.find_spec(package) is None]
+
+
+def versions() -> dict[str, str]:
+    """Those of all that decides what a model becomes in ONNX, and what is computed there.
+
+    As the modules say: `keras-nightly` and `onnxruntime-gpu` install the same modules by another name.
+    """
+    import onnx  # noqa: PLC0415  an extra
+    import onnxruntime  # noqa: PLC0415  an extra
+
+    modules = (keras, tf, _keras.tf2onnx_of_keras(), onnx, onnxruntime)
+    return {module.__name__: module.__version__ for module in modules}
 
 
 def converted(graph: Any, inputs: Sequence[str], outputs: Sequence[str], names: Mapping[str, str]) -> bytes:

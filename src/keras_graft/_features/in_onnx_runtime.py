@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import os
 import pathlib
 import warnings
@@ -21,7 +20,7 @@ import tensorflow as tf
 
 from .. import _keras
 from .._keras import Structure
-from .._onnx import PACKAGES, converted, session_of, uncertain
+from .._onnx import converted, session_of, uncertain, versions
 from . import store
 from .alike import alike
 from .computer import AT_A_TIME, Computer, Function, kind_of
@@ -140,8 +139,7 @@ class OnnxRuntimeComputer(Computer):
             fingerprint = fingerprint_of_model(self.model)
         except Uncomparable:
             return self._convert(specs)
-        versions = [importlib.metadata.version(package) for package in (*PACKAGES, "tensorflow", "keras")]
-        number = hashlib.blake2b(repr((fingerprint, specs, versions)).encode(), digest_size=16).hexdigest()
+        number = hashlib.blake2b(repr((fingerprint, specs, versions())).encode(), digest_size=16).hexdigest()
         with store.explained(self.place):
             path = store.home_in(self.place, _HOME) / number
             if not store.is_whole(path, [_FILE]):
