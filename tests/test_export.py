@@ -591,6 +591,21 @@ def test_open_sizes_are_compared_at_several(tmp_path):
     assert not path.exists()
 
 
+def test_a_model_that_takes_large_sizes_alone_is_compared_at_these(tmp_path):
+    x = keras.Input((None, None, 1))
+    y = layers.GlobalAveragePooling2D()(layers.Conv2D(2, 31)(x))
+    assert export(keras.Model(x, y), tmp_path / "m.onnx", format="onnx").difference < 1e-3
+
+
+def test_sizes_that_cannot_be_guessed_are_asked_for(tmp_path):
+    x = keras.Input((None,))
+    model = keras.Model(x, ops.sum(ops.reshape(x, (-1, 7)), axis=-1))
+    with pytest.raises(ValueError, match="by `input_signature`"):
+        export(model, tmp_path / "m.onnx", format="onnx")
+    given = [keras.InputSpec(shape=(None, 14), name=x.name)]
+    assert export(model, tmp_path / "m.onnx", format="onnx", input_signature=given).difference < 1e-3
+
+
 @pytest.mark.parametrize("format", ["tf_saved_model", "onnx"])
 def test_a_model_that_cannot_be_traced_is_refused_in_the_usual_words(format, tmp_path):
     def python_alone(x):

@@ -6,8 +6,8 @@ It must not know how the file was written.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
-from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -39,11 +39,12 @@ class Comparison:
 def compare(inference: Inference, run: Run) -> Comparison:
     """Runs the model and its file on the same data. The model is called as by `model(x, training=False)`."""
     call = _without_traces(inference)
-    integers = _integers_it_takes(inference, call)
-    if _draws(inference, call, integers):
-        of_kinds = [_distributions(inference, call, run, made, integers) for made in (USUAL, SIGNED)]
+    sizes = _sizes_it_takes(inference, call)
+    taken = _integers_it_takes(inference, call, sizes[0])
+    if _draws(inference, call, taken):
+        of_kinds = [_distributions(inference, call, run, made, taken) for made in (USUAL, SIGNED)]
         return _summed([one for of_kind in of_kinds for one in of_kind], draws=True)
-    calls = _data_by_kind(inference, call, integers)
+    calls = _data_by_kind(inference, call, taken, sizes)
     pairs = [[(call(arrays), run(arrays)) for arrays in of_kind] for of_kind in calls]
     by_output = [
         _same(name, [[(one[place], other[place]) for one, other in of_kind] for of_kind in pairs], inference.model)
@@ -83,27 +84,51 @@ _ROWS = (3, 1)
 # The ranges of integers that are tried: what a model does not take (more than it has words for, say) is an error of it.
 _INTEGERS = ((-100, 1000), (0, 1000), (0, 100), (0, 10), (0, 3), (0, 2))
 
-# The range of whole numbers that each input takes.
-_Bounds: TypeAlias = list[tuple[int, int]]
-
-# What stands for axes whose sizes are open, as far as a model takes it; the first counts wherever one is enough.
-_SIZES = (8, 5, 20)
+# What is tried for axes whose sizes are open, and at how many of those that a model takes it is compared.
+_SIZES, _COMPARED = (8, 5, 20, 64, 256), 3
 
 
-def _data_by_kind(inference: Inference, call: Run, integers: _Bounds) -> list[list[list[np.ndarray]]]:
+@dataclasses.dataclass(frozen=True)
+class _Taken:
+    """Data that a model takes.
+
+    Attributes:
+        integers: The range of whole numbers of each input.
+        size: That of all axes whose sizes are open.
+    """
+
+    integers: list[tuple[int, int]]
+    size: int
+
+
+def _data_by_kind(inference: Inference, call: Run, taken: _Taken, sizes: list[int]) -> list[list[list[np.ndarray]]]:
     """Data of several kinds, sizes and numbers of examples, and whole numbers one by one."""
-    sizes = _sizes_it_takes(inference, call, integers)
-    kinds = [(made, sizes[0]) for made in (*MADE_UP, _FAR)] + [(USUAL, size) for size in sizes[1:]]
-    by_kind = [[_data(inference, made, integers, examples, size) for examples in _ROWS] for made, size in kinds]
+    kinds = [(made, taken) for made in (*MADE_UP, _FAR)]
+    kinds += [(USUAL, _Taken(taken.integers, size)) for size in sizes[1:]]
+    by_kind = [[_data(inference, made, of_size, examples) for examples in _ROWS] for made, of_size in kinds]
     if any(spec.dtype.is_integer for spec in inference.inputs):
-        by_kind += [[arrays] for arrays in _whole_numbers(inference, call, integers, sizes[0])]
+        by_kind += [[arrays] for arrays in _whole_numbers(inference, call, taken)]
     return by_kind
 
 
-def _sizes_it_takes(inference: Inference, call: Run, integers: _Bounds) -> list[int]:
-    is_open = any(None in spec.shape[1:] for spec in inference.inputs)
-    tried = _SIZES if is_open else ()
-    return [size for size in tried if _takes(call, _data(inference, USUAL, integers, 3, size))] or [_SIZES[0]]
+def _sizes_it_takes(inference: Inference, call: Run) -> list[int]:
+    """Some sizes of open axes; the first counts wherever one is enough.
+
+    Raises:
+        ValueError: If it takes none of those that are tried.
+    """
+    is_open = {spec.name: tuple(spec.shape) for spec in inference.inputs if None in spec.shape[1:]}
+    if not is_open:
+        return [_SIZES[0]]
+    narrow = [_INTEGERS[-1]] * len(inference.inputs)
+    taken = (size for size in _SIZES if _takes(call, _data(inference, USUAL, _Taken(narrow, size), 3)))
+    sizes = list(itertools.islice(taken, _COMPARED))
+    if not sizes:
+        raise ValueError(
+            f"what the inputs {is_open} leave open can be none of the sizes {list(_SIZES)}, at which a file is "
+            "compared; give sizes that the model takes, by `input_signature`"
+        )
+    return sizes
 
 
 def _takes(call: Run, arrays: list[np.ndarray]) -> bool:
@@ -121,18 +146,19 @@ _FAR_OFF = tuple(
 )
 
 
-def _whole_numbers(inference: Inference, call: Run, integers: _Bounds, size: int) -> list[list[np.ndarray]]:
+def _whole_numbers(inference: Inference, call: Run, taken: _Taken) -> list[list[np.ndarray]]:
     """Data that hold each of some whole numbers at each place; those that are far off where an input takes them."""
     named = {number + off for number in _integers_in(inference) for off in (-1, 0, 1)}
     near = [
-        sorted(number for number in {*_NEAR, low, high - 1, *named} if low <= number < high) for low, high in integers
+        sorted(number for number in {*_NEAR, low, high - 1, *named} if low <= number < high)
+        for low, high in taken.integers
     ]
     far = sorted({*_NEAR, *_FAR_OFF, *named})
-    found = [_each_at_each_place(inference, near, integers, size)]
+    found = [_each_at_each_place(inference, near, taken)]
     for place, spec in enumerate(inference.inputs):
         if spec.dtype.is_integer:
             pools = [*near[:place], far, *near[place + 1 :]]
-            arrays = _each_at_each_place(inference, pools, integers, size)
+            arrays = _each_at_each_place(inference, pools, taken)
             found += [arrays] if _takes(call, arrays) else []
     return found
 
@@ -145,9 +171,9 @@ def _integers_in(inference: Inference) -> set[int]:
     return {value.item() for value in values if value.dtype.kind in "iu" and value.size == 1}
 
 
-def _each_at_each_place(inference: Inference, pools: list[list[int]], integers: _Bounds, size: int) -> list[np.ndarray]:
+def _each_at_each_place(inference: Inference, pools: list[list[int]], taken: _Taken) -> list[np.ndarray]:
     examples = max(map(len, pools))
-    arrays = _data(inference, USUAL, integers, examples, size)
+    arrays = _data(inference, USUAL, taken, examples)
     rng = np.random.default_rng(examples)
     return [
         _shuffled(pool, array, rng) if spec.dtype.is_integer else array
@@ -163,23 +189,21 @@ def _shuffled(pool: list[int], array: np.ndarray, rng: np.random.Generator) -> n
     return rng.permuted(np.tile(column, (1, places)), axis=0).reshape(array.shape)
 
 
-def _integers_it_takes(inference: Inference, call: Run) -> _Bounds:
+def _integers_it_takes(inference: Inference, call: Run, size: int) -> _Taken:
     """The widest range of each input, while the others have the narrowest, or what was found for them."""
-    taken = [_INTEGERS[-1]] * len(inference.inputs)
+    found = [_INTEGERS[-1]] * len(inference.inputs)
     for place, spec in enumerate(inference.inputs):
-        tried = [[*taken[:place], bounds, *taken[place + 1 :]] for bounds in _INTEGERS] if spec.dtype.is_integer else []
-        taken = next((one for one in tried if _takes(call, _data(inference, USUAL, one, 16))), taken)
-    return taken
+        tried = [[*found[:place], bounds, *found[place + 1 :]] for bounds in _INTEGERS] if spec.dtype.is_integer else []
+        found = next((one for one in tried if _takes(call, _data(inference, USUAL, _Taken(one, size), 16))), found)
+    return _Taken(found, size)
 
 
-def _data(
-    inference: Inference, made: Made, integers: _Bounds, examples: int, size: int = _SIZES[0]
-) -> list[np.ndarray]:
+def _data(inference: Inference, made: Made, taken: _Taken, examples: int) -> list[np.ndarray]:
     kind = MADE_UP.index(made) if made in MADE_UP else len(MADE_UP)
-    rng = np.random.default_rng([examples, size, kind])
+    rng = np.random.default_rng([examples, taken.size, kind])
     return [
-        _values(spec, made, bounds, closed(spec.shape, size, examples), rng)
-        for spec, bounds in zip(inference.inputs, integers)
+        _values(spec, made, bounds, closed(spec.shape, taken.size, examples), rng)
+        for spec, bounds in zip(inference.inputs, taken.integers)
     ]
 
 
@@ -265,10 +289,10 @@ def _distance(one: np.ndarray, other: np.ndarray) -> float:
 _CALLS = 3
 
 
-def _draws(inference: Inference, call: Run, integers: _Bounds) -> bool:
+def _draws(inference: Inference, call: Run, taken: _Taken) -> bool:
     if _keras.assignments_in(inference.traced):
         return False  # it gives something else because it has moved
-    arrays = _data(inference, USUAL, integers, 3)
+    arrays = _data(inference, USUAL, taken, 3)
     first, *others = (call(arrays) for _ in range(_CALLS + 1))
     return not all(_distance(one, other) == 0 for outputs in others for one, other in zip(first, outputs))
 
@@ -280,11 +304,11 @@ _EXAMPLES, _TIMES, _DRAWN = 3, 8, 24
 _ERRORS, _ERRORS_OF_SPREAD = 9.0, 7.0
 
 
-def _distributions(inference: Inference, call: Run, run: Run, made: Made, integers: _Bounds) -> list[tuple[float, str]]:
+def _distributions(inference: Inference, call: Run, run: Run, made: Made, taken: _Taken) -> list[tuple[float, str]]:
     """Compares means and spreads over many samples of a few examples, output by output."""
     fixed = inference.inputs[0].shape[0]
     times = 1 if fixed else _TIMES
-    rows = _data(inference, made, integers, fixed or _EXAMPLES)
+    rows = _data(inference, made, taken, fixed or _EXAMPLES)
     arrays = [np.tile(array, (times, *[1] * (array.ndim - 1))) for array in rows]
     drawn = [[draw(arrays) for _ in range(_DRAWN)] for draw in (call, run)]
     values = [[np.stack(outputs) for outputs in zip(*one)] for one in drawn]
