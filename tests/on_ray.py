@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -100,8 +101,25 @@ def main() -> None:
         killer.start()
         found["with a killed worker"] = train(model(), dataset, "label", cache=folder).history
         found["killed"], found["shards after that"] = len(killed), len(shards(folder))
+    found["other shapes"] = error_of_other_shapes(train)
     found |= sampled(dataset)
     print(json.dumps(found))
+
+
+def error_of_other_shapes(train: Callable[..., Any]) -> str:
+    """What is said of targets that have another shape in some blocks than in others."""
+    import ray
+
+    x, y = data()
+    labels = [np.full(1 + (place >= EXAMPLES // 2), label) for place, label in enumerate(y)]
+    rows = [{"image": one, "label": label} for one, label in zip(x, labels)]
+    halves = [ray.data.from_items(half) for half in (rows[: EXAMPLES // 2], rows[EXAMPLES // 2 :])]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            train(model(), halves[0].union(halves[1]), "label", cache=folder)
+        except Exception as error:  # Ray puts its own around what workers raise
+            return str(error)
+    return ""
 
 
 def sampled(dataset: Any) -> dict[str, Any]:

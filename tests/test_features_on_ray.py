@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -62,6 +65,26 @@ def test_options_are_checked() -> None:
 
 @needs_ray
 @pytest.mark.slow
+def test_the_example_of_heads_side_by_side_trains_all_of_them(tmp_path: pathlib.Path) -> None:
+    examples = pathlib.Path(__file__).parents[1] / "docs" / "examples"
+    script = f"""
+import pathlib, side_by_side
+grid = {{"units": [16, 32], "dropout": [0.0], "learning_rate": [3e-3]}}
+side_by_side.main(pathlib.Path({str(tmp_path)!r}), grid)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=examples)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ") and "seconds" not in line]
+    assert [row[0] for row in rows] == ["| one after the other", "| side by side, ASHA"]
+    assert rows[0][2] == "80"
+    assert int(rows[1][2]) in range(20, 81, 10)
+    assert all(float(row[3].rstrip("%")) > 50 for row in rows)
+    assert "1,797 images, once" in done.stdout
+
+
+@needs_ray
+@pytest.mark.slow
 def test_workers_fill_what_one_machine_finds_and_a_killed_one_loses_nothing() -> None:
     found = on_ray.in_a_new_process()
     blocks = -(-on_ray.EXAMPLES // 32)
@@ -73,6 +96,7 @@ def test_workers_fill_what_one_machine_finds_and_a_killed_one_loses_nothing() ->
     assert len(found["first"]["val_loss"]) == 2
     assert found["killed"] == 1
     assert found["shards after that"] == found["shards"]
+    assert "All batches must have one shape" in found["other shapes"]
     assert found["columns"] == ["label", "mean", "mutual_information", "predictive_entropy", "std"]
     assert found["rows"] == on_ray.EXAMPLES
     np.testing.assert_allclose(found["means"], found["expected means"], atol=0.02)

@@ -123,15 +123,20 @@ class Common:
             [() if leaf is None else tuple(np.shape(leaf)[1:]) for _, leaf in leaves],
             ["None" if leaf is None else _dtype_of(leaf) for _, leaf in leaves],
         ]
-        expected = self.first.setdefault(what, current)
-        for kind, one, other in zip(("structures", "shapes", "dtypes"), expected, current):
-            if one != other:
-                pairs = [[here, there] for here, there in zip(one, other) if here != there]
-                raise ValueError(
-                    f"All batches must have one shape but for the number of their examples, one dtype and one "
-                    f"structure. Pad them or convert them, or train the model with `fit`. Received: {what} of an "
-                    f"example of the {kind} {[one, other] if kind == 'structures' else pairs[0]}"
-                )
+        self.agree({what: current})
+
+    def agree(self, others: dict[str, list[Any]]) -> None:
+        """Raises where the first batch of some others, as `first` has it, is unlike this one."""
+        for what, current in others.items():
+            expected = self.first.setdefault(what, current)
+            for kind, one, other in zip(("structures", "shapes", "dtypes"), expected, current):
+                if one != other:
+                    pairs = [[here, there] for here, there in zip(one, other) if here != there]
+                    raise ValueError(
+                        f"All batches must have one shape but for the number of their examples, one dtype and one "
+                        f"structure. Pad them or convert them, or train the model with `fit`. Received: {what} of an "
+                        f"example of the {kind} {[one, other] if kind == 'structures' else pairs[0]}"
+                    )
 
 
 def _dtype_of(leaf: Any) -> str:

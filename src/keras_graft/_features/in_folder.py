@@ -73,8 +73,8 @@ def features_in_folder(
         FeatureStoreError: If the folder cannot be written.
     """
     filled = Filled.begin(computer, store.absolute(folder))
-    common, done = Common(), 0
-    for x, targets in common.targets_of(source):
+    done = 0
+    for x, targets in source.batches():
         filled.take(x, targets)
         if filled.done > done:
             done = filled.done
@@ -96,6 +96,7 @@ class Filled:
         beside: That of targets, once the first have come.
         structure: That of the targets.
         sizes: The sizes of the batches.
+        targets: What all targets have in common.
     """
 
     folder: pathlib.Path
@@ -104,6 +105,7 @@ class Filled:
     beside: list[Filling] = dataclasses.field(default_factory=list)
     structure: Structure = ()
     sizes: list[int] = dataclasses.field(default_factory=list)
+    targets: Common = dataclasses.field(default_factory=Common)
 
     @classmethod
     def begin(cls, computer: Computer, folder: pathlib.Path) -> Filled:
@@ -129,6 +131,7 @@ class Filled:
 
     def take(self, x: Structure, targets: Structure) -> None:
         """Takes another batch."""
+        self.targets.check("targets", targets)
         if not self.sizes:
             self.expect(targets)
         self.sizes.append(_rows_of(x))
@@ -140,13 +143,24 @@ class Filled:
         for filling in self.columns:
             filling.close()
 
+    @property
+    def common(self) -> list[Common]:
+        """What all batches have in common."""
+        return [self.targets, *(filling.column.common for filling in self.columns)]
+
     def listed(self) -> dict[str, Any]:
-        """What it consists of, as JSON."""
+        """What it consists of, and what its batches have in common."""
         columns = [{**filling.listed(), "found": filling.found} for filling in self.columns]
-        return {"sizes": self.sizes, "columns": columns}
+        return {"sizes": self.sizes, "columns": columns, "common": [one.first for one in self.common]}
 
     def extend(self, listed: dict[str, Any]) -> None:
-        """Takes over what another process filled with the next batches."""
+        """Takes over what another process filled with the next batches.
+
+        Raises:
+            ValueError: If these are unlike those before them.
+        """
+        for one, first in zip(self.common, listed["common"], strict=True):
+            one.agree(first)
         self.sizes += listed["sizes"]
         for filling, column in zip(self.columns, listed["columns"], strict=True):
             filling.extend(column)
@@ -207,11 +221,13 @@ class Column(abc.ABC):
         folder: The folder of all features.
         home: The folder of this column.
         names: What its arrays are: each is a file.
+        common: What all that is computed has in common.
     """
 
     folder: pathlib.Path
     home: pathlib.Path
     names: list[str]
+    common: Common = dataclasses.field(default_factory=Common, kw_only=True)
 
     # What its files are called, with a number.
     kind: ClassVar[str]
@@ -269,7 +285,6 @@ class OfFeatures(Column):
     """Features, by what computes them."""
 
     computer: Computer
-    common: Common = dataclasses.field(default_factory=Common)
 
     kind = "feature"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import json
 import pathlib
 import pickle
 from collections.abc import Callable, Iterator, Mapping
@@ -161,7 +160,7 @@ def features_on_ray(computer: Computer, source: OnRay, progress: Progress, folde
     done = mapped_on_ray(blocks, _Worker.of(computer, source, filled), source.options, batch_size=None)
     with _in_order(done):
         for row in done.iter_rows():
-            filled.extend(json.loads(row["block"]))
+            filled.extend(pickle.loads(row["block"]))
             progress(len(filled.sizes))
     return filled.noted(part, warns=True)
 
@@ -218,7 +217,7 @@ class _Worker:
         for start in range(0, rows, at_once):
             filled.take(*part_of(whole, start, start + at_once))
         filled.close()
-        return {"block": [json.dumps(filled.listed())]}
+        return {"block": [pickle.dumps(filled.listed())]}
 
 
 def mapped_on_ray(dataset: Any, function: Callable[..., Any], options: RayOptions, batch_size: int | None) -> Any:
