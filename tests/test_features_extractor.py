@@ -70,6 +70,7 @@ def test_no_examples_give_none() -> None:
         (X, TypeError, "takes a dict of columns"),
         ({"of_x_input": X}, ValueError, r"\['of_table_input'\] are missing.*the columns \['of_x_input'\]"),
         ({**BOTH, "of_x_input": np.array([X[0], X[1, :2]], dtype=object)}, ValueError, "must have one shape"),
+        ({**BOTH, "of_table_input": TABLE[:0]}, ValueError, "equally many examples"),
     ],
 )
 def test_columns_that_do_not_fit_are_refused(columns: Any, error: type[Exception], message: str) -> None:

@@ -528,6 +528,7 @@ def test_another_learning_rate_is_taken_and_a_rate_that_was_lowered_is_kept(tmp_
     assert rate_after(0.05) == pytest.approx(0.05)
     model.optimizer.learning_rate = 0.01  # as ReduceLROnPlateau does
     assert rate_after(0.05) == pytest.approx(0.01)
+    assert rate_after(np.float32(0.05)) == pytest.approx(0.01)
     model.save(tmp_path / "m.keras")
     model = keras.models.load_model(tmp_path / "m.keras")
     assert rate_after(0.05) == pytest.approx(0.01)

@@ -85,7 +85,7 @@ class FeatureExtractor:
             ValueError: If a column is missing, or does not fit the input that it is for.
         """
         x = self._inputs_in(columns)
-        if not len(keras.tree.flatten(x)[0]):
+        if not any(len(column) for column in keras.tree.flatten(x)):
             return self._empty()
         source = source_of(x, None, None, steps=None, batch_size=self.batch_size, name="columns")
         features, _ = features_in_memory(self.computer(), source, lambda done: None).whole

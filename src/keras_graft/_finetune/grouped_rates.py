@@ -27,7 +27,7 @@ def as_a_file_keeps_it(rate: Any) -> Any:
             return keras.saving.serialize_keras_object(rate)
         except NotImplementedError:
             return "code"
-    return "code" if callable(rate) else float(rate)
+    return "code" if callable(rate) else float(np.float32(rate))  # as an optimizer keeps it
 
 
 class _Hidden:
