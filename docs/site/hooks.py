@@ -16,6 +16,7 @@ from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 from mkdocs.structure.files import File
 from nbconvert import MarkdownExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "keras_graft" / "__init__.py"
@@ -45,7 +46,11 @@ def notebook_files(source: File, config) -> list[File]:
     """The page of a notebook, its figures, and the notebook itself, which the page offers."""
     folder, name = source.src_uri.rsplit("/", 1)
     resources = {"output_files_dir": "figures", "unique_key": source.name, "download": f"download/{name}"}
-    exporter = MarkdownExporter(template_file="page", extra_loaders=[DictLoader({"page": PAGE})])
+    exporter = MarkdownExporter(
+        template_file="page",
+        extra_loaders=[DictLoader({"page": PAGE})],
+        preprocessors=[CoalesceStreamsPreprocessor(enabled=True)],
+    )
     text, resources = exporter.from_notebook_node(last_run(source), resources)
     page = NotebookPage.generated(config, source.src_uri, content=text)
     download = File.generated(config, f"{folder}/download/{name}", abs_src_path=source.abs_src_path)
@@ -63,7 +68,8 @@ def last_run(source: File) -> nbformat.NotebookNode:
     return run if [cell.source for cell in run.cells] == [cell.source for cell in notebook.cells] else notebook
 
 
-# What stands in a cell of text is Markdown already. The metadata of a cell that draws say what there is to see.
+# What stands in a cell of text is Markdown already. The metadata of a cell that draws say what there is to see. What went
+# to stderr is about the machine that built the site, and is left out.
 PAGE = """
 {%- extends "markdown/index.md.j2" -%}
 {%- block markdowncell scoped %}
@@ -79,13 +85,13 @@ PAGE = """
 {% endblock input -%}
 {%- block stream %}
 {%- if output.name == "stdout" %}
-```text
+```{ .text .output }
 {{ output.text | strip_ansi | trim("\n") }}
 ```
 {% endif %}
 {%- endblock stream -%}
 {%- block data_text scoped %}
-```text
+```{ .text .output }
 {{ output.data["text/plain"] }}
 ```
 {% endblock data_text -%}
