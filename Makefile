@@ -69,7 +69,7 @@ build/notebooks/%.ipynb: docs/notebooks/%.ipynb $(VENV)/.package
 	@mkdir -p $(@D)
 	@echo "Running $<"
 	@env -u MPLBACKEND -u PYTHONDONTWRITEBYTECODE TF_NUM_INTRAOP_THREADS=1 \
-		$(PYTHON) -m nbconvert --log-level ERROR --execute --to notebook --output-dir $(@D) $< 2>$(@D)/$*.log || \
+		$(PYTHON) -m jupyter execute --output $(abspath $@) $< 2>$(@D)/$*.log || \
 		{ cat $(@D)/$*.log; exit 1; }
 
 # The checks are those of one lane: they read the source, not what is installed beside it.

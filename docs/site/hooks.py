@@ -68,8 +68,8 @@ def last_run(source: File) -> nbformat.NotebookNode:
     return run if [cell.source for cell in run.cells] == [cell.source for cell in notebook.cells] else notebook
 
 
-# What stands in a cell of text is Markdown already. The metadata of a cell that draws say what there is to see. What went
-# to stderr is about the machine that built the site, and is left out.
+# What stands in a cell of text is Markdown already. The metadata of a cell that draws say what there is to see. What
+# went to stderr is about the machine that built the site, and is left out.
 PAGE = """
 {%- extends "markdown/index.md.j2" -%}
 {%- block markdowncell scoped %}
