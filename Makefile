@@ -2,7 +2,7 @@
 # make check       formatter, linter, type checker, the examples of docstrings and a quick test of each room
 # make test        formatter, linter, type checker and the fast tests
 # make test-all    the same with the slow tests
-# make docs        builds the site of the documentation into build/site
+# make docs        runs the notebooks and builds the site of the documentation into build/site
 # make lint        formatter, linter and type checker alone
 # make format      puts the code into its format
 # make dist        builds the sdist, and the wheel from it, into dist, and checks what a package index will show
@@ -24,6 +24,9 @@ PYTHON := $(VENV)/bin/python
 CONSTRAINTS := .ci/constraints$(if $(filter newest,$(LANE)),,-$(LANE)).txt
 # With the folders, so that a removed or renamed file counts as a change.
 SOURCES := $(shell find src -name __pycache__ -prune -o -print)
+
+# Each with its outputs.
+NOTEBOOKS := $(patsubst docs/%,build/%,$(wildcard docs/notebooks/*.ipynb))
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -54,9 +57,20 @@ test-all: override OF_LANE =
 test-all: override PYTEST_ARGS += -m ""
 test-all: test
 
-docs: $(VENV)/.dependencies
+# Two at a time; an error in a cell stops the build.
+docs: setup
+	$(MAKE) --no-print-directory --jobs 2 $(NOTEBOOKS)
 	$(PYTHON) -m mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
 	@echo "The site is in build/site: $(PYTHON) -m http.server --directory build/site"
+
+# Drawn for the page, not as a script would be; and what they import is compiled once for all of them. What TensorFlow says
+# of the machine is of interest where a cell fails.
+build/notebooks/%.ipynb: docs/notebooks/%.ipynb $(VENV)/.package
+	@mkdir -p $(@D)
+	@echo "Running $<"
+	@env -u MPLBACKEND -u PYTHONDONTWRITEBYTECODE TF_NUM_INTRAOP_THREADS=1 \
+		$(PYTHON) -m jupyter execute --output $(abspath $@) $< 2>$(@D)/$*.log || \
+		{ cat $(@D)/$*.log; exit 1; }
 
 # The checks are those of one lane: they read the source, not what is installed beside it.
 lint: setup

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import json
+import logging
 import sys
 import types
 from collections.abc import Callable
@@ -136,7 +137,14 @@ REACHES_NOTHING: dict[str, Callable[[], Any]] = {
     "a layer of Keras": lambda: layers.LSTM(2, dropout=0.5),
     "a method that no call uses": Unused,
     "the books of Keras": lambda: with_books(HIDDEN),
+    "a logger, which in a notebook writes to what holds all its names": lambda: writing_to(Holder(HIDDEN)),
 }
+
+
+def writing_to(stream: Any) -> logging.Logger:
+    logger = logging.Logger("of_a_notebook")
+    logger.addHandler(logging.StreamHandler(stream))
+    return logger
 
 
 def with_books(value: Any) -> keras.Layer:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.once
 
 CONFIG = Path(__file__).parent.parent / "docs" / "site" / "mkdocs.yml"
 AXE = CONFIG.parents[2] / "build" / "node_modules" / "axe-core" / "axe.min.js"
-MAIN_PAGES = ["index", "start", "guide/compose", "api/freeze_and_merge", "keras"]
+MAIN_PAGES = ["index", "start", "guide/compose", "notebooks/uncertainty", "api/freeze_and_merge", "keras"]
 # What a page loads by itself, and not when a reader follows a link.
 LOADED = {"link": "href", "script": "src", "img": "src", "source": "src", "iframe": "src"}
 

@@ -10,6 +10,7 @@ import collections
 import dis
 import functools
 import inspect
+import logging
 import os
 import sys
 import threading
@@ -67,7 +68,8 @@ _PLAIN = (
 )
 _PLAIN_TYPES = frozenset(_PLAIN)
 VARIABLES = (keras.Variable, tf.Variable)
-_LEAVES = (*_PLAIN, *VARIABLES, tf.Tensor)
+# Each logger leads to all others, and by what they write to, in a notebook, to all that its cells define.
+_LEAVES = (*_PLAIN, *VARIABLES, tf.Tensor, logging.Logger)
 
 _CONTAINERS = (list, tuple, set, frozenset, collections.deque)
 _WRAPPERS = (property, staticmethod, classmethod, functools.cached_property)
