@@ -38,6 +38,8 @@ export NO_MKDOCS_2_WARNING := 1
 export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
+# Nothing is compiled when it is installed; without this, each process would compile all of TensorFlow again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo check test test-all docs lint format dist clean setup
 
@@ -63,12 +65,11 @@ docs: setup
 	$(PYTHON) -m mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
 	@echo "The site is in build/site: $(PYTHON) -m http.server --directory build/site"
 
-# Drawn for the page, not as a script would be; and what they import is compiled once for all of them. What TensorFlow says
-# of the machine is of interest where a cell fails.
+# Drawn for the page, not as a script would be. What TensorFlow says of the machine is of interest where a cell fails.
 build/notebooks/%.ipynb: docs/notebooks/%.ipynb $(VENV)/.package
 	@mkdir -p $(@D)
 	@echo "Running $<"
-	@env -u MPLBACKEND -u PYTHONDONTWRITEBYTECODE TF_NUM_INTRAOP_THREADS=1 \
+	@env -u MPLBACKEND TF_NUM_INTRAOP_THREADS=1 \
 		$(PYTHON) -m jupyter execute --output $(abspath $@) $< 2>$(@D)/$*.log || \
 		{ cat $(@D)/$*.log; exit 1; }
 
