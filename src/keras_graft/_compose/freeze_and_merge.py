@@ -11,14 +11,14 @@ from typing_extensions import Unpack
 from .. import _keras
 from .._engine.policy import Augmentation, DropoutPolicy, decider
 from .._engine.rebuild import strip_modes
-from .._keras import Model, Structure, Tensor
+from .._keras import Model, Structure
 from .._losses.ending import Head
 from .._losses.loss import CompileArgs, check_compile_args, check_endings, check_loss_of_one, per_output
 from .branch import Branch, name_branches
 from .graft import graft
 from .head import attach_head, check_takes_maps
 from .inputs import Inputs, make_inputs
-from .merge import Merge, check_masks, merge_features
+from .merge import OF_EQUALS, Merge, check_masks, merge_features
 from .output import warn_of_old_heads
 from .stages import apply_stage, free_name
 
@@ -118,11 +118,11 @@ def freeze_and_merge(
             )
         taken = {*branches, *_names(entries)}
         projected = {key: _project(branches[key], tensor, taken) for key, tensor in features.items()}
-        check_masks(merge, projected, submodels)
         merged = merge_features(merge, projected, taken)
-        if isinstance(merge, str) and merge != "stack":
+        if merge in OF_EQUALS:
+            check_masks(merge, projected, submodels)
             check_takes_maps(head, merged)
-        outputs = attach_head(head, merged, _keras.names_behind(merged))
+        outputs = attach_head(head, merged, set().union(*map(_keras.names_behind, keras.tree.flatten(merged))))
         if head is not None:
             check_endings(head, outputs, compile_args["loss"])
         model = _assemble(entries, outputs, name)
@@ -136,7 +136,7 @@ def _handed_in(branch: Branch) -> list[Any]:
     return [branch.model, branch.preprocess, branch.pooling, branch.projection]
 
 
-def _project(branch: Branch, features: Tensor, taken: set[str]) -> Any:
+def _project(branch: Branch, features: Structure, taken: set[str]) -> Any:
     if branch.projection is None:
         return features
     name = free_name(f"{branch.name}_projection", taken)

@@ -17,7 +17,7 @@ from .._engine.behind_masks import makes_masks
 from .._keras import Layer
 from .stages import RANK_OF_VECTORS, apply_layer, called, check_unused, checked_result, dtype_for, free_name
 
-__all__ = ["MERGES", "Merge", "check_masks", "merge_features"]
+__all__ = ["MERGES", "OF_EQUALS", "Merge", "check_masks", "merge_features"]
 
 Merge: TypeAlias = (
     Literal["concat", "add", "average", "multiply", "maximum", "stack", "weighted", "attention"]
@@ -29,7 +29,7 @@ Merge: TypeAlias = (
 MERGES = ("concat", "add", "average", "multiply", "maximum", "stack", "weighted", "attention")
 
 # These take features of any rank: maps and sequences stay what they are.
-_OF_EQUALS = ("add", "average", "multiply", "maximum", "weighted")
+OF_EQUALS = ("add", "average", "multiply", "maximum", "weighted")
 
 
 def merge_features(merge: Merge, features: Mapping[str, Any], taken: Collection[str]) -> Any:
@@ -37,7 +37,8 @@ def merge_features(merge: Merge, features: Mapping[str, Any], taken: Collection[
 
     Args:
         merge: See `freeze_and_merge`.
-        features: Branch names mapped to symbolic tensors of shape (batch, features), or (batch, ..., features).
+        features: Branch names mapped to symbolic tensors of shape (batch, features), or (batch, ..., features), or
+            to lists of them.
         taken: Names that the layer of the merge must not have.
     """
     tensors = list(features.values())
@@ -45,8 +46,10 @@ def merge_features(merge: Merge, features: Mapping[str, Any], taken: Collection[
         check_unused(merge, "merge")
         return checked_result(apply_layer(merge, tensors, "merge"), "merge")
     if callable(merge) and not isinstance(merge, type):
-        return checked_result(called(merge, tensors, "merge"), "merge")
+        return _merged_by(merge, tensors)
     check_option("merge", merge, MERGES, or_a=", a Keras layer, or a callable from a list of tensors to a tensor")
+    if any(map(keras.tree.is_nested, tensors)):
+        return _only_branch(str(merge), features)
     _check_features(str(merge), features)
     if len(tensors) == 1 and merge in (*_LAYERS, "attention"):
         return tensors[0]
@@ -57,16 +60,37 @@ def merge_features(merge: Merge, features: Mapping[str, Any], taken: Collection[
     return _LEARNED[str(merge)](tensors, name, dtype)
 
 
+def _merged_by(merge: Callable[[list[Any]], Any], tensors: list[Any]) -> Any:
+    """What a callable makes of the features: one tensor; where it gets lists, it may give one."""
+    merged = called(merge, tensors, "merge")
+    if any(map(keras.tree.is_nested, tensors)) and isinstance(merged, (list, tuple)):
+        return keras.tree.map_structure(lambda tensor: checked_result(tensor, "merge"), merged)
+    return checked_result(merged, "merge")
+
+
+def _only_branch(merge: str, features: Mapping[str, Any]) -> Any:
+    """What the one branch of a model gives where that is a list of tensors, for a head that takes it as it is."""
+    if len(features) == 1 and merge == "concat":
+        return next(iter(features.values()))
+    counts = {name: len(keras.tree.flatten(tensors)) for name, tensors in features.items()}
+    raise ValueError(
+        f'merge="{merge}" merges one tensor of each branch, and `Branch(output=...)` lists several. Pass a callable '
+        "that gets the tensors of each branch, those of a list as a list, and returns what the head takes, or make one "
+        "tensor of a list in `Branch(pooling=...)` or `Branch(projection=...)`. Received: tensors per branch "
+        f"{counts}"
+    )
+
+
 def _check_features(merge: str, features: Mapping[str, Any]) -> None:
     for name, tensor in features.items():
         rank = len(tensor.shape)
-        if rank > RANK_OF_VECTORS and merge not in _OF_EQUALS:
+        if rank > RANK_OF_VECTORS and merge not in OF_EQUALS:
             raise ValueError(
                 f"The features of branch '{name}' have shape {tensor.shape}, of rank {rank}, and merge=\"{merge}\" "
                 'merges (batch, features). Make vectors of them: pool with `Branch(..., pooling="avg")` (or "max", '
                 '"flatten", a layer), put layers that train behind the branch with `Branch(..., projection=[...])`, or '
                 "cut the base model at a later layer with `Branch(..., output=...)`. Or merge them as they are, for a "
-                f"head that takes them: by {', '.join(_OF_EQUALS)} where their shapes are equal, or by a Keras layer "
+                f"head that takes them: by {', '.join(OF_EQUALS)} where their shapes are equal, or by a Keras layer "
                 f"or a callable, {_merge_of_maps(merge, len(features))}."
             )
         if rank < RANK_OF_VECTORS or tensor.shape[-1] is None:
