@@ -80,7 +80,7 @@ kg.freeze_and_merge([make_base()], {"a": 3, "b": layers.Dense(1)}, loss={"a": "m
 kg.freeze_and_merge([make_base(), make_functional()], None, merge="average")
 kg.freeze_and_merge([make_base()], head=[layers.Dense(16), layers.Dense(3)], loss="mse")
 
-policies: list[DropoutPolicy] = ["keep", "off", "remove", "always", choose, lambda layer: "off"]
+policies: list[DropoutPolicy] = ["keep", "off", "remove", "always", 0.3, choose, lambda layer: "off", lambda layer: 0.3]
 for policy in policies:
     kg.freeze_and_merge([make_base()], 3, dropout=policy, loss="mse")
     kg.with_dropout(make_base(), policy)

@@ -7,9 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import MERGED, array, dense_base, ensemble, grafted, image_base, outputs, reloaded
 from keras import layers
-from zoo import shaken, vectors
+from zoo import sequential, shaken, vectors
 
 Features = list[np.ndarray]
 
@@ -156,10 +157,79 @@ def test_a_callable_merges_features_of_any_rank():
     np.testing.assert_allclose(outputs(ensemble([base, base], merge=merge), x), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("count", "way_out"), [(1, r"lambda tensors: tensors\[0\]"), (2, r"keras.layers.Add\(\)")])
+@pytest.mark.parametrize(
+    ("count", "way_out"), [(1, r"lambda tensors: tensors\[0\]"), (2, r"keras.layers.Concatenate\(\)")]
+)
 def test_maps_are_refused_with_a_merge_that_takes_them(count, way_out):
     with pytest.raises(ValueError, match=f"such as `merge={way_out}`"):
-        ensemble([image_base()] * count, merge="add")
+        ensemble([image_base()] * count)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Maps and sequences
+# ---------------------------------------------------------------------------------------------------------
+
+SHAPES = {"maps": (4, 4, 2), "sequences": (5, 2)}
+OF_EQUALS = ["add", "average", "multiply", "maximum", "weighted"]
+
+
+def maps(shape: tuple[int, ...], units: int = 3, name: str = "base") -> keras.Model:
+    """Takes and gives features of a rank above 2."""
+    return sequential(keras.Input(shape), layers.Dense(units, activation="tanh", name="dense"), name=name)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("merge", OF_EQUALS)
+@pytest.mark.parametrize("kind", SHAPES)
+def test_features_of_any_rank_are_merged_as_numpy_does_by(kind, merge, count):
+    models, x = [maps(SHAPES[kind], name=f"base{number}") for number in range(count)], vectors(5, *SHAPES[kind])
+    merged = outputs(ensemble(models, merge=merge), x)
+    np.testing.assert_allclose(merged, MERGED[merge](features_of(models, x)), rtol=1e-5, atol=1e-6)
+
+
+def test_weighted_maps_learn_a_scalar_for_each_branch_and_survive_a_file(tmp_path):
+    models, x = [maps((4, 4, 2), name=f"base{number}") for number in range(2)], vectors(6, 4, 4, 2)
+    head = [layers.Conv2D(2, 2), layers.GlobalMaxPooling2D()]
+    model = grafted(models, head, merge="weighted", loss="mse")
+    scalars = model.get_layer("merge").kernel
+    scalars.assign(np.reshape([0.5, -2.0], scalars.shape))
+    first, second = features_of(models, x)
+    by_hand = keras.Sequential([keras.Input((4, 4, 3)), *head])
+    np.testing.assert_allclose(outputs(model, x), outputs(by_hand, 0.5 * first - 2 * second), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(outputs(reloaded(model, tmp_path), x), outputs(model, x))
+    model.fit(x, np.ones((6, 2), "float32"), verbose=0)
+    assert (array(scalars).ravel() != [0.5, -2.0]).all()
+
+
+def tokens_base(name: str) -> keras.Model:
+    return sequential(keras.Input((5,), dtype="int32"), layers.Embedding(9, 3, mask_zero=True, name="embed"), name=name)
+
+
+@pytest.mark.parametrize("merge", ["add", "average", "multiply", "maximum"])
+def test_the_masks_of_sequences_reach_the_head(merge):
+    models, ids = [tokens_base("a"), tokens_base("b")], np.array([[1, 2, 0, 0, 0], [3, 4, 5, 6, 0]], "int32")
+    lstm = layers.LSTM(2)
+    model = grafted(models, lstm, merge=merge)
+    merged = MERGED[merge](features_of(models, ids))
+    np.testing.assert_allclose(outputs(model, ids), array(lstm(merged, mask=tf.constant(ids != 0))), rtol=1e-5)
+    assert not np.allclose(outputs(model, ids), array(lstm(merged)))
+
+
+def test_a_merge_that_would_lose_masks_is_refused():
+    with pytest.raises(ValueError, match=r"branch 'a' are sequences.*'embed'.*\"weighted\" would lose it.*\"average\""):
+        grafted([tokens_base("a"), tokens_base("b")], layers.LSTM(2), merge="weighted")
+
+
+@pytest.mark.parametrize("head", [3, {"a": layers.LSTM(2), "b": 3}])
+def test_units_on_maps_are_refused_with_what_makes_vectors(head):
+    argument = r"`head\['b'\]`" if isinstance(head, dict) else "`head`"
+    with pytest.raises(ValueError, match=rf"{argument} as an int.*shape \(None, 5, 3\).*pooling=\"avg\""):
+        grafted([maps((5, 2), name=name) for name in "ab"], head, merge="add")
+
+
+def test_maps_of_unequal_shape_are_refused():
+    with pytest.raises(ValueError, match=r"equal shape.*Received: a: \(5, 3\), b: \(5, 2\)"):
+        ensemble([maps((5, 2), 3, "a"), maps((5, 2), 2, "b")], merge="maximum")
 
 
 @pytest.mark.parametrize("merge", MERGES)

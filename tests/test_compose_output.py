@@ -8,19 +8,22 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from fitting import assert_same_training
 from helpers import (
+    array,
     dense_base,
     ensemble,
     expect,
     grafted,
     nested_base,
     outputs,
+    reloaded,
     values,
 )
 from keras import layers
-from zoo import functional, sequential, vectors
+from zoo import functional, sequential, shaken, vectors
 
-from keras_graft import Branch
+from keras_graft import Branch, _keras, audit, predict_samples, split
 
 
 def functional_base() -> keras.Model:
@@ -274,3 +277,150 @@ def test_one_call_of_a_shared_layer_can_be_chosen_by_a_callable():
     base = functional(x, twice(first))
     model = ensemble([Branch(base, output=lambda model: first)])
     expect(model, vectors(4, 3), outputs(twice, vectors(4, 3)))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Several outputs of one copy
+# ---------------------------------------------------------------------------------------------------------
+
+
+def encoder() -> keras.Model:
+    """Maps on three levels, with noise between the first and the second, and an old head."""
+    x = keras.Input((8, 8, 2), name="image")
+    fine = layers.BatchNormalization(name="fine")(layers.Conv2D(3, 3, padding="same", name="conv")(x))
+    noisy = layers.SpatialDropout2D(0.4, name="drop")(layers.MaxPooling2D(name="halved")(fine))
+    middle = layers.Conv2D(4, 3, padding="same", activation="relu", name="middle")(noisy)
+    coarse = layers.Conv2D(5, 3, padding="same", name="coarse")(layers.MaxPooling2D(name="quartered")(middle))
+    pooled = layers.GlobalAveragePooling2D(name="pool")(coarse)
+    return shaken(functional(x, layers.Dense(2, activation="softmax", name="old")(pooled)))
+
+
+def decoder(levels: Any) -> Any:
+    fine, middle, coarse = levels
+    up = layers.Concatenate()([layers.UpSampling2D()(coarse), middle])
+    up = layers.Concatenate()([layers.UpSampling2D()(layers.Conv2D(4, 1, activation="relu")(up)), fine])
+    return layers.Conv2D(1, 1, activation="sigmoid", name="mask")(up)
+
+
+IMAGES = vectors(24, 8, 8, 2)
+MASKS = (IMAGES[..., :1] > 0).astype("float32")
+
+LEVELS: dict[str, Any] = {
+    "names": ["fine", "middle", "coarse"],
+    "all_that_one_may_be": ("fine", -5, lambda model: model.get_layer("coarse").output),
+    "a_callable": lambda model: [model.get_layer(name).output for name in ("fine", "middle", "coarse")],
+}
+
+
+def segmenter(dropout: Any = "off", **options: Any) -> keras.Model:
+    keras.utils.set_random_seed(3)
+    branch = Branch(encoder(), name="encoder", output=LEVELS["names"])
+    return grafted([branch], decoder, dropout=dropout, loss="binary_crossentropy", **options)
+
+
+def levels_of(base: keras.Model) -> keras.Model:
+    """By hand: one model of three outputs."""
+    return keras.Model(base.inputs, [base.get_layer(name).output for name in LEVELS["names"]])
+
+
+def expect_each(model: keras.Model, x: Any, expected: list[Any]) -> None:
+    made = outputs(model, x)
+    assert len(made) == len(expected)
+    for tensor, by_hand in zip(made, expected):
+        np.testing.assert_allclose(tensor, by_hand, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize("output", LEVELS.values(), ids=LEVELS)
+def test_one_copy_gives_several_outputs(output, copy):
+    base = encoder()
+    expected, weights = outputs(levels_of(base), IMAGES), base.count_params() - base.get_layer("old").count_params()
+    model = ensemble([Branch(base, output=output)], copy=copy)
+    expect_each(model, IMAGES, expected)
+    assert model.count_params() == weights
+
+
+def test_a_decoder_on_a_branch_computes_what_it_computes_on_the_base(tmp_path):
+    model = segmenter()
+    base = encoder()
+    by_hand = keras.Model(base.inputs, decoder(levels_of(base).outputs))
+    by_hand.set_weights(model.get_weights())
+    expect(model, IMAGES, outputs(by_hand, IMAGES))
+    frozen = values(model.get_layer("encoder"))
+    model.fit(IMAGES, MASKS, verbose=0)
+    assert values(model.get_layer("encoder")) == frozen == values(levels_of(base))
+    loaded = reloaded(model, tmp_path)
+    np.testing.assert_array_equal(outputs(loaded, IMAGES), outputs(model, IMAGES))
+    assert [v.path for v in loaded.trainable_variables] == [v.path for v in model.trainable_variables]
+
+
+def test_a_decoder_is_trained_on_features_as_by_fit():
+    assert_same_training(lambda: segmenter("keep"), lambda: (IMAGES, MASKS), epochs=2)
+
+
+def test_levels_before_live_dropout_cross_the_frontier_beside_it():
+    model = segmenter("keep")
+    found = split(model)
+    assert list(found.in_the_way) == ["encoder/drop"]
+    assert {output.shape for output in found.features.outputs} == {(None, 8, 8, 3), (None, 4, 4, 3)}
+    np.testing.assert_allclose(array(found.rest(found.features(IMAGES))), outputs(model, IMAGES), rtol=1e-4, atol=1e-5)
+    assert [row.path for row in audit(model).rows if row.fit and not row.trainable and not row.holds] == [
+        "encoder/drop"
+    ]
+    assert np.ptp(predict_samples(model, IMAGES[:2], samples=3).values, axis=0).any()
+
+
+def test_a_model_with_a_config_of_its_own_stays_whole_for_several_of_its_outputs():
+    base = Levels(name="base")
+    expect_each(ensemble([Branch(base, output=[1, -1])]), vectors(4, 3), outputs(base, vectors(4, 3)))
+    model = ensemble([Branch(base, output=lambda model: model.outputs[::-1])])
+    expect_each(model, vectors(4, 3), outputs(base, vectors(4, 3))[::-1])
+    assert Levels in map(type, _keras.walk(model))
+
+
+@keras.saving.register_keras_serializable(package="test_output")
+class Levels(keras.Model):
+    def __init__(self, **kwargs: Any) -> None:
+        x = keras.Input((3,))
+        low = layers.Dense(4, name="low")(x)
+        super().__init__(x, [low, layers.Dense(2, name="high")(low)], **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        return cls(**config)
+
+
+def two_levels(name: str) -> keras.Model:
+    return shaken(sequential(keras.Input((3,)), layers.Dense(4, name="low"), layers.Dense(4, name="high"), name=name))
+
+
+def test_what_takes_several_outputs():
+    first, second = two_levels("a"), two_levels("b")
+    x, names = vectors(4, 3), ["low", "high"]
+    a, b = ([outputs(model.get_layer("low"), x), outputs(model, x)] for model in (first, second))
+    both = np.concatenate(a, axis=-1)
+
+    expect(ensemble([Branch(first, output=names, pooling=layers.Concatenate())]), x, both)
+    expect(
+        ensemble([Branch(first, output=names, pooling=lambda t: keras.ops.concatenate(t, -1)), second]),
+        x,
+        joined(both, b),
+    )
+    expect(ensemble([Branch(first, output=names, projection=layers.Add()), Branch(second)]), x, joined(a[0] + a[1], b))
+    lists = [Branch(first, output=names), Branch(second, output=names)]
+    expect(ensemble(lists, merge=lambda t: t[0][0] * t[1][1]), x, a[0] * b[1])
+    expect_each(
+        ensemble(lists, merge=lambda t: [left + right for left, right in zip(*t)]), x, [a[0] + b[0], a[1] + b[1]]
+    )
+    ends = [keras.Input((4,)), keras.Input((4,))]
+    model = grafted([lists[0]], {"sum": layers.Add(), "model": keras.Model(ends, layers.Subtract()(ends))})
+    made = outputs(model, x)
+    np.testing.assert_allclose(made["sum"], a[0] + a[1], rtol=1e-5)
+    np.testing.assert_allclose(made["model"], a[0] - a[1], rtol=1e-4, atol=1e-5)
+
+
+def joined(levels: Any, features: Any) -> Any:
+    return np.concatenate([levels, features[-1]], axis=-1)

@@ -2,11 +2,14 @@
 
 import doctest
 import inspect
+import json
 import re
 import runpy
 from pathlib import Path
 
+import h5py
 import keras
+import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
@@ -49,6 +52,27 @@ def test_every_block_of_the_page_runs(page):
     for block in python_blocks(page):
         # With the page as its file, a traceback shows the failing line of the page.
         exec(compile(block, page, "exec"), namespace)
+
+
+def test_the_recipe_for_files_of_keras_2_takes_out_what_keras_3_dropped(tmp_path):
+    namespace = {"keras": keras}
+    (block,) = [block for block in python_blocks(ROOT / "docs" / "recipes.md") if "def load_keras_2" in block]
+    exec(block, namespace)
+    stack = [keras.layers.DepthwiseConv2D(2), keras.layers.Reshape((9, 3)), keras.layers.LSTM(2)]
+    model = keras.Sequential([keras.Input((4, 4, 3)), *stack])
+    path = tmp_path / "old.h5"
+    model.save(path)
+    with h5py.File(path, "r+") as file:  # as Keras 2 writes it
+        config = json.loads(file.attrs["model_config"])
+        for layer in config["config"]["layers"]:
+            layer["config"].update(
+                {"DepthwiseConv2D": {"groups": 1}, "LSTM": {"time_major": False}}.get(layer["class_name"], {})
+            )
+        file.attrs["model_config"] = json.dumps(config)
+    with pytest.raises((TypeError, ValueError), match="Unrecognized keyword arguments"):
+        keras.models.load_model(path)
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 3))
+    np.testing.assert_array_equal(namespace["load_keras_2"](str(path))(x), model(x))
 
 
 def test_the_example_of_a_sweep_computes_features_for_its_first_head_alone(tmp_path, capsys):

@@ -14,7 +14,7 @@ from guarantees import POLICIES
 from keras import layers, ops
 from zoo import ZOO
 
-from keras_graft import ModeLock, _keras, freeze_and_merge, with_dropout
+from keras_graft import ModeLock, _keras, audit, freeze_and_merge, unfreeze, with_dropout
 
 ONES = np.ones((100, 100), "float32")
 
@@ -238,6 +238,80 @@ def test_a_copy_has_the_losses_that_layers_without_weights_add(kind: Any, policy
         assert len(copy.losses) == len(model.losses) == 1
     if policy != "always":
         np.testing.assert_array_equal(*(helpers.array(m.losses[0]) for m in (copy, model)))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Rates
+# ---------------------------------------------------------------------------------------------------------
+
+WITH_RATE: dict[str, Any] = {
+    "Dropout": layers.Dropout,
+    "GaussianNoise": layers.GaussianNoise,
+    "LSTM": lambda rate: layers.LSTM(3, dropout=rate, recurrent_dropout=rate),
+    "Bidirectional": lambda rate: layers.Bidirectional(layers.GRU(3, recurrent_dropout=rate)),
+    "TimeDistributed": lambda rate: layers.TimeDistributed(layers.Dropout(rate)),
+    "MultiHeadAttention": lambda rate: layers.MultiHeadAttention(2, 3, dropout=rate),
+}
+
+
+def noisy(kind: str, rate: float) -> keras.Model:
+    x, layer = keras.Input((3, 8)), WITH_RATE[kind](rate)
+    y = layer(x, x) if kind == "MultiHeadAttention" else layer(x)
+    return keras.Model(x, layers.Flatten()(y), name="base")
+
+
+def from_the_same_seeds(model: keras.Model, weights: list[np.ndarray]) -> np.ndarray:
+    """What a model computes in training mode, with these weights."""
+    model.set_weights(weights)
+    for variable in model.variables:
+        if "seed_generator_state" in variable.path:
+            variable.assign([7, 3])
+    return helpers.array(model(zoo.vectors(4, 3, 8), training=True))
+
+
+@pytest.mark.parametrize("kind", WITH_RATE)
+def test_a_number_is_the_rate_of_a_layer_made_with_it(kind: str) -> None:
+    by_hand, made = noisy(kind, 0.3), noisy(kind, 0.6)
+    weights = by_hand.get_weights()
+    expected = from_the_same_seeds(by_hand, weights)
+    for model in (with_dropout(made, 0.3), freeze_and_merge([made], lambda x: x * 1, dropout=0.3, loss="mse")):
+        np.testing.assert_array_equal(from_the_same_seeds(model, weights), expected)
+        np.testing.assert_array_equal(from_the_same_seeds(helpers.reloaded(model), weights), expected)
+
+
+def test_a_callable_returns_rates_beside_words() -> None:
+    x = keras.Input((100,))
+    names = {"set": 0.2, "kept": "keep", "silent": 0.0, "gone": "remove"}
+    made = keras.Model(x, [layers.Dropout(0.5, name=name)(x) for name in names], name="base")
+    model = with_dropout(made, lambda layer: names[layer.name])  # type: ignore[arg-type, return-value]
+    outputs = [helpers.array(tensor) for tensor in model(ONES, training=True)]
+    np.testing.assert_allclose([(tensor == 0).mean() for tensor in outputs], [0.2, 0.5, 0, 0], atol=0.03)
+    assert all((helpers.array(tensor) == 1).all() for tensor in model(ONES, training=False))
+    assert next(row.fit for row in audit(model).rows if row.path == "set") == "drops 20%"
+
+
+def test_a_rate_that_was_set_comes_back_and_not_the_one_before() -> None:
+    model = helpers.grafted([dropping(0.9)], layers.Dense(1), dropout=0.2)
+    silent = with_dropout(model, "off")
+    assert with_dropout(silent, "keep").get_layer("base").get_layer("drop").rate == 0.2
+    assert with_dropout(silent, 0.4).get_layer("base").get_layer("drop").rate == 0.4
+    recurrent = helpers.grafted([noisy("LSTM", 0.9)], dropout=0.2)
+    for policy in ("off", "keep"):
+        unfreeze(recurrent, 1, learning_rate=0.1, dropout=policy)  # type: ignore[arg-type]
+    lstm = recurrent.get_layer("base").layers[1]
+    assert [lstm.dropout, lstm.recurrent_dropout] == [0.2, 0.2]
+
+
+def test_a_rate_is_refused_where_the_library_knows_none() -> None:
+    with pytest.raises(ValueError, match=r"Rate 0.3 cannot be kept for layer 'fixed'.*knows no argument.*Use \"off\""):
+        freeze_and_merge([fixed()], 1, dropout=0.3, loss="mse")
+
+
+def test_a_layer_that_is_not_copied_keeps_its_rate() -> None:
+    base = dropping(0.5)
+    with pytest.raises(ValueError, match=r"Rate 0.3 cannot be kept for layer 'drop'.*with copy=False.*'rate': 0.5"):
+        freeze_and_merge([base], 1, dropout=0.3, copy=False, loss="mse")
+    assert dropped(freeze_and_merge([base], None, dropout=0.5, copy=False), training=True) > 0.3
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -74,9 +74,73 @@ def a_float_for_the_output(graft):
     graft([Branch(dense_base(), output=1.0)])
 
 
-@refused(TypeError, came="output=['hidden']", expected="`output` must be", change="the name or path of a layer")
-def a_list_for_the_output(graft):
-    graft([Branch(dense_base(), output=["hidden"])])
+LISTED = {"expected": "must list one or more tensors of its model", "change": "each once"}
+
+
+@refused(ValueError, came="output=[]", **LISTED)
+def an_empty_list_for_the_output(graft):
+    graft([Branch(dense_base(), output=[])])
+
+
+@refused(ValueError, came="output=['top', -1]", **LISTED)
+def a_list_that_names_a_tensor_twice(graft):
+    graft([Branch(dense_base(), output=["top", -1])])
+
+
+@refused(ValueError, came="output=['hidden', <function", **LISTED)
+def a_list_of_a_callable_that_returns_a_list(graft):
+    graft([Branch(dense_base(), output=["hidden", lambda model: model.outputs])])
+
+
+@refused(TypeError, came="None in output=['hidden', None]", expected="An item of `output`", change="a name, an index")
+def a_list_with_nothing_in_it(graft):
+    graft([Branch(dense_base(), output=["hidden", None])])
+
+
+@refused(ValueError, came="output='hiden'", expected="has no layer 'hiden'", change="Did you mean 'hidden'")
+def a_list_with_a_name_that_is_misspelt(graft):
+    graft([Branch(dense_base(), output=["hidden", "hiden"])])
+
+
+@refused(
+    ValueError,
+    came="'encoder/last' in output=['top', 'encoder/last']",
+    expected="a nested model can be cut in one place alone",
+    change="`Branch(preprocess=...)`",
+)
+def a_list_with_a_layer_of_a_nested_model(graft):
+    graft([Branch(nested_base(), output=["top", "encoder/last"])])
+
+
+UNITS = {"expected": "is a Dense layer on one tensor", "change": "Pass a callable that gets the list"}
+
+
+@refused(ValueError, came="head=3", **UNITS)
+def units_on_several_outputs(graft):
+    graft([Branch(dense_base(), output=["hidden", "top"])])
+
+
+@refused(ValueError, came="projection=3", **UNITS)
+def a_projection_of_several_outputs_to_units(graft):
+    graft([Branch(dense_base(), output=["hidden", "top"], projection=3)])
+
+
+@refused(ValueError, came='pooling="avg"', expected="lists 2", change="Pass a callable that makes one tensor")
+def a_word_to_pool_several_outputs(graft):
+    graft([Branch(dense_base(), output=["hidden", "top"], pooling="avg")])
+
+
+SEVERAL = {"expected": "merges one tensor of each branch", "change": "Pass a callable that gets the tensors"}
+
+
+@refused(ValueError, came="tensors per branch {'base': 2, 'base_1': 1}", **SEVERAL)
+def a_word_to_merge_several_outputs(graft):
+    graft([Branch(dense_base(), output=["hidden", "top"]), dense_base()])
+
+
+@refused(ValueError, came="tensors per branch {'base': 2}", **SEVERAL)
+def a_word_to_add_the_outputs_of_one_branch(graft):
+    graft([Branch(dense_base(), output=["hidden", "top"])], merge="add")
 
 
 @refused(

@@ -101,9 +101,9 @@ def maps_of_one_branch(graft):
     graft([image_base()])
 
 
-@refused(ValueError, change="`merge=keras.layers.Average()`", **RANKS)
-def maps_to_average(graft):
-    graft([image_base(), image_base()], merge="average")
+@refused(ValueError, change="by add, average, multiply, maximum, weighted", **RANKS)
+def maps_to_stack(graft):
+    graft([image_base(), image_base()], merge="stack")
 
 
 @refused(ValueError, came="branch 'base' have shape (None,)", **VECTORS)

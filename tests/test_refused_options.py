@@ -40,8 +40,8 @@ def an_unknown_policy(graft):
 
 
 MEANT = {
-    '"off"': (False, None, 0.0, 0, "none", "False"),
-    '"keep"': (True, 0.5),
+    '"off"': (False, None, "none", "False"),
+    '"keep"': (True,),
 }
 
 
@@ -52,6 +52,14 @@ for word, given in MEANT.items():
             ValueError,
             (f"dropout={value!r}", '"keep", "off", "remove", "always"', f"You mean {word}"),
         )
+
+
+for rate in (1.0, 1, -0.1, 30, float("nan")):
+    REFUSALS[f"a_rate_of_{rate!r}"] = Refusal(
+        lambda graft, rate=rate: graft([dense_base()], dropout=rate),
+        ValueError,
+        (f"dropout={rate!r}", '"keep", "off", "remove", "always"', "a rate of 0 or more and less than 1"),
+    )
 
 
 @refused(ValueError, came="dropout='Off'", expected='"off"', change='Did you mean "off"?')
@@ -74,11 +82,6 @@ def no_policy(graft):
     graft([dense_base()], dropout=None)
 
 
-@refused(ValueError, came="dropout=0.5", **POLICIES)
-def a_rate_for_a_policy(graft):
-    graft([dense_base()], dropout=0.5)
-
-
 @refused(ValueError, came="dropout={'drop': 'off'}", **POLICIES)
 def a_mapping_for_a_policy(graft):
     graft([dense_base()], dropout={"drop": "off"})
@@ -94,9 +97,14 @@ def a_policy_callable_that_returns_nothing(graft):
     graft([dense_base()], dropout=lambda layer: None)
 
 
-@refused(ValueError, came="layer 'drop' (of type Dropout) it returned 0.5", **ANSWERS)
-def a_policy_callable_that_returns_nonsense(graft):
-    graft([dense_base()], dropout=lambda layer: layer.rate)
+@refused(ValueError, came="layer 'drop' (of type Dropout) it returned True", **ANSWERS)
+def a_policy_callable_that_returns_a_bool(graft):
+    graft([dense_base()], dropout=lambda layer: layer.rate > 0)
+
+
+@refused(ValueError, came="layer 'drop' (of type Dropout) it returned 1.5", **ANSWERS)
+def a_policy_callable_that_returns_no_share(graft):
+    graft([dense_base()], dropout=lambda layer: 3 * layer.rate)
 
 
 @refused(ValueError, came="layer 'drop' (of type Dropout) it returned 'Off'", **ANSWERS)

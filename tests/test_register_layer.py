@@ -356,6 +356,39 @@ def test_a_wrong_registration_is_refused(case: tuple[Callable[[], Any], type[Exc
     assert before == _behaviour._TABLE
 
 
+class Scaled(Noisy):
+    """Computes with its strength in inference mode too."""
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return (1 + self.zeta) * super().call(inputs, training=training)
+
+
+def with_noise(layer: keras.Layer) -> keras.Model:
+    return keras.Sequential([keras.Input((4,)), layer, layers.Dense(2)], name="base")
+
+
+def test_a_registered_rate_can_be_another_and_comes_back() -> None:
+    register_layer(Noisy, effect="noise", rates=["zeta"])
+    base = with_noise(Noisy(0.5, name="noisy"))
+    model = freeze_and_merge([base], 1, dropout=0.25, loss="mse")
+    assert model.get_layer("base").get_layer("noisy").zeta == 0.25
+    assert with_dropout(with_dropout(base, "off"), "keep").get_layer("noisy").zeta == 0.5
+
+
+def test_a_rate_that_changes_what_is_computed_in_inference_mode_is_refused() -> None:
+    register_layer(Scaled, effect="noise", rates=["zeta"])
+    with pytest.raises(
+        RebuildError, match=r"rate cannot be changed of layer 'scaled'.*\{'zeta': 0.25\}.*inference mode"
+    ):
+        freeze_and_merge([with_noise(Scaled(0.5, name="scaled"))], 1, dropout=0.25, loss="mse")
+
+
+def test_a_rate_is_refused_where_a_class_is_registered_with_none() -> None:
+    register_layer(Noisy, effect="noise")
+    with pytest.raises(RebuildError, match=r"Rate 0.25 cannot be kept for layer 'noisy'"):
+        freeze_and_merge([with_noise(Noisy(0.5, name="noisy"))], 1, dropout=0.25, loss="mse")
+
+
 class DrawsInBothModes(layers.Layer):
     """The sampling layer of a variational encoder."""
 

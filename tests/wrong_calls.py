@@ -21,7 +21,7 @@ kg.freeze_and_merge({"a": 3}, 3, loss="mse")  # error
 kg.freeze_and_merge(kg.Branch(base), 3, loss="mse")  # error
 kg.freeze_and_merge([base], "softmax", loss="mse")  # error
 kg.freeze_and_merge([base], 3, dropout="none", loss="mse")  # error
-kg.freeze_and_merge([base], 3, dropout=lambda layer: 0.5, loss="mse")  # error
+kg.freeze_and_merge([base], 3, dropout=lambda layer: None, loss="mse")  # error
 kg.freeze_and_merge([base], 3, augmentation="remove", loss="mse")  # error
 kg.freeze_and_merge([base], 3, inputs="seperate", loss="mse")  # error
 kg.freeze_and_merge([base], 3, merge="sum", loss="mse")  # error

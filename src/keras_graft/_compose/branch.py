@@ -18,6 +18,9 @@ from .stages import free_name
 __all__ = ["Branch", "Models", "name_branches"]
 
 
+Output: TypeAlias = str | int | Callable[[keras.Model], Any]
+
+
 @dataclasses.dataclass(frozen=True)
 class Branch:
     """One base model, with options of its own, for `freeze_and_merge`.
@@ -38,14 +41,19 @@ class Branch:
             model's own output. A layer that is called several times needs a callable. A model with a `call`
             of its own cannot be cut; a subclass of Functional without one stays whole, under its own class,
             where `output` is one of its outputs, and is rebuilt layer by layer where it is cut inside.
+            Several, in a list of these, or a callable that returns a list of tensors: one copy of the base
+            gives them all, as a list, which a head that is no int takes, as for a decoder on several
+            levels. Not for layers of nested models.
         pooling: What makes a vector of features of a higher rank: `"avg"` or `"max"` (global pooling),
             `"flatten"`, a layer, or a callable from tensor to tensor. The words follow the data format of
-            the base. It is copied and frozen with the base, so it must not make new weights.
+            the base. It is copied and frozen with the base, so it must not make new weights. A list of
+            outputs goes to a layer or a callable as it is, which makes one tensor of it.
         preprocess: What stands before the base model: a layer, a list of layers, a model, or a callable
             from tensor to tensor. It is copied and frozen with the base, and the dropout policy holds for
             it too.
         projection: New trainable layers between the branch and the merge: an int (units of a linear Dense
-            layer), a layer, a list of layers, a model, or a callable from tensor to tensor.
+            layer), a layer, a list of layers, a model, or a callable from tensor to tensor. A list of outputs
+            goes to it as it is, unless it is an int.
 
     Example:
 
@@ -64,7 +72,7 @@ class Branch:
     name: str | None = None
     dropout: DropoutPolicy | None = None
     augmentation: Augmentation | None = None
-    output: str | int | Callable[[keras.Model], Any] | None = None
+    output: Output | Sequence[Output] | None = None
     pooling: Literal["avg", "max", "flatten"] | Layer | Callable[[Any], Any] | None = None
     preprocess: Layer | Sequence[Layer] | Callable[[Any], Any] | None = None
     projection: int | Layer | Sequence[Layer] | Callable[[Any], Any] | None = None

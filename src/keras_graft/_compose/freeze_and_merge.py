@@ -11,14 +11,14 @@ from typing_extensions import Unpack
 from .. import _keras
 from .._engine.policy import Augmentation, DropoutPolicy, decider
 from .._engine.rebuild import strip_modes
-from .._keras import Model, Structure, Tensor
+from .._keras import Model, Structure
 from .._losses.ending import Head
 from .._losses.loss import CompileArgs, check_compile_args, check_endings, check_loss_of_one, per_output
 from .branch import Branch, name_branches
 from .graft import graft
-from .head import attach_head
+from .head import attach_head, check_takes_maps
 from .inputs import Inputs, make_inputs
-from .merge import Merge, merge_features
+from .merge import OF_EQUALS, Merge, check_masks, merge_features
 from .output import warn_of_old_heads
 from .stages import apply_stage, free_name
 
@@ -49,14 +49,15 @@ def freeze_and_merge(
             branch names to them. One is enough. The same model twice is two branches. Equal names of
             models get `_1`, `_2`, as in Keras; equal names that you wrote are an error.
         head: What trains on the merged features, of shape (batch, features): an int (that many units,
-            linear: logits), a layer, a list of layers, a model, a callable from tensor to tensor, a mapping
-            from output names to any of these, or `None` for an ensemble with nothing to train. Layers must
-            be new, because the merged model trains them.
+            linear: logits, on vectors only), a layer, a list of layers, a model, a callable from tensor to
+            tensor, a mapping from output names to any of these, or `None` for an ensemble with nothing to
+            train. Layers must be new, because the merged model trains them.
         dropout: What becomes of the dropout of the base models. One of `"keep"` (it drops in `fit`),
             `"off"` (it never drops), `"remove"` (its layers are gone) and `"always"` (it drops in `predict`
-            too: Monte Carlo dropout); or a callable that gets each noise layer of the base models and
-            returns one of them; layers inside one wrapper must agree, and `"keep"` does not go with
-            `"always"` there. It is about all regularising noise: see `with_dropout`.
+            too: Monte Carlo dropout); a number from 0 to below 1, the rate at which it drops in `fit` from now
+            on; or a callable that gets each noise layer of the base models and returns one of these; layers
+            inside one wrapper must agree, and `"keep"` or a number does not go with `"always"` there. It is
+            about all regularising noise: see `with_dropout`.
         augmentation: `"keep"` or `"off"`: whether image augmentation inside a base model augments in `fit`.
         inputs: `"shared"` (one input feeds every branch; the models must take the same), `"separate"` (one
             input, or set of inputs, for each branch, named after it: `"<branch>_input"`, or
@@ -66,7 +67,8 @@ def freeze_and_merge(
         merge: How the features of the branches become one tensor: `"concat"`, `"add"`, `"average"`,
             `"multiply"`, `"maximum"`, `"stack"` (a new axis 1), `"weighted"` (a learned scalar per branch),
             `"attention"` (a learned softmax over branches, per example), a layer, or a callable from a list
-            of tensors to a tensor. What a merge learns counts as head.
+            of tensors to a tensor. What a merge learns counts as head. `"add"`, `"average"`, `"multiply"`,
+            `"maximum"` and `"weighted"` take maps and sequences of equal shape too, for a head that does.
         copy: `True` leaves the base models untouched. `False` saves the memory of a second copy: the
             branches hold the original variables, so **the originals are frozen too**, and their layers
             must not stand in two branches. An original that is compiled goes on training in the step that
@@ -117,7 +119,10 @@ def freeze_and_merge(
         taken = {*branches, *_names(entries)}
         projected = {key: _project(branches[key], tensor, taken) for key, tensor in features.items()}
         merged = merge_features(merge, projected, taken)
-        outputs = attach_head(head, merged, _keras.names_behind(merged))
+        if merge in OF_EQUALS:
+            check_masks(merge, projected, submodels)
+            check_takes_maps(head, merged)
+        outputs = attach_head(head, merged, set().union(*map(_keras.names_behind, keras.tree.flatten(merged))))
         if head is not None:
             check_endings(head, outputs, compile_args["loss"])
         model = _assemble(entries, outputs, name)
@@ -131,7 +136,7 @@ def _handed_in(branch: Branch) -> list[Any]:
     return [branch.model, branch.preprocess, branch.pooling, branch.projection]
 
 
-def _project(branch: Branch, features: Tensor, taken: set[str]) -> Any:
+def _project(branch: Branch, features: Structure, taken: set[str]) -> Any:
     if branch.projection is None:
         return features
     name = free_name(f"{branch.name}_projection", taken)

@@ -40,7 +40,7 @@ def graft(
         copy: Whether the base model is copied or used itself.
 
     Returns:
-        The frozen submodel, and its symbolic feature tensor.
+        The frozen submodel, and its symbolic feature tensor: a list of them for a list of outputs.
     """
     decide = decider(
         dropout if branch.dropout is None else branch.dropout,
@@ -54,25 +54,28 @@ def graft(
     alone = branch.preprocess is None and branch.pooling is None
     entries = _keras.new_inputs(inputs)
     name = branch.name if alone else free_name(branch.model.name, [t.name for t in keras.tree.flatten(entries)])
-    base = rebuild(branch.model, decide, frozen=True, name=name, cuts=cuts_of(branch))
+    cuts = cuts_of(branch)
+    several = isinstance(cuts.get(id(branch.model)), list)
+    base = rebuild(branch.model, decide, frozen=True, name=name, cuts=cuts)
     submodel = base
     if not alone:
-        submodel, inputs = _surrounded(base, branch, entries, inputs, dataclasses.replace(decide, copy=True))
+        decide = dataclasses.replace(decide, copy=True)
+        submodel, inputs = _surrounded(base, branch, entries, inputs, decide, several=several)
     freeze(submodel)
     if copy:
         take_activity_regularizers(submodel)
-    return submodel, _call(submodel, inputs, branch)
+    return submodel, _call(submodel, inputs, branch, several=several and branch.pooling is None)
 
 
 def _surrounded(
-    base: keras.Model, branch: Branch, entries: Any, inputs: Structure, decide: Decide
+    base: keras.Model, branch: Branch, entries: Any, inputs: Structure, decide: Decide, *, several: bool
 ) -> tuple[keras.Model, Any]:
     """The base model between its preprocessing and its pooling, as one submodel, and what it uses of the inputs."""
     tensors = entries
     if branch.preprocess is not None:
         name = free_name("preprocess", [base.name])
         tensors = _apply_copy(branch.preprocess, entries, decide, "preprocess", name, branch)
-    features = _call(base, tensors, branch)
+    features = _call(base, tensors, branch, several=several)
     if branch.pooling is not None:
         name = free_name("pooling", [base.name, "preprocess"])
         features = _pool(branch, base, features, decide, name)
@@ -137,11 +140,12 @@ def _step(step: Any, tensors: Structure, argument: str, copies: dict[int, Any], 
     return keras.tree.map_structure(lambda tensor: checked_result(tensor, argument), results)
 
 
-def _pool(branch: Branch, base: keras.Model, features: Tensor, decide: Decide, name: str) -> Any:
-    pooling, rank = branch.pooling, len(features.shape)
+def _pool(branch: Branch, base: keras.Model, features: Structure, decide: Decide, name: str) -> Any:
+    pooling = branch.pooling
     if isinstance(pooling, (list, tuple)) or (callable(pooling) and not isinstance(pooling, type)):
         return _apply_copy(pooling, features, decide, "pooling", name, branch)
     _check_pooling(branch, features)
+    rank = len(features.shape)
     if rank == RANK_OF_VECTORS:
         return features
     kinds = {"avg": "GlobalAveragePooling", "max": "GlobalMaxPooling"}
@@ -150,8 +154,8 @@ def _pool(branch: Branch, base: keras.Model, features: Tensor, decide: Decide, n
     return layer(name=name, data_format=_data_format(branch, base, kind), dtype=dtype_for([features]))(features)
 
 
-def _check_pooling(branch: Branch, features: Tensor) -> None:
-    pooling, rank = branch.pooling, len(features.shape)
+def _check_pooling(branch: Branch, features: Structure) -> None:
+    pooling = branch.pooling
     if pooling not in POOLINGS:
         words = ", ".join(f'"{word}"' for word in POOLINGS)
         kind = ValueError if isinstance(pooling, str) else TypeError
@@ -159,7 +163,13 @@ def _check_pooling(branch: Branch, features: Tensor) -> None:
             f"`pooling` must be one of {words}, a Keras layer, or a callable from tensor to tensor. "
             f"{hint_about(pooling)}Received: pooling={pooling!r}"
         )
-    if pooling != "flatten" and rank not in (2, 3, 4, 5):
+    if isinstance(features, list):
+        raise ValueError(
+            f"pooling=\"{pooling}\" makes a vector of one tensor, and `output` of branch '{branch.name}' lists "
+            f"{len(features)}. Pass a callable that makes one tensor of the list. "
+            f'Received: pooling="{pooling}", output={branch.output!r}'
+        )
+    if pooling != "flatten" and len(features.shape) not in (2, 3, 4, 5):
         raise ValueError(
             f"pooling=\"{pooling}\" needs features of rank 3, 4 or 5, and those of branch '{branch.name}' have shape "
             f"{features.shape}. Pass a layer or a callable as `pooling`."
@@ -191,7 +201,7 @@ def _check_no_new_weights(pooling: Any, stage: keras.Model) -> None:
         )
 
 
-def _call(submodel: keras.Model, inputs: Structure, branch: Branch) -> Any:
+def _call(submodel: keras.Model, inputs: Structure, branch: Branch, *, several: bool) -> Any:
     """Calls the submodel, with an error in the user's words where the inputs do not fit."""
     expected = signature_of(submodel)
     given = [(t.shape, t.dtype) for t in keras.tree.flatten(inputs)]
@@ -203,7 +213,7 @@ def _call(submodel: keras.Model, inputs: Structure, branch: Branch) -> Any:
             "`Branch(preprocess=...)`, or give the merged model other `inputs`. "
             f"Expected: {expected}. Received: {given}"
         ) from error
-    if not isinstance(features, keras.KerasTensor):
+    if not several and not isinstance(features, keras.KerasTensor):
         raise ValueError(
             f"The subclassed model of branch '{branch.name}' returns several tensors, and a branch has one. "
             f"{WRAP_IT}. Received: outputs={features!r}"

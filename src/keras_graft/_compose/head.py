@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .._keras import Tensor
-from .._losses.ending import Head
-from .stages import apply_stage, free_name
+from .._keras import Structure
+from .._losses.ending import Head, is_units
+from .stages import RANK_OF_VECTORS, apply_stage, free_name
 
-__all__ = ["attach_head"]
+__all__ = ["attach_head", "check_takes_maps"]
 
 
-def attach_head(head: Head, tensor: Tensor, taken: Collection[str]) -> Any:
+def attach_head(head: Head, tensor: Structure, taken: Collection[str]) -> Any:
     """Puts the head on the merged features.
 
     Args:
         head: See `freeze_and_merge`.
-        tensor: The merged features, a symbolic tensor.
+        tensor: The merged features, a symbolic tensor, or a list of them.
         taken: Names that no layer of the head may have.
 
     Returns:
-        One symbolic tensor, or a dict of them for a mapping.
+        What the head makes of it: one symbolic tensor, or a dict of them for a mapping.
     """
     if head is None:
         return tensor
@@ -40,3 +40,17 @@ def attach_head(head: Head, tensor: Tensor, taken: Collection[str]) -> Any:
         layer_name = free_name(name, {*taken, *head} - ({name} - set(taken)))
         outputs[name] = apply_stage(stage, tensor, f"head['{name}']", name=layer_name)
     return outputs
+
+
+def check_takes_maps(head: Head, tensor: Any) -> None:
+    """Raises for units on maps or sequences: a Dense layer would take every place of them for an example."""
+    stages = head if isinstance(head, Mapping) else {"": head}
+    for name, stage in stages.items():
+        if is_units(stage) and len(tensor.shape) > RANK_OF_VECTORS:
+            argument = f"head['{name}']" if name else "head"
+            raise ValueError(
+                f"`{argument}` as an int is a Dense layer on vectors, and the merged features have shape "
+                f'{tensor.shape}. Make vectors of them with `Branch(..., pooling="avg")` (or "max", "flatten", a '
+                "layer), or pass a head that takes them: layers, such as [keras.layers.GlobalAveragePooling2D(), "
+                f"keras.layers.Dense({stage})], or a callable. Received: {argument}={stage}"
+            )

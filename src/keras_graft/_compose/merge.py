@@ -11,11 +11,13 @@ from typing import Any, Literal, TypeAlias
 
 import keras
 
+from .. import _keras
 from .._arguments import check_option
+from .._engine.behind_masks import makes_masks
 from .._keras import Layer
 from .stages import RANK_OF_VECTORS, apply_layer, called, check_unused, checked_result, dtype_for, free_name
 
-__all__ = ["MERGES", "Merge", "merge_features"]
+__all__ = ["MERGES", "OF_EQUALS", "Merge", "check_masks", "merge_features"]
 
 Merge: TypeAlias = (
     Literal["concat", "add", "average", "multiply", "maximum", "stack", "weighted", "attention"]
@@ -26,13 +28,17 @@ Merge: TypeAlias = (
 
 MERGES = ("concat", "add", "average", "multiply", "maximum", "stack", "weighted", "attention")
 
+# These take features of any rank: maps and sequences stay what they are.
+OF_EQUALS = ("add", "average", "multiply", "maximum", "weighted")
+
 
 def merge_features(merge: Merge, features: Mapping[str, Any], taken: Collection[str]) -> Any:
     """Merges the feature tensors of the branches into one.
 
     Args:
         merge: See `freeze_and_merge`.
-        features: Branch names mapped to symbolic tensors of shape (batch, features).
+        features: Branch names mapped to symbolic tensors of shape (batch, features), or (batch, ..., features), or
+            to lists of them.
         taken: Names that the layer of the merge must not have.
     """
     tensors = list(features.values())
@@ -40,8 +46,10 @@ def merge_features(merge: Merge, features: Mapping[str, Any], taken: Collection[
         check_unused(merge, "merge")
         return checked_result(apply_layer(merge, tensors, "merge"), "merge")
     if callable(merge) and not isinstance(merge, type):
-        return checked_result(called(merge, tensors, "merge"), "merge")
+        return _merged_by(merge, tensors)
     check_option("merge", merge, MERGES, or_a=", a Keras layer, or a callable from a list of tensors to a tensor")
+    if any(map(keras.tree.is_nested, tensors)):
+        return _only_branch(str(merge), features)
     _check_features(str(merge), features)
     if len(tensors) == 1 and merge in (*_LAYERS, "attention"):
         return tensors[0]
@@ -52,22 +60,52 @@ def merge_features(merge: Merge, features: Mapping[str, Any], taken: Collection[
     return _LEARNED[str(merge)](tensors, name, dtype)
 
 
+def _merged_by(merge: Callable[[list[Any]], Any], tensors: list[Any]) -> Any:
+    """What a callable makes of the features: one tensor; where it gets lists, it may give one."""
+    merged = called(merge, tensors, "merge")
+    if any(map(keras.tree.is_nested, tensors)) and isinstance(merged, (list, tuple)):
+        return keras.tree.map_structure(lambda tensor: checked_result(tensor, "merge"), merged)
+    return checked_result(merged, "merge")
+
+
+def _only_branch(merge: str, features: Mapping[str, Any]) -> Any:
+    """What the one branch of a model gives where that is a list of tensors, for a head that takes it as it is."""
+    if len(features) == 1 and merge == "concat":
+        return next(iter(features.values()))
+    counts = {name: len(keras.tree.flatten(tensors)) for name, tensors in features.items()}
+    raise ValueError(
+        f'merge="{merge}" merges one tensor of each branch, and `Branch(output=...)` lists several. Pass a callable '
+        "that gets the tensors of each branch, those of a list as a list, and returns what the head takes, or make one "
+        "tensor of a list in `Branch(pooling=...)` or `Branch(projection=...)`. Received: tensors per branch "
+        f"{counts}"
+    )
+
+
 def _check_features(merge: str, features: Mapping[str, Any]) -> None:
     for name, tensor in features.items():
         rank = len(tensor.shape)
-        if rank > RANK_OF_VECTORS:
+        if rank > RANK_OF_VECTORS and merge not in OF_EQUALS:
             raise ValueError(
                 f"The features of branch '{name}' have shape {tensor.shape}, of rank {rank}, and merge=\"{merge}\" "
                 'merges (batch, features). Make vectors of them: pool with `Branch(..., pooling="avg")` (or "max", '
                 '"flatten", a layer), put layers that train behind the branch with `Branch(..., projection=[...])`, or '
                 "cut the base model at a later layer with `Branch(..., output=...)`. Or merge them as they are, for a "
-                f"head that takes them: pass a Keras layer or a callable, {_merge_of_maps(merge, len(features))}."
+                f"head that takes them: by {', '.join(OF_EQUALS)} where their shapes are equal, or by a Keras layer "
+                f"or a callable, {_merge_of_maps(merge, len(features))}."
             )
         if rank < RANK_OF_VECTORS or tensor.shape[-1] is None:
             raise ValueError(
                 f"The features of branch '{name}' have shape {tensor.shape}, and merging needs (batch, features) with "
                 "a known number of features. Cut the base model at another layer with `Branch(..., output=...)`."
             )
+    shapes = {name: tensor.shape[1:] for name, tensor in features.items()}
+    if any(len(shape) > 1 for shape in shapes.values()) and len(set(shapes.values())) > 1:
+        raise ValueError(
+            f'merge="{merge}" needs branches with features of equal shape. Cut the base models where they are '
+            "(`Branch(..., output=...)`), make them so with layers that train (`Branch(..., projection=[...])`), or "
+            'make vectors of them with `Branch(..., pooling="avg")` (or "max", "flatten", a layer). Received: '
+            f"{', '.join(f'{name}: {shape}' for name, shape in shapes.items())}"
+        )
     sizes = {name: tensor.shape[-1] for name, tensor in features.items()}
     if merge != "concat" and len(set(sizes.values())) > 1:
         raise ValueError(
@@ -75,6 +113,24 @@ def _check_features(merge: str, features: Mapping[str, Any]) -> None:
             '`Branch(..., projection=units)`, or use merge="concat". '
             f"Received: {', '.join(f'{name}: {size}' for name, size in sizes.items())}"
         )
+
+
+def check_masks(merge: Merge, features: Mapping[str, Any], submodels: Mapping[str, keras.Model]) -> None:
+    """Raises where a merge would lose the masks that sequences may come with.
+
+    The layers of Keras for the other merges hand masks on.
+    """
+    if merge != "weighted" or len(features) == 1:
+        return
+    for name, tensor in features.items():
+        makers = [part.name for part in _keras.walk(submodels[name]) if makes_masks(part)]
+        if len(tensor.shape) > RANK_OF_VECTORS and makers:
+            raise ValueError(
+                f"The features of branch '{name}' are sequences that may have a mask, which layer '{makers[0]}' makes, "
+                'and merge="weighted" would lose it. Use merge="average" or "add", which keep masks, or make vectors '
+                f"of them, as with `Branch(..., pooling=keras.layers.GlobalAveragePooling1D())`. Received: "
+                f"features of shape {tensor.shape}"
+            )
 
 
 def _merge_of_maps(merge: str, branches: int) -> str:
@@ -92,7 +148,7 @@ def _weighted(tensors: list[Any], name: str, dtype: str | None) -> Any:
     """The sum of the branches, each times a learned scalar that starts at 1 / branches."""
     start = keras.initializers.Constant(1.0 / len(tensors))
     weigh = keras.layers.Dense(1, use_bias=False, kernel_initializer=start, name=name, dtype=dtype)
-    return keras.ops.squeeze(weigh(_stack(tensors, axis=2)), axis=2)
+    return keras.ops.squeeze(weigh(_stack(tensors, axis=-1)), axis=-1)
 
 
 def _attention(tensors: list[Any], name: str, dtype: str | None) -> Any:

@@ -23,7 +23,7 @@ WRAP_IT = "Choose one of its outputs yourself, as in `x = keras.Input(...)`, and
 
 
 def cuts_of(branch: Branch) -> dict[int, Any]:
-    """Which models of the base end where: the argument `cuts` of `rebuild`."""
+    """Which models of the base end where: the argument `cuts` of `rebuild`; a list of tensors for a list of outputs."""
     model, output = branch.model, branch.output
     if output is None:
         return _check_single_output(branch)
@@ -33,6 +33,8 @@ def cuts_of(branch: Branch) -> dict[int, Any]:
             f"`call` alone), and what the model of branch '{branch.name}' computes is known to its code alone. "
             f"{WRAP_IT}. Received: model={model!r}, output={output!r}"
         )
+    if isinstance(output, (list, tuple)):
+        return {id(model): _checked_tensors([_tensor_at(branch, one) for one in output], branch)}
     if isinstance(output, str):
         return _cuts_at_path(branch, output)
     if is_units(output):
@@ -43,10 +45,13 @@ def cuts_of(branch: Branch) -> dict[int, Any]:
             )
         return {id(model): _only_output(_keras.call_graph(model), model.layers[output], branch)}
     if callable(output) and not isinstance(output, keras.Layer):
-        return _cuts_at_tensor(branch, output(model))
+        made = output(model)
+        if isinstance(made, (list, tuple)):
+            return {id(model): _checked_tensors([_own_tensor(branch, tensor) for tensor in made], branch)}
+        return {id(model): _own_tensor(branch, made)}
     raise TypeError(
-        "`output` must be the name or path of a layer, an index into `model.layers`, or a callable from the model to "
-        f"one of its symbolic tensors. "
+        "`output` must be the name or path of a layer, an index into `model.layers`, a callable from the model to one "
+        f"of its symbolic tensors, or a list of these. "
         f"Received: output={output!r} (of type {type(output).__name__})"
     )
 
@@ -58,8 +63,9 @@ def _check_single_output(branch: Branch) -> dict[int, Any]:
         structure = _keras.output_structure(branch.model) if hasattr(branch.model, "output_names") else None
         names = list(structure) if isinstance(structure, dict) else list(getattr(branch.model, "output_names", ()))
         raise ValueError(
-            f"The model of branch '{branch.name}' has {len(outputs)} outputs, and a branch has one. Choose it with "
-            f"`Branch(..., output=...)`, one of {names} or any layer. Received: model={branch.model!r}"
+            f"The model of branch '{branch.name}' has {len(outputs)} outputs, and a branch has one, or those that it "
+            f"lists. Choose with `Branch(..., output=...)`, one of {names} or any layer, or a list of them. "
+            f"Received: model={branch.model!r}"
         )
     graph = _keras.call_graph(branch.model)
     nested = graph is not None and keras.tree.is_nested(_keras.output_structure(graph))
@@ -182,7 +188,36 @@ def _only_output(graph: Graph, operation: keras.Operation, branch: Branch) -> An
     return calls[0].outputs[0]
 
 
-def _cuts_at_tensor(branch: Branch, tensor: Tensor) -> dict[int, Any]:
+def _tensor_at(branch: Branch, output: Any) -> Any:
+    """The tensor of the base that one item of a list of outputs means."""
+    if output is None or isinstance(output, (list, tuple)):
+        raise TypeError(
+            f"An item of `output` of branch '{branch.name}' must be what `output` is without a list: a name, an index "
+            f"or a callable. Received: {output!r} in output={branch.output!r}"
+        )
+    cuts = cuts_of(dataclasses.replace(branch, output=output))
+    if {*cuts} != {id(branch.model)}:
+        raise ValueError(
+            f"`output` of branch '{branch.name}' lists a layer of a nested model, and a nested model can be cut in one "
+            "place alone. Pass the nested model as the base, with what stands before it as `Branch(preprocess=...)`. "
+            f"Received: {output!r} in output={branch.output!r}"
+        )
+    return cuts[id(branch.model)]
+
+
+def _checked_tensors(tensors: list[Any], branch: Branch) -> list[Any]:
+    """Several tensors, once they are known to be different ones."""
+    symbolic = all(isinstance(tensor, keras.KerasTensor) for tensor in tensors)
+    if not tensors or not symbolic or len({*map(id, tensors)}) < len(tensors):
+        raise ValueError(
+            f"`output` of branch '{branch.name}' must list one or more tensors of its model, each once. "
+            f"Received: output={branch.output!r}, which means {tensors}"
+        )
+    return tensors
+
+
+def _own_tensor(branch: Branch, tensor: Tensor) -> Any:
+    """A tensor that a callable gave, once it is known to be one of the base."""
     made = {id(t) for node in _keras.nodes(_keras.call_graph(branch.model)) for t in node.outputs}
     if not (isinstance(tensor, keras.KerasTensor) and id(tensor) in made):
         raise ValueError(
@@ -190,4 +225,4 @@ def _cuts_at_tensor(branch: Branch, tensor: Tensor) -> dict[int, Any]:
             "as `model.get_layer('name').output`. For a layer of a nested model, pass its path instead, as in "
             f"'encoder/pool'. It returned {tensor!r}"
         )
-    return {id(branch.model): tensor}
+    return tensor

@@ -13,7 +13,7 @@ import keras
 
 from .. import _keras
 from .._arguments import hint_about
-from .._keras import Structure, Tensor
+from .._keras import Structure
 from .._losses.ending import Stage, is_units
 
 __all__ = [
@@ -30,12 +30,12 @@ __all__ = [
 RANK_OF_VECTORS = 2  # (batch, features)
 
 
-def apply_stage(stage: Stage, tensor: Tensor, argument: str, *, name: str | None = None, units: bool = True) -> Any:
+def apply_stage(stage: Stage, tensor: Structure, argument: str, *, name: str | None = None, units: bool = True) -> Any:
     """Applies new layers to a symbolic tensor.
 
     Args:
         stage: An int (units of a linear Dense layer), a layer or model, a list of layers, or a callable.
-        tensor: The symbolic tensor.
+        tensor: The symbolic tensor, or a list of them.
         argument: What the user calls the stage, for errors.
         name: Name of the Dense layer that an int makes.
         units: Whether an int is allowed.
@@ -44,6 +44,12 @@ def apply_stage(stage: Stage, tensor: Tensor, argument: str, *, name: str | None
         if int(stage) < 1:  # type: ignore[arg-type]
             raise ValueError(
                 f"`{argument}` as an int counts units and must be at least 1. Received: {argument}={stage}"
+            )
+        if keras.tree.is_nested(tensor):
+            raise ValueError(
+                f"`{argument}` as an int is a Dense layer on one tensor, and it would get a list of "
+                f"{len(keras.tree.flatten(tensor))}, because `Branch(output=...)` lists several. Pass a callable that "
+                f"gets the list, or make one tensor of it in `Branch(pooling=...)`. Received: {argument}={stage}"
             )
         return keras.layers.Dense(int(stage), name=name)(tensor)  # type: ignore[arg-type]
     steps = list(stage) if isinstance(stage, (list, tuple)) else [stage]
@@ -63,7 +69,7 @@ def apply_stage(stage: Stage, tensor: Tensor, argument: str, *, name: str | None
     )
 
 
-def apply_layer(layer: keras.Layer, tensor: Tensor, argument: str) -> Any:
+def apply_layer(layer: keras.Layer, tensor: Structure, argument: str) -> Any:
     try:
         return layer(tensor)
     except (TypeError, ValueError) as error:

@@ -34,10 +34,11 @@ _wrappers: weakref.WeakKeyDictionary[keras.Layer, str] = weakref.WeakKeyDictiona
 
 
 def remember(new: keras.Layer, original: keras.Layer) -> None:
-    """Notes the rates that the original of a copy drops at, or those that were taken from it before."""
+    """Notes the rates of a copy; where a policy took them, those of its original, or those taken from that before."""
     rates, before = noise_arguments(original), _rates.get(original, {})
     if rates:
-        _rates[new] = {name: rate or before.get(name, rate) for name, rate in rates.items()}
+        given = noise_arguments(new)
+        _rates[new] = {name: given.get(name) or rate or before.get(name, rate) for name, rate in rates.items()}
     if original in _wrappers:
         _wrappers[new] = _wrappers[original]
     if original in _stilled:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from .._behaviour.table import (
     can_be_registered,
     has_other_kernel,
     layers_reached_by,
+    noise_arguments,
     noise_rates,
     shared_by_copies,
 )
@@ -34,14 +34,17 @@ from .behind_masks import lets_masks_in, makes_masks
 from .decision import Decision, Mode
 from .errors import RebuildError
 from .memory import rates_taken, was_stilled
-from .rates import silenced_rates
+from .rates import arguments_at, is_rate, silenced_rates
 from .side_effects import SideEffects, holds_noise, leaks_its_mode, side_effects_of
 
 __all__ = ["AUGMENTATION", "POLICIES", "Augmentation", "Decider", "DropoutPolicy", "Policy", "decider"]
 
 Policy = Literal["keep", "off", "remove", "always"]
 
-DropoutPolicy = Policy | Callable[[keras.Layer], Policy]
+# A number is the rate at which a layer drops in training mode.
+Choice = Policy | float
+
+DropoutPolicy = Choice | Callable[[keras.Layer], Choice]
 
 Augmentation = Literal["keep", "off"]
 
@@ -71,17 +74,16 @@ def decider(
         preprocess: What stands in front of it, for the masks that are made there.
         argument: What the user calls the policy, for errors.
     """
-    if not callable(policy):
+    if not (callable(policy) or is_rate(policy)):
         meant = _policy_meant(policy)
-        or_a = f", or a callable that returns one of them for a layer{f'. You mean {meant}' if meant else ''}"
-        if isinstance(policy, (list, tuple, Mapping)):
-            or_a = ", or a callable that returns one of them for a layer"
-            or_a += "; for a policy of each branch, `Branch(model, dropout=...)`" * (argument == "dropout")
+        or_a = f", {_RATE}, or a callable that returns one of them for a layer{f'. You mean {meant}' if meant else ''}"
+        if isinstance(policy, (list, tuple, Mapping)) and argument == "dropout":
+            or_a += "; for a policy of each branch, `Branch(model, dropout=...)`"
         check_option(argument, policy, POLICIES, or_a=or_a)
-    elif not _takes_one(policy):
+    elif callable(policy) and not _takes_one(policy):
         raise TypeError(
             f"The callable `{argument}` must take one argument, the layer that it is asked about, and return one of "
-            f'{", ".join(POLICIES)}, as in `{argument}=lambda layer: "off"`. Received: {argument}={policy!r}'
+            f'{", ".join(POLICIES)}, or a rate, as in `{argument}=lambda layer: "off"`. Received: {argument}={policy!r}'
         )
     check_option("augmentation", augmentation, AUGMENTATION)
     if model is None:
@@ -98,6 +100,11 @@ def decider(
         lets_masks_in=attends and not frozen and lets_masks_in(model),
         stored=stored_modes(model),
     )
+
+
+_RATE = "a rate of 0 or more and less than 1"
+
+_NO_RATE = "the library knows no argument of it that is a rate"
 
 
 def _takes_one(function: Callable[..., Any]) -> bool:
@@ -117,8 +124,8 @@ def _policy_meant(policy: Any) -> str | None:
     """The policy for what people write to have no dropout, or to have it as it is."""
     if policy is None or (isinstance(policy, str) and policy.lower() in ("none", "false", "no", "disable", "disabled")):
         return '"off"'
-    if isinstance(policy, (bool, numbers.Real)):
-        return '"keep"' if policy is True else '"off"' if policy == 0 else '"keep": every layer keeps its own rate'
+    if isinstance(policy, bool):
+        return '"keep"' if policy else '"off"'
     return None
 
 
@@ -144,7 +151,7 @@ class Decider:
     lets_masks_in: bool = False
     takes_back: bool = True
     stored: Mapping[int, bool | None] = dataclasses.field(default_factory=dict)
-    chosen: dict[int, tuple[Policy, list[str]]] = dataclasses.field(default_factory=dict)
+    chosen: dict[int, tuple[Choice, list[str]]] = dataclasses.field(default_factory=dict)
     other_behind_masks: list[str] = dataclasses.field(default_factory=list)
 
     def __call__(self, layer: keras.Layer, path: str) -> Decision:
@@ -177,7 +184,7 @@ class Decider:
             _refuse_to_freeze(layer, path, decision, side_effects)
             decision = _for_all(decision, trains=True)  # its losses count
         elif side_effects.updates and decision.mode in (Mode.OUTER, Mode.TRAINING):
-            choice = "keep" if decision.mode is Mode.OUTER else "always"
+            choice: Policy = "keep" if decision.mode is Mode.OUTER else "always"
             updated = list(side_effects.updates)
             cause = f"it updates {updated} whenever it is in training mode, so it cannot be live and frozen"
             raise self._refused(layer, path, side_effects, choice, cause)
@@ -215,14 +222,16 @@ class Decider:
             )
         return Decision(mode=Mode.TRAINING if stored else Mode.INFERENCE, trains=not self.frozen)
 
-    def choice(self, layer: keras.Layer, path: str) -> Policy:
-        """What the policy says about one noise layer."""
+    def choice(self, layer: keras.Layer, path: str) -> Choice:
+        """What the policy says about one noise layer: a word, or a rate above 0."""
         chosen = self.policy(layer) if callable(self.policy) else self.policy
-        if not (isinstance(chosen, str) and chosen in POLICIES):
+        if is_rate(chosen):
+            chosen = float(chosen) or "off"
+        elif not (isinstance(chosen, str) and chosen in POLICIES):
             words = ", ".join(f'"{word}"' for word in POLICIES)
             raise ValueError(
-                f"The callable `dropout` must return one of {words} for every layer that it is asked about. For "
-                f"layer '{path}' (of type {type(layer).__name__}) it returned {chosen!r}."
+                f"The callable `dropout` must return one of {words}, or {_RATE}, for every layer that it is asked "
+                f"about. For layer '{path}' (of type {type(layer).__name__}) it returned {chosen!r}."
             )
         self.chosen[id(layer)] = chosen, [layer.name]
         return chosen
@@ -243,11 +252,8 @@ class Decider:
         adds_loss = getattr(layer, "activity_regularizer", None) is not None and not self.frozen
         if choice == "remove" and row.only_noise and not adds_loss:
             return Decision(bypass=True)
-        if choice in ("keep", "always"):
-            mode = Mode.OUTER if choice == "keep" else Mode.TRAINING
-            taken = {} if noise_rates(layer) else self._taken(layer)
-            live = noise_rates(layer) or not row.rates or taken
-            return Decision(mode=mode if live else Mode.ANY, changes=taken)
+        if is_rate(choice) or choice in ("keep", "always"):
+            return self._live(layer, path, choice, row, side_effects)
         same_kernel = self.frozen or self.lets_masks_in or self._is_masked(layer)
         if self.copy and row.other_kernel and choice == "off" and same_kernel:
             return Decision(mode=Mode.INFERENCE, trains=not self.frozen)
@@ -270,6 +276,28 @@ class Decider:
                 layer, path, side_effects, choice, "its class is registered with neither `rates` nor a `replacement`"
             )
         return Decision(mode=Mode.INFERENCE)
+
+    def _live(
+        self, layer: keras.Layer, path: str, choice: Choice, row: Behaviour, side_effects: SideEffects
+    ) -> Decision:
+        """A noise layer that drops at a rate of the user's, at its own, or at that which another policy took."""
+        if is_rate(choice):
+            return self._at_rate(layer, path, choice, side_effects)
+        mode = Mode.OUTER if choice == "keep" else Mode.TRAINING
+        taken = {} if noise_rates(layer) else self._taken(layer)
+        live = noise_rates(layer) or not row.rates or taken
+        return Decision(mode=mode if live else Mode.ANY, changes=taken)
+
+    def _at_rate(self, layer: keras.Layer, path: str, rate: float, side_effects: SideEffects) -> Decision:
+        """A noise layer that drops in training mode, at a rate of the user's."""
+        arguments, has = arguments_at(rate, layer), noise_arguments(layer)
+        if not arguments:
+            raise self._refused(layer, path, side_effects, rate, _NO_RATE)
+        changes = {name: value for name, value in arguments.items() if has[name] != value}
+        if changes and not self.copy:
+            cause = f"with copy=False it is used as it is, with {has}"
+            raise self._refused(layer, path, side_effects, rate, cause)
+        return Decision(mode=Mode.OUTER, changes=changes)
 
     def augmenting(self, layer: keras.Layer, path: str, row: Behaviour, side_effects: SideEffects) -> Decision:
         if self.augmentation == "off":
@@ -305,6 +333,8 @@ class Decider:
         if silent:
             stands = side_effects.updates and self.frozen
             return Decision(mode=Mode.INFERENCE) if stands else self._as_stored(layer, path)
+        if is_rate(choice):
+            raise self._refused(layer, path, side_effects, choice, _NO_RATE)
         if choice == "always" and not side_effects.complete:
             raise self._refused(
                 layer, path, side_effects, choice, "what it does in training mode could not be found out"
@@ -340,7 +370,7 @@ class Decider:
             return at_zero
         return dataclasses.replace(at_zero, mode=Mode.ANY, otherwise=at_zero)
 
-    def _choice_within(self, layer: keras.Layer, path: str) -> Policy:
+    def _choice_within(self, layer: keras.Layer, path: str) -> Choice:
         """The one choice for a layer whose noise cannot be reached part by part."""
         noisy = [part for part in _keras.walk(layer) if behaviour(part).effect is Effect.NOISE]
         choices = {part.name: self.choice(part, f"{path}/{part.name}") for part in noisy}
@@ -349,7 +379,7 @@ class Decider:
         if len(set(choices.values())) > 1:
             raise RebuildError(
                 f"The noise layers inside '{path}' (of type {type(layer).__name__}) must have one policy, because "
-                "the library cannot rebuild the layer around them. Return the same word for all of them. "
+                "the library cannot rebuild the layer around them. Return the same for all of them. "
                 f"Received: {choices}"
             )
         choice = next(iter(choices.values()))
@@ -379,7 +409,7 @@ class Decider:
         words = " or ".join(f'"{word}"' for word, works in (("off", off), ("keep", keep)) if works and word != chosen)
         lock_would_do = chosen == "always" or (chosen == "off" and side_effects.quiet_in_inference)
         # To be live and frozen is no matter of knowing more.
-        helped = chosen in ("off", "remove") or not side_effects.complete
+        helped = chosen not in ("keep", "always", "") or not side_effects.complete
         ways = {
             "freeze it first (`layer.trainable = False`)": lock_would_do
             and not self.frozen
@@ -397,11 +427,12 @@ class Decider:
         return f"{sentence[:1].upper()}{sentence[1:]}. " if sentence else ""
 
     def _refused(
-        self, layer: keras.Layer, path: str, side_effects: SideEffects, choice: str, cause: str
+        self, layer: keras.Layer, path: str, side_effects: SideEffects, choice: Choice, cause: str
     ) -> RebuildError:
+        asked = f'Policy "{choice}"' if isinstance(choice, str) else f"Rate {choice}"
         last_way = 'Let its code draw random numbers and update variables in training mode only, and use "off" for it. '
         return RebuildError(
-            f"Policy \"{choice}\" cannot be kept for layer '{path}' (of type {type(layer).__name__}): {cause}. "
+            f"{asked} cannot be kept for layer '{path}' (of type {type(layer).__name__}): {cause}. "
             f"{self._way_out(layer, path, side_effects) or last_way}Received: layer={layer!r}"
         )
 
@@ -445,12 +476,14 @@ def _refuse_hidden_noise(operation: keras.Operation, path: str, decide: Decider,
     """Raises where an operation that is no layer, which nothing can lock, does what was not chosen."""
     reached = layers_reached_by(operation)
     noisy = [part for part in reached if behaviour(part).effect is Effect.NOISE]
-    choices = {decide.choice(part, path) for part in noisy or [operation]} if side_effects.draws else set[Policy]()
+    choices = {decide.choice(part, path) for part in noisy or [operation]} if side_effects.draws else set[Choice]()
     cause = ""
     if side_effects.updates and decide.frozen:
         cause = f"it updates {list(side_effects.updates)}"
     elif choices & {"off", "remove"}:
         cause = "it draws random numbers, and what is no layer cannot be silenced"
+    elif any(map(is_rate, choices)):
+        cause = "it draws random numbers, and what is no layer has no rate"
     elif "always" in choices and not side_effects.draws_always:
         cause = "it draws random numbers in training mode alone, and what is no layer has no mode of its own"
     elif decide.copy and any(map(_keras.has_weights, reached)):

@@ -19,6 +19,7 @@ from .._keras import Structure
 from .._mode_lock import ModeLock
 from .decision import Decision, Mode, no_way_out
 from .errors import INSTEAD_OF_AN_OPERATION, RebuildError, kind_of, or_another
+from .rates import is_number
 
 __all__ = ["Doubt", "Unproved"]
 
@@ -73,7 +74,7 @@ class Unproved:
             inner = layer.layer if isinstance(layer, ModeLock) else layer
             with working_on(original):
                 if decision.changes or decision.replacement:
-                    _check_silenced(original, inner, trace.call_of(layer), path, decision)
+                    _check_changed(original, inner, trace.call_of(layer), path, decision)
                 if decision.mode in (Mode.INFERENCE, Mode.ANY):
                     _check_still(layer, inner, path, decision)
         for doubt in self.outside:  # last: only what stands still by itself can be compared
@@ -147,15 +148,16 @@ def _check_left_out(layer: keras.Layer, path: str) -> None:
         )
 
 
-def _check_silenced(original: Any, new: Any, call: tuple[Any, Any], path: str, decision: Decision) -> None:
-    """Raises where what stands for a layer without its noise is still noisy, or computes something else."""
+def _check_changed(original: Any, new: Any, call: tuple[Any, Any], path: str, decision: Decision) -> None:
+    """Raises where what stands for a layer, with other noise or none, is noisy after all or computes something else."""
     locked = decision.mode is Mode.INFERENCE
+    live = any(is_number(value) and value for value in decision.changes.values())
 
     def same(training: bool) -> bool:
         return _on_made_up_data(original, path, lambda: trial.same(original, new, training), decision.way_out)
 
     fault = ""
-    if _observed(new, path, decision, *call).draws and not (locked and same(training=True)):
+    if not live and _observed(new, path, decision, *call).draws and not (locked and same(training=True)):
         fault = "still draws random numbers in training mode"
     elif not same(training=decision.mode is Mode.ANY):
         fault = "does not compute what the layer computes in inference mode"
@@ -166,8 +168,9 @@ def _check_silenced(original: Any, new: Any, call: tuple[Any, Any], path: str, d
     if fault:
         changes = {name: "…" if isinstance(value, (dict, list)) else value for name, value in decision.changes.items()}
         how = f"with its arguments {changes} it" if changes else "the replacement of its class"
+        what = "The rate cannot be changed of" if live else "Dropout cannot be removed from"
         raise RebuildError(
-            f"Dropout cannot be removed from layer '{path}' (of type {type(original).__name__}): {how} {fault}. "
+            f"{what} layer '{path}' (of type {type(original).__name__}): {how} {fault}. "
             f"{decision.way_out()}Received: layer={original!r}"
         )
 

@@ -1,20 +1,40 @@
-"""The arguments of layers that look like dropout rates. It must not know of policies."""
+"""Dropout rates: what is one, and the arguments of layers that are, or look like, one. It must not know of policies."""
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import keras
 
 from .. import _keras
-from .._behaviour.table import behaviour
+from .._behaviour.table import behaviour, noise_arguments, noise_rates
+from .memory import rates_taken
 
-__all__ = ["silenced_rates"]
+__all__ = ["arguments_at", "is_number", "is_rate", "silenced_rates"]
 
 # What the names have in common under which layers and models take their dropout rates: `attention_dropout`,
 # `hidden_dropout_rate`, `max_drop_path_rate`, `stochastic_depth`, `router_jitter_noise`, …
 _RATE_WORDS = ("dropout", "drop_path", "drop_rate", "drop_connect", "stochastic_depth", "jitter")
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_rate(value: Any) -> TypeGuard[float]:
+    """Whether a value is a number of 0 or more and less than 1."""
+    return is_number(value) and 0 <= value < 1
+
+
+def arguments_at(rate: float, layer: keras.Layer) -> dict[str, float]:
+    """The arguments with which a noise layer drops at a rate: those that it drops at, or did before a policy took them.
+
+    Empty where the library knows none.
+    """
+    live = {**noise_rates(layer), **rates_taken(layer)}
+    return dict.fromkeys(live or list(noise_arguments(layer))[:1], float(rate))
 
 
 def silenced_rates(layer: keras.Layer) -> dict[str, Any]:

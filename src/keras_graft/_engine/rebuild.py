@@ -72,8 +72,9 @@ def rebuild(
         frozen: Whether the new model is frozen, with everything below it.
         name: Name of the new model. Defaults to the name of `model`.
         cuts: For models that shall end earlier: the id of the model (this one or one nested in it) mapped
-            to the symbolic tensor of its graph that becomes its only output. A model that is not a graph
-            model stays whole where that is one of its outputs, and is otherwise rebuilt layer by layer.
+            to the symbolic tensor of its graph that becomes its only output; of this one, to a list of those
+            that become its outputs. A model that is not a graph model stays whole where these are outputs of
+            it, and is otherwise rebuilt layer by layer.
 
     Returns:
         The new model, with the values of all variables and, if it is not frozen, the trainable flags of the original.
@@ -197,19 +198,20 @@ class _Builder:
         outputs = _called_in_graph(new, inputs)
         self._settle(new)
         if id(model) in self.cuts:
-            index = [id(tensor) for tensor in model.outputs].index(id(self.cuts[id(model)]))
-            outputs = keras.tree.flatten(outputs)[index]
-        made = keras.Model(inputs, outputs, name=name)
+            made = dict(zip(map(id, model.outputs), keras.tree.flatten(outputs)))
+            outputs = keras.tree.map_structure(lambda tensor: made[id(tensor)], self.cuts[id(model)])
+        graph = keras.Model(inputs, outputs, name=name)
         # A graph runs what `__call__` does twice: when it is made, and when it is called.
         if id(model) not in self.cuts:
             self.state.unproved.doubts.extend(
-                Doubt(model, made, "", name) for name in _keras.overridden(model, ["__call__"])
+                Doubt(model, graph, "", name) for name in _keras.overridden(model, ["__call__"])
             )
-        return made
+        return graph
 
     def _is_cut_inside(self, model: keras.Model) -> bool:
         """Whether a model shall end at a tensor that is not one of its outputs."""
-        return id(model) in self.cuts and all(self.cuts[id(model)] is not tensor for tensor in model.outputs)
+        ends = keras.tree.flatten(self.cuts.get(id(model), []))
+        return bool(ends) and not {*map(id, ends)} <= {*map(id, model.outputs)}
 
     def _replay(self, node: Node, path: str, tensors: dict[int, Any]) -> None:
         """Makes in the new graph the call that `node` recorded in the original."""

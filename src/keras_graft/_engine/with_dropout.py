@@ -32,9 +32,11 @@ def with_dropout(model: Model, policy: DropoutPolicy) -> keras.Model:
         model: A built `keras.Model`.
         policy: What becomes of dropout. One of `"keep"` (it drops in `fit`), `"off"` (it never drops; every
             layer is still there, with rate 0), `"remove"` (the layers are gone) and `"always"` (it drops in
-            `predict` as well: Monte Carlo dropout, see Gal and Ghahramani, 2016, arXiv:1506.02142); or a
-            callable that gets each noise layer of `model` and returns one of them. Rates that `"off"` set to 0
-            in this process come back with `"keep"` and `"always"`; of a file they are not known.
+            `predict` as well: Monte Carlo dropout, see Gal and Ghahramani, 2016, arXiv:1506.02142); a number
+            from 0 to below 1: it drops in `fit` at that rate (where a layer has two, as recurrent ones have,
+            at each that it drops at; of GaussianNoise it is the `stddev`); or a callable that gets each noise
+            layer of `model` and returns one of these. Rates that `"off"` set to 0 in this process come back
+            with `"keep"` and `"always"`; of a file they are not known.
 
     Returns:
         A new, uncompiled model of the same structure and name, with the same weights and trainable flags. It is a plain
@@ -46,6 +48,7 @@ def with_dropout(model: Model, policy: DropoutPolicy) -> keras.Model:
             the above or cannot be kept, or a layer that has to be locked has trainable weights, or moves its
             own statistics: a locked layer is frozen. That is the case for `"always"` on recurrent, attention
             and custom layers that drop, and for `"off"` on custom layers that no dropout argument silences.
+            A rate is refused for a layer of which the library knows no argument that sets it.
             Freeze the layer first, or choose another policy for it with a callable.
 
     Example:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +16,7 @@ from .. import _keras
 from .._behaviour.table import Effect, behaviour, has_other_kernel, noise_arguments, noise_rates
 from .._engine.memory import is_remembered, rates_taken, remember
 from .._engine.policy import POLICIES
+from .._engine.rates import arguments_at, is_number, is_rate
 from .._mode_lock import ModeLock
 
 __all__ = ["Change", "Dropout", "changes_of_noise", "noise_kept", "set_noise"]
@@ -94,7 +94,7 @@ def _choice(dropout: Dropout, layer: keras.Layer) -> Choice:
 
 
 def _check_choice(choice: Any, name: str) -> None:
-    number = isinstance(choice, numbers.Real) and not isinstance(choice, bool)
+    number = is_number(choice)
     if not number and not isinstance(choice, str):
         raise TypeError(
             f"`{name}` must be None, one of {', '.join(POLICIES)}, a rate, or a callable that returns one of these for "
@@ -107,7 +107,7 @@ def _check_choice(choice: Any, name: str) -> None:
             f'`{name}` must not be "remove", which takes layers out of a graph: a model that stands keeps its graph. '
             'Use "off", or compose a new model. Received: "remove"'
         )
-    if number and not 0 <= choice < 1:
+    if number and not is_rate(choice):
         raise ValueError(f"A rate in `{name}` must be from 0 to below 1. Received: {choice!r}")
 
 
@@ -141,14 +141,13 @@ def _silent(layer: keras.Layer, locks: tuple[ModeLock, ...], holding: tuple[Mode
 def _rates(choice: Choice, layer: keras.Layer, path: str) -> dict[str, Any]:
     """The rates at which a layer shall drop, as far as they are others than now."""
     arguments = noise_arguments(layer)
-    if isinstance(choice, numbers.Real):
+    if is_number(choice):
         if not arguments:
             raise ValueError(
                 f"The library knows no rate of layer '{path}' (of type {type(layer).__name__}), and can set none. Use "
                 f'a callable that returns "keep" for it. Received: dropout={choice!r}'
             )
-        live = {**noise_rates(layer), **rates_taken(layer)}
-        return dict.fromkeys(live or list(arguments)[:1], float(choice))
+        return arguments_at(choice, layer)
     taken = rates_taken(layer)
     if arguments and not taken and not noise_rates(layer) and not is_remembered(layer):
         raise ValueError(
