@@ -171,7 +171,7 @@ def processes_of_ray(mark: bytes) -> list[int]:
     found = []
     for place in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            title = (place / "cmdline").read_bytes()
+            title, *_ = (place / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
         if mark in title:
