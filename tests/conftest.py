@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import gc
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -15,6 +17,14 @@ from keras_graft._features import in_folder
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def spared() -> Iterator[None]:
+    """Spares the collector what the tests of a module leave in the caches of Keras and TensorFlow."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -41,6 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     """Spares the collector what was imported: Keras calls it often, and would have it look at all of TensorFlow."""
+    with contextlib.suppress(ImportError):
+        import hypothesis  # noqa: F401, PLC0415  it asks the collector who holds generators, which must not be frozen yet
     gc.collect()
     gc.freeze()
 

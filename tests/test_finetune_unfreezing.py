@@ -16,10 +16,10 @@ from zoo import vectors
 from keras_graft import Unfreezing, audit, fit_head, freeze, unfreeze
 from keras_graft._finetune.grouped_rates import GroupedRates
 
-once = pytest.mark.once
+once, slow = pytest.mark.once, pytest.mark.slow
 X, Y = vectors(24, 8), vectors(24, 2, seed=1)
 EPOCHS = 5
-BOUNDARIES = [pytest.param(1, marks=once), 2, pytest.param(3, marks=once), pytest.param(4, marks=once)]
+BOUNDARIES = [pytest.param(1, marks=slow), 2, pytest.param(3, marks=slow), pytest.param(4, marks=once)]
 
 
 def images(name: str = "images") -> keras.Model:
@@ -236,7 +236,7 @@ def test_a_file_from_the_middle_goes_on_to_the_bit(unbroken, at):
     assert_same(loaded, unbroken)
 
 
-@pytest.mark.parametrize("dropout", ["always", "keep"])
+@pytest.mark.parametrize("dropout", ["always", pytest.param("keep", marks=slow)])
 @pytest.mark.once
 def test_with_live_dropout_what_trains_and_how_often_is_the_same(tmp_path, dropout):
     def run(model: keras.Model, *more: Any) -> Flags:
@@ -270,7 +270,9 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("which", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "which", [pytest.param(which, marks=[] if which in ("scaled", "schedule") else slow) for which in OPTIMIZERS]
+)
 @pytest.mark.once
 def test_every_kind_of_optimizer_goes_on_and_moves_nothing_that_is_frozen(tmp_path, which):
     def callbacks() -> list[Any]:
@@ -359,7 +361,7 @@ def test_a_stage_begins_when_the_value_stops_improving(values, options, expected
     assert begun(values, **options) == expected
 
 
-@pytest.mark.parametrize("monitor", ["loss", pytest.param("val_loss", marks=once)])
+@pytest.mark.parametrize("monitor", ["loss", pytest.param("val_loss", marks=slow)])
 @pytest.mark.parametrize("first", [True, False])
 def test_what_was_monitored_survives_the_restart(tmp_path, monitor, first):
     def callbacks() -> list[Any]:
