@@ -12,6 +12,8 @@ from helpers import MERGED, array, dense_base, ensemble, grafted, image_base, ou
 from keras import layers
 from zoo import sequential, shaken, vectors
 
+from keras_graft import Branch
+
 Features = list[np.ndarray]
 
 
@@ -215,16 +217,26 @@ def test_the_masks_of_sequences_reach_the_head(merge):
     assert not np.allclose(outputs(model, ids), array(lstm(merged)))
 
 
-def test_a_merge_that_would_lose_masks_is_refused():
+def masked_behind(name):
+    return Branch(maps((5, 2), name=name), projection=layers.Masking(name="embed"))
+
+
+@pytest.mark.parametrize(
+    "models",
+    [[tokens_base("a"), tokens_base("b")], [tokens_base("a")], [masked_behind("a"), masked_behind("b")]],
+    ids=["two", "one", "projection"],
+)
+def test_a_merge_that_would_lose_masks_is_refused(models):
     with pytest.raises(ValueError, match=r"branch 'a' are sequences.*'embed'.*\"weighted\" would lose it.*\"average\""):
-        grafted([tokens_base("a"), tokens_base("b")], layers.LSTM(2), merge="weighted")
+        grafted(models, layers.LSTM(2), merge="weighted")
 
 
+@pytest.mark.parametrize("merge", ["add", layers.Maximum(), lambda tensors: tensors[0]])
 @pytest.mark.parametrize("head", [3, {"a": layers.LSTM(2), "b": 3}])
-def test_units_on_maps_are_refused_with_what_makes_vectors(head):
+def test_units_on_maps_are_refused_with_what_makes_vectors(head, merge):
     argument = r"`head\['b'\]`" if isinstance(head, dict) else "`head`"
     with pytest.raises(ValueError, match=rf"{argument} as an int.*shape \(None, 5, 3\).*pooling=\"avg\""):
-        grafted([maps((5, 2), name=name) for name in "ab"], head, merge="add")
+        grafted([maps((5, 2), name=name) for name in "ab"], head, merge=merge)
 
 
 def test_maps_of_unequal_shape_are_refused():

@@ -248,6 +248,26 @@ def test_a_layer_that_lost_its_bound_is_named():
         unfreeze(model, 2, learning_rate=0.1)
 
 
+def test_a_branch_that_has_predicted_predicts_as_it_drops_now():
+    model = grafted([base("Dropout")], head=1, dropout="always")
+    branch = model.get_layer("base")
+
+    def drops_in_predict():
+        return not np.array_equal(*(branch.predict(X, verbose=0) for _ in range(2)))
+
+    assert drops_in_predict()
+    for dropout in ("off", "always"):
+        unfreeze(model, "base/top", learning_rate=0.1, dropout=dropout)
+        assert drops_in_predict() == (dropout == "always")
+
+
+@pytest.mark.parametrize("dropout", [0.3, "keep"])
+def test_what_remove_took_out_does_not_come_back_in_silence(dropout):
+    model = grafted([base("Dropout")], head=1, dropout="remove")
+    with pytest.warns(UserWarning, match=r"\['base'\] hold no dropout.*compose the model anew"):
+        unfreeze(model, "base/top", learning_rate=0.1, dropout=dropout)
+
+
 def test_a_number_is_the_rate_of_all_that_drops_in_a_layer():
     x = keras.Input((3, 8))
     made = keras.Model(x, layers.LSTM(3, dropout=0.4, recurrent_dropout=0.3, name="lstm")(x), name="base")

@@ -125,6 +125,24 @@ def a_projection_of_several_outputs_to_units(graft):
     graft([Branch(dense_base(), output=["hidden", "top"], projection=3)])
 
 
+BOTH = {"expected": "[(None, 5), (None, 4)]", "change": "Pass"}
+
+
+@refused(ValueError, came="`head`: the layer 'add'", **BOTH)
+def a_head_that_cannot_take_several_outputs(graft):
+    graft([Branch(dense_base(), output=["hidden", "top"])], keras.layers.Add(name="add"))
+
+
+@refused(ValueError, came="`pooling`: the layer 'reshape'", **BOTH)
+def a_pooling_that_cannot_take_several_outputs(graft):
+    graft([Branch(dense_base(), output=["hidden", "top"], pooling=keras.layers.Reshape((1, -1), name="reshape"))])
+
+
+@refused(ValueError, came="`projection`: the layer 'relu'", expected="takes one tensor", change="makes one tensor of")
+def a_projection_that_hands_several_outputs_through(graft):
+    graft([Branch(dense_base(), output=["hidden", "top"], projection=keras.layers.ReLU(name="relu"))])
+
+
 @refused(ValueError, came='pooling="avg"', expected="lists 2", change="Pass a callable that makes one tensor")
 def a_word_to_pool_several_outputs(graft):
     graft([Branch(dense_base(), output=["hidden", "top"], pooling="avg")])

@@ -13,7 +13,7 @@ import zoo
 from helpers import array
 from keras import layers
 
-from keras_graft import fit_head, freeze_and_merge, register_layer, split, with_dropout
+from keras_graft import fit_head, freeze_and_merge, register_layer, split, unfreeze, with_dropout
 from keras_graft._behaviour import table as _behaviour
 from keras_graft._behaviour.table import Effect, behaviour
 from keras_graft._engine.errors import RebuildError
@@ -387,6 +387,26 @@ def test_a_rate_is_refused_where_a_class_is_registered_with_none() -> None:
     register_layer(Noisy, effect="noise")
     with pytest.raises(RebuildError, match=r"Rate 0.25 cannot be kept for layer 'noisy'"):
         freeze_and_merge([with_noise(Noisy(0.5, name="noisy"))], 1, dropout=0.25, loss="mse")
+
+
+class Keep(Noisy):
+    """Keeps with a probability, as layers do that are silent at 1."""
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        live = training and self.zeta < 1
+        return keras.random.dropout(inputs, 1 - self.zeta, seed=self.seed_generator) if live else inputs
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3])
+def test_a_probability_to_keep_is_no_rate(rate: float) -> None:
+    register_layer(Keep, effect="noise", rates={"zeta": 1.0}, only_noise=True)
+    base = with_noise(Keep(0.9, name="keep"))
+    with pytest.raises(RebuildError, match=rf"Rate {rate} cannot be kept for layer 'keep'.*no argument of it that is"):
+        freeze_and_merge([base], 1, dropout=rate, loss="mse")
+    model = freeze_and_merge([base], 1, dropout="keep", loss="mse", optimizer="sgd")
+    with pytest.raises(ValueError, match="knows no rate of layer 'base/keep'"):
+        unfreeze(model, "base", learning_rate=0.1, dropout=rate)
+    assert with_dropout(base, 0).get_layer("keep").zeta == 1.0
 
 
 class DrawsInBothModes(layers.Layer):

@@ -18,7 +18,7 @@ from .branch import Branch, name_branches
 from .graft import graft
 from .head import attach_head, check_takes_maps
 from .inputs import Inputs, make_inputs
-from .merge import OF_EQUALS, Merge, check_masks, merge_features
+from .merge import Merge, check_masks, merge_features
 from .output import warn_of_old_heads
 from .stages import apply_stage, free_name
 
@@ -119,8 +119,8 @@ def freeze_and_merge(
         taken = {*branches, *_names(entries)}
         projected = {key: _project(branches[key], tensor, taken) for key, tensor in features.items()}
         merged = merge_features(merge, projected, taken)
-        if merge in OF_EQUALS:
-            check_masks(merge, projected, submodels)
+        check_masks(merge, projected)
+        if merge != "stack":  # whoever stacks asks for units along the branches
             check_takes_maps(head, merged)
         outputs = attach_head(head, merged, set().union(*map(_keras.names_behind, keras.tree.flatten(merged))))
         if head is not None:

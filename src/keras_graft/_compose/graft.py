@@ -19,7 +19,7 @@ from .branch import Branch
 from .inputs import signature_of
 from .layout import data_format_of, data_formats_in
 from .output import WRAP_IT, cuts_of
-from .stages import RANK_OF_VECTORS, apply_stage, called, checked_result, dtype_for, free_name
+from .stages import RANK_OF_VECTORS, apply_layer, apply_stage, called, checked_result, dtype_for, free_name
 
 __all__ = ["POOLINGS", "graft"]
 
@@ -131,7 +131,7 @@ def _step(step: Any, tensors: Structure, argument: str, copies: dict[int, Any], 
         known = step.built or _keras.with_state(step)  # adapted text layers know their vocabulary before they are built
         if not known and id(step) not in copies:
             copies[id(step)] = _keras.copy_from_config(step, step.get_config())
-        return copies.get(id(step), step)(tensors)
+        return apply_layer(copies.get(id(step), step), tensors, argument)
     if not callable(step) or isinstance(step, type):
         return apply_stage(step, tensors, argument, units=False)
     results = called(step, tensors, argument, f" of branch '{branch.name}'")

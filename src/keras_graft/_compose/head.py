@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import keras
+
 from .._keras import Structure
 from .._losses.ending import Head, is_units
 from .stages import RANK_OF_VECTORS, apply_stage, free_name
@@ -46,7 +48,7 @@ def check_takes_maps(head: Head, tensor: Any) -> None:
     """Raises for units on maps or sequences: a Dense layer would take every place of them for an example."""
     stages = head if isinstance(head, Mapping) else {"": head}
     for name, stage in stages.items():
-        if is_units(stage) and len(tensor.shape) > RANK_OF_VECTORS:
+        if is_units(stage) and not keras.tree.is_nested(tensor) and len(tensor.shape) > RANK_OF_VECTORS:
             argument = f"head['{name}']" if name else "head"
             raise ValueError(
                 f"`{argument}` as an int is a Dense layer on vectors, and the merged features have shape "

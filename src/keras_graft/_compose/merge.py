@@ -115,15 +115,16 @@ def _check_features(merge: str, features: Mapping[str, Any]) -> None:
         )
 
 
-def check_masks(merge: Merge, features: Mapping[str, Any], submodels: Mapping[str, keras.Model]) -> None:
+def check_masks(merge: Merge, features: Mapping[str, Any]) -> None:
     """Raises where a merge would lose the masks that sequences may come with.
 
     The layers of Keras for the other merges hand masks on.
     """
-    if merge != "weighted" or len(features) == 1:
+    if merge != "weighted":
         return
     for name, tensor in features.items():
-        makers = [part.name for part in _keras.walk(submodels[name]) if makes_masks(part)]
+        parts = [part for operation in _keras.operations_behind(tensor) for part in _keras.walk(operation)]
+        makers = [part.name for part in parts if makes_masks(part)]
         if len(tensor.shape) > RANK_OF_VECTORS and makers:
             raise ValueError(
                 f"The features of branch '{name}' are sequences that may have a mask, which layer '{makers[0]}' makes, "

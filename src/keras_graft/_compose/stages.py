@@ -70,14 +70,27 @@ def apply_stage(stage: Stage, tensor: Structure, argument: str, *, name: str | N
 
 
 def apply_layer(layer: keras.Layer, tensor: Structure, argument: str) -> Any:
+    """Calls a layer of the user's on features, with an error in our words where it does not take them."""
+    shapes = keras.tree.map_structure(lambda t: t.shape, tensor)
     try:
-        return layer(tensor)
-    except (TypeError, ValueError) as error:
-        shapes = keras.tree.map_structure(lambda t: t.shape, tensor)
+        result = layer(tensor)
+    except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"`{argument}`: the layer '{layer.name}' (of type {type(layer).__name__}) cannot be called on features of "
             f"shape {shapes}. Pass one that fits. Keras says: {error}"
         ) from error
+    if keras.tree.is_nested(tensor) and keras.tree.is_nested(result) and _hands_lists_through(layer):
+        raise ValueError(
+            f"`{argument}`: the layer '{layer.name}' (of type {type(layer).__name__}) takes one tensor, and it would "
+            f"get a list of {len(keras.tree.flatten(tensor))} of shapes {shapes}. Pass a layer or a callable that "
+            f"makes one tensor of the list, such as `keras.layers.Concatenate()`. Received: {argument}={layer!r}"
+        )
+    return result
+
+
+def _hands_lists_through(layer: keras.Layer) -> bool:
+    """Whether a layer is one of Keras for one tensor, of which some return a list that they cannot compute with."""
+    return _keras.is_of_keras(layer) and not isinstance(layer, (keras.Model, keras.layers.Identity))
 
 
 def called(function: Callable[[Any], Any], tensors: Structure, argument: str, of: str = "") -> Any:

@@ -31,10 +31,13 @@ def is_rate(value: Any) -> TypeGuard[float]:
 def arguments_at(rate: float, layer: keras.Layer) -> dict[str, float]:
     """The arguments with which a noise layer drops at a rate: those that it drops at, or did before a policy took them.
 
-    Empty where the library knows none.
+    Empty where the library knows none, as of a layer that is silent at another number than 0: it keeps with what others
+    drop with.
     """
     live = {**noise_rates(layer), **rates_taken(layer)}
-    return dict.fromkeys(live or list(noise_arguments(layer))[:1], float(rate))
+    names = list(live) or list(noise_arguments(layer))[:1]
+    silent_at = behaviour(layer).rates
+    return dict.fromkeys(names, float(rate)) if all(silent_at[name] == 0 for name in names) else {}
 
 
 def silenced_rates(layer: keras.Layer) -> dict[str, Any]:

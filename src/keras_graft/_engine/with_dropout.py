@@ -36,7 +36,8 @@ def with_dropout(model: Model, policy: DropoutPolicy) -> keras.Model:
             from 0 to below 1: it drops in `fit` at that rate (where a layer has two, as recurrent ones have,
             at each that it drops at; of GaussianNoise it is the `stddev`); or a callable that gets each noise
             layer of `model` and returns one of these. Rates that `"off"` set to 0 in this process come back
-            with `"keep"` and `"always"`; of a file they are not known.
+            with `"keep"` and `"always"`; of a file they are not known. A recurrent or attention layer whose rates
+            are 0 is no noise layer, in a file of a model with `"off"` too: it stays as it is.
 
     Returns:
         A new, uncompiled model of the same structure and name, with the same weights and trainable flags. It is a plain

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -55,6 +56,13 @@ def changes_of_noise(branches: Sequence[keras.Model], dropout: Dropout) -> list[
     found = [
         (layer, locks, path) for branch in branches for layer, locks, path in _noise_in(branch, branch.name, (), set())
     ]
+    if not found and dropout not in (None, "off", 0) and not callable(dropout):
+        names = [branch.name for branch in branches]
+        warnings.warn(
+            f"The branches {names} hold no dropout or other noise, so dropout={dropout!r} changes nothing. Layers that "
+            'dropout="remove" took out are gone: compose the model anew to have them back.',
+            stacklevel=3,
+        )
     asked = [(_choice(dropout, layer), layer, locks, path) for layer, locks, path in found]
     changes = [_change(*one) for one in asked if one[0] is not None]
     _check_locks_agree(changes)
@@ -142,12 +150,13 @@ def _rates(choice: Choice, layer: keras.Layer, path: str) -> dict[str, Any]:
     """The rates at which a layer shall drop, as far as they are others than now."""
     arguments = noise_arguments(layer)
     if is_number(choice):
-        if not arguments:
+        at_rate = arguments_at(choice, layer)
+        if not at_rate:
             raise ValueError(
                 f"The library knows no rate of layer '{path}' (of type {type(layer).__name__}), and can set none. Use "
                 f'a callable that returns "keep" for it. Received: dropout={choice!r}'
             )
-        return arguments_at(choice, layer)
+        return at_rate
     taken = rates_taken(layer)
     if arguments and not taken and not noise_rates(layer) and not is_remembered(layer):
         raise ValueError(

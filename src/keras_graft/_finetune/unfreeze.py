@@ -103,6 +103,9 @@ def unfreeze(
         _keras.compile_anew(model, optimizer_like(model, learning_rate, rates))
         if rates is not None:
             build_optimizer(model)
+        if changes:
+            for branch in branches_of(model):
+                _keras.forget_traces(branch)
     return model
 
 

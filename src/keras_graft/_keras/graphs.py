@@ -9,6 +9,7 @@ import inspect
 import math
 import types
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -33,6 +34,7 @@ __all__ = [
     "new_inputs",
     "nodes",
     "one_or_by_key",
+    "operations_behind",
     "output_structure",
     "outputs_by_key",
     "parts_without_common_weights",
@@ -199,15 +201,20 @@ def new_inputs(structure: Structure) -> Any:
 
 
 def names_behind(tensor: Tensor) -> set[str]:
-    """The names of all operations that a symbolic tensor is computed by (all)."""
-    names: set[str] = set()
+    """The names of all operations that a symbolic tensor is computed by."""
+    return {operation.name for operation in operations_behind(tensor)}
+
+
+def operations_behind(tensor: Tensor) -> Iterator[keras.Operation]:
+    """All operations that a symbolic tensor is computed by, once for each of their calls (all)."""
+    seen: set[tuple[int, int]] = set()
     waiting = [tensor]
     while waiting:
         operation, index = tensor_history(waiting.pop())
-        if operation.name not in names:
-            names.add(operation.name)
+        if (id(operation), index) not in seen:
+            seen.add((id(operation), index))
+            yield operation
             waiting.extend(operation._inbound_nodes[index].input_tensors)
-    return names
 
 
 def connected_model(inputs: Structure, outputs: Structure, name: str | None) -> Any:

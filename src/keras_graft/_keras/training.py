@@ -22,6 +22,7 @@ from .aliases import Structure
 from .calls import first_line
 from .graphs import call_graph, output_structure
 from .optimizers import trained_by, within_loss_scale
+from .parts import walk
 from .records import surgery
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "compile_anew",
     "direction_of",
     "error_of_loss",
+    "forget_traces",
     "functions_traced_anew",
     "is_in_evaluation",
     "losses_of",
@@ -189,6 +191,13 @@ def takes_inputs(model: keras.Model, inputs: Structure) -> bool:
     except (TypeError, ValueError, AttributeError):
         return False
     return True
+
+
+def forget_traces(model: keras.Model) -> None:
+    """Has a model trace its steps anew, and those inside it theirs: traces hold modes and rates as they were (all)."""
+    for part in walk(model):
+        if isinstance(part, keras.Model):
+            part.train_function = part.test_function = part.predict_function = None
 
 
 def compile_anew(model: keras.Model, optimizer: Any) -> None:
