@@ -201,10 +201,10 @@ CASES = {
     "state, live": Case("_refused", named(CountsAndDrops), "always", merged, {OFF, CUT}),
     "locked within": Case("_refused", locked_block, "always", merged, {OFF, KEEP, CUT}),
     "half silent": Case(
-        "_check_silenced", named(HalfSilent), "remove", merged, {OFF, KEEP, CUT, REGISTER}, noise(HalfSilent, linear)
+        "_check_changed", named(HalfSilent), "remove", merged, {OFF, KEEP, CUT, REGISTER}, noise(HalfSilent, linear)
     ),
     "half silent, trains": Case(
-        "_check_silenced", named(HalfSilent), "off", set_dropout, {FREEZE, KEEP, REGISTER}, noise(HalfSilent, linear)
+        "_check_changed", named(HalfSilent), "off", set_dropout, {FREEZE, KEEP, REGISTER}, noise(HalfSilent, linear)
     ),
     "no comparison": Case("_on_made_up_data", named(Picky), "remove", merged, {OFF, KEEP, CUT}),
     "no trace": Case("_observed", named(Untraceable), "off", merged, {KEEP, CUT, REGISTER}, noise(Untraceable, raised)),
