@@ -82,6 +82,7 @@ def speed(images: int, rounds: int) -> None:
     """Seconds of the pass over many images, less those over few: start-up, cutting and tracing are in both."""
     cores = os.cpu_count() or 1
     start_ray(cores)
+    in_folder.SHARD_BYTES = 2**22  # as with many more data: there are many shards for each worker
     ways: dict[str, Callable[[int], None]] = {
         "one worker of one core": lambda count: by_ray(count, 1, 1),
         "two workers of one core": lambda count: by_ray(count, 2, 1),
