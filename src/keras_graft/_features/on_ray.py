@@ -155,7 +155,7 @@ def features_on_ray(computer: Computer, source: OnRay, progress: Progress, folde
     filled.expect(targets)
     for filling in filled.columns:
         filling.size_by(x, targets)
-    # A block is in memory as a whole, so it ends with the shards whose examples are largest; those of others end with it.
+    # A block is in memory as a whole, so it ends with the shards of the largest examples; those of others end with it.
     rows = source.options.batch_size * min(filling.batches_in_shard for filling in filled.features)
     blocks = source.dataset.repartition(target_num_rows_per_block=rows, strict=True)
     done = mapped_on_ray(blocks, _Worker.of(computer, source, filled), source.options, batch_size=None)
