@@ -409,6 +409,31 @@ def test_a_probability_to_keep_is_no_rate(rate: float) -> None:
     assert with_dropout(base, 0).get_layer("keep").zeta == 1.0
 
 
+def test_what_was_kept_comes_back_however_often_it_was_silenced() -> None:
+    register_layer(Keep, effect="noise", rates={"zeta": 1.0}, only_noise=True)
+    base = with_noise(Keep(0.9, name="keep"))
+    silent = with_dropout(with_dropout(base, "off"), "off")
+    assert silent.get_layer("keep").zeta == 1.0
+    assert with_dropout(silent, "keep").get_layer("keep").zeta == 0.9
+    model = freeze_and_merge([base], 1, dropout="keep", loss="mse", optimizer="sgd")
+    for dropout, kept in (("off", 1.0), ("keep", 0.9)):
+        unfreeze(model, "base", learning_rate=0.1, dropout=dropout)
+        assert model.get_layer("base").get_layer("keep").zeta == kept
+
+
+class AlwaysDraws(Keep):
+    """Drops half, whatever it was made with."""
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return keras.random.dropout(inputs, 0.5, seed=self.seed_generator) if training else inputs
+
+
+def test_a_probability_to_keep_of_1_that_still_drops_is_seen() -> None:
+    register_layer(AlwaysDraws, effect="noise", rates={"zeta": 1.0}, only_noise=True)
+    with pytest.raises(RebuildError, match=r"cannot be removed from layer 'keep'.*still draws random numbers"):
+        with_dropout(with_noise(AlwaysDraws(0.9, name="keep")), "off")
+
+
 class DrawsInBothModes(layers.Layer):
     """The sampling layer of a variational encoder."""
 

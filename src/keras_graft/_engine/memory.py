@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from .. import _keras
-from .._behaviour.table import noise_arguments
+from .._behaviour.table import noise_arguments, noise_rates
 
 __all__ = [
     "give_activity_regularizers",
@@ -35,10 +35,8 @@ _wrappers: weakref.WeakKeyDictionary[keras.Layer, str] = weakref.WeakKeyDictiona
 
 def remember(new: keras.Layer, original: keras.Layer) -> None:
     """Notes the rates of a copy; where a policy took them, those of its original, or those taken from that before."""
-    rates, before = noise_arguments(original), _rates.get(original, {})
-    if rates:
-        given = noise_arguments(new)
-        _rates[new] = {name: given.get(name) or rate or before.get(name, rate) for name, rate in rates.items()}
+    if noise_arguments(original):
+        _rates[new] = {**_rates.get(original, {}), **noise_rates(original), **noise_rates(new)}
     if original in _wrappers:
         _wrappers[new] = _wrappers[original]
     if original in _stilled:
@@ -90,7 +88,7 @@ def is_remembered(layer: keras.Layer) -> bool:
 def rates_taken(layer: keras.Layer) -> dict[str, Any]:
     """The arguments at which the layer that a noise layer was copied from drops, where the copy has others."""
     rates = noise_arguments(layer)
-    return {name: rate for name, rate in _rates.get(layer, {}).items() if rate and rate != rates[name]}
+    return {name: rate for name, rate in _rates.get(layer, {}).items() if rate != rates[name]}
 
 
 def wrapper_taken(layer: keras.Layer) -> str | None:

@@ -15,11 +15,11 @@ import keras
 
 from .. import _keras
 from .._behaviour import made_up, trace, trial
+from .._behaviour.table import noise_rates
 from .._keras import Structure
 from .._mode_lock import ModeLock
 from .decision import Decision, Mode, no_way_out
 from .errors import INSTEAD_OF_AN_OPERATION, RebuildError, kind_of, or_another
-from .rates import is_number
 
 __all__ = ["Doubt", "Unproved"]
 
@@ -151,7 +151,7 @@ def _check_left_out(layer: keras.Layer, path: str) -> None:
 def _check_changed(original: Any, new: Any, call: tuple[Any, Any], path: str, decision: Decision) -> None:
     """Raises where what stands for a layer, with other noise or none, is noisy after all or computes something else."""
     locked = decision.mode is Mode.INFERENCE
-    live = any(is_number(value) and value for value in decision.changes.values())
+    live = decision.mode in (Mode.OUTER, Mode.TRAINING) and bool(noise_rates(new))
 
     def same(training: bool) -> bool:
         return _on_made_up_data(original, path, lambda: trial.same(original, new, training), decision.way_out)

@@ -143,7 +143,8 @@ def _silent(layer: keras.Layer, locks: tuple[ModeLock, ...], holding: tuple[Mode
             f"Layer '{path}' (of type {type(layer).__name__}) stands in no ModeLock, and without one it cannot be "
             'silenced where it stands. Compose with dropout="off", or use "keep" for it. Received: dropout="off"'
         )
-    return Change(layer, (), {name: type(value)(0) if value else value for name, value in row.items()}, mode=None)
+    live, silent_at = noise_rates(layer), behaviour(layer).rates
+    return Change(layer, (), {name: silent_at[name] if name in live else row[name] for name in row}, mode=None)
 
 
 def _rates(choice: Choice, layer: keras.Layer, path: str) -> dict[str, Any]:
