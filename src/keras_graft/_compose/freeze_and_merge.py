@@ -16,9 +16,9 @@ from .._losses.ending import Head
 from .._losses.loss import CompileArgs, check_compile_args, check_endings, check_loss_of_one, per_output
 from .branch import Branch, name_branches
 from .graft import graft
-from .head import attach_head, check_takes_maps
+from .head import attach_head
 from .inputs import Inputs, make_inputs
-from .merge import Merge, check_masks, merge_features
+from .merge import Merge, merge_features
 from .output import warn_of_old_heads
 from .stages import apply_stage, free_name
 
@@ -119,10 +119,8 @@ def freeze_and_merge(
         taken = {*branches, *_names(entries)}
         projected = {key: _project(branches[key], tensor, taken) for key, tensor in features.items()}
         merged = merge_features(merge, projected, taken)
-        check_masks(merge, projected)
-        if merge != "stack":  # whoever stacks asks for units along the branches
-            check_takes_maps(head, merged)
-        outputs = attach_head(head, merged, set().union(*map(_keras.names_behind, keras.tree.flatten(merged))))
+        # Whoever stacks asks for units along the branches.
+        outputs = attach_head(head, merged, _keras.names_behind(merged), units_on_maps=merge == "stack")
         if head is not None:
             check_endings(head, outputs, compile_args["loss"])
         model = _assemble(entries, outputs, name)

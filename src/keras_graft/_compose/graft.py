@@ -120,7 +120,7 @@ def _used_inputs(entries: Any, results: Any) -> tuple[Any, Any]:
         return keras.layers.Identity(dtype=dtype_for([tensor]))(tensor) if id(tensor) in inputs else tensor
 
     results = keras.tree.map_structure(computed, results)
-    behind = {name for result in keras.tree.flatten(results) for name in _keras.names_behind(result)}
+    behind = _keras.names_behind(results)
     used = [entry for entry in flat if _keras.tensor_history(entry)[0].name in behind]
     return (entries if len(used) in (0, len(flat)) else used), results
 

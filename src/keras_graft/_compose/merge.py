@@ -17,7 +17,7 @@ from .._engine.behind_masks import makes_masks
 from .._keras import Layer
 from .stages import RANK_OF_VECTORS, apply_layer, called, check_unused, checked_result, dtype_for, free_name
 
-__all__ = ["MERGES", "OF_EQUALS", "Merge", "check_masks", "merge_features"]
+__all__ = ["MERGES", "Merge", "merge_features"]
 
 Merge: TypeAlias = (
     Literal["concat", "add", "average", "multiply", "maximum", "stack", "weighted", "attention"]
@@ -29,7 +29,7 @@ Merge: TypeAlias = (
 MERGES = ("concat", "add", "average", "multiply", "maximum", "stack", "weighted", "attention")
 
 # These take features of any rank: maps and sequences stay what they are.
-OF_EQUALS = ("add", "average", "multiply", "maximum", "weighted")
+_OF_EQUALS = ("add", "average", "multiply", "maximum", "weighted")
 
 
 def merge_features(merge: Merge, features: Mapping[str, Any], taken: Collection[str]) -> Any:
@@ -51,6 +51,8 @@ def merge_features(merge: Merge, features: Mapping[str, Any], taken: Collection[
     if any(map(keras.tree.is_nested, tensors)):
         return _only_branch(str(merge), features)
     _check_features(str(merge), features)
+    if merge == "weighted":
+        _check_masks(features)
     if len(tensors) == 1 and merge in (*_LAYERS, "attention"):
         return tensors[0]
     name = free_name("merge", taken)
@@ -84,13 +86,13 @@ def _only_branch(merge: str, features: Mapping[str, Any]) -> Any:
 def _check_features(merge: str, features: Mapping[str, Any]) -> None:
     for name, tensor in features.items():
         rank = len(tensor.shape)
-        if rank > RANK_OF_VECTORS and merge not in OF_EQUALS:
+        if rank > RANK_OF_VECTORS and merge not in _OF_EQUALS:
             raise ValueError(
                 f"The features of branch '{name}' have shape {tensor.shape}, of rank {rank}, and merge=\"{merge}\" "
                 'merges (batch, features). Make vectors of them: pool with `Branch(..., pooling="avg")` (or "max", '
                 '"flatten", a layer), put layers that train behind the branch with `Branch(..., projection=[...])`, or '
                 "cut the base model at a later layer with `Branch(..., output=...)`. Or merge them as they are, for a "
-                f"head that takes them: by {', '.join(OF_EQUALS)} where their shapes are equal, or by a Keras layer "
+                f"head that takes them: by {', '.join(_OF_EQUALS)} where their shapes are equal, or by a Keras layer "
                 f"or a callable, {_merge_of_maps(merge, len(features))}."
             )
         if rank < RANK_OF_VECTORS or tensor.shape[-1] is None:
@@ -115,13 +117,11 @@ def _check_features(merge: str, features: Mapping[str, Any]) -> None:
         )
 
 
-def check_masks(merge: Merge, features: Mapping[str, Any]) -> None:
-    """Raises where a merge would lose the masks that sequences may come with.
+def _check_masks(features: Mapping[str, Any]) -> None:
+    """Raises where a weighted sum would lose the masks that sequences may come with.
 
     The layers of Keras for the other merges hand masks on.
     """
-    if merge != "weighted":
-        return
     for name, tensor in features.items():
         parts = [part for operation in _keras.operations_behind(tensor) for part in _keras.walk(operation)]
         makers = [part.name for part in parts if makes_masks(part)]

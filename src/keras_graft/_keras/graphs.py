@@ -200,15 +200,15 @@ def new_inputs(structure: Structure) -> Any:
     return tree.map_structure(new_input, structure)
 
 
-def names_behind(tensor: Tensor) -> set[str]:
-    """The names of all operations that a symbolic tensor is computed by."""
-    return {operation.name for operation in operations_behind(tensor)}
+def names_behind(tensors: Structure) -> set[str]:
+    """The names of all operations that symbolic tensors are computed by."""
+    return {operation.name for operation in operations_behind(tensors)}
 
 
-def operations_behind(tensor: Tensor) -> Iterator[keras.Operation]:
-    """All operations that a symbolic tensor is computed by, once for each of their calls (all)."""
+def operations_behind(tensors: Structure) -> Iterator[keras.Operation]:
+    """All operations that symbolic tensors are computed by, once for each of their calls (all)."""
     seen: set[tuple[int, int]] = set()
-    waiting = [tensor]
+    waiting = tree.flatten(tensors)
     while waiting:
         operation, index = tensor_history(waiting.pop())
         if (id(operation), index) not in seen:
