@@ -8,12 +8,16 @@ import subprocess
 import sys
 from typing import Any
 
+import keras
 import numpy as np
 import on_ray
 import pytest
 
 from keras_graft import RayOptions, fit_head
-from keras_graft._features.on_ray import OnRay, source_on_ray
+from keras_graft._features import in_folder
+from keras_graft._features.in_folder import Filled
+from keras_graft._features.in_tensorflow import TensorFlowComputer
+from keras_graft._features.on_ray import OnRay, batches_in_block, source_on_ray
 
 pytestmark = pytest.mark.once
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
@@ -61,6 +65,18 @@ def test_options_are_checked() -> None:
         RayOptions(num_cpus=0)
     with pytest.raises(ValueError, match=r"Take `dataset\.limit"):
         fit_head(on_ray.model(), Columns("image", "label"), "label", cache="somewhere", steps_per_epoch=3, verbose=0)
+
+
+def test_a_block_is_no_larger_than_a_shard_of_features_however_small_targets_are(tmp_path: pathlib.Path) -> None:
+    """Targets of 8 bytes make shards of millions of examples."""
+    x = keras.Input((64, 64, 3), dtype="uint8")
+    computer = TensorFlowComputer(keras.Model(x, keras.layers.GlobalAveragePooling2D()(x)))
+    images, labels = np.zeros((32, 64, 64, 3), "uint8"), np.zeros(32, "int64")
+    filled = Filled.begin(computer, tmp_path)
+    filled.expect(labels)
+    for filling in filled.columns:
+        filling.size_by(images, labels)
+    assert images.nbytes * batches_in_block(filled) <= 2 * in_folder.SHARD_BYTES
 
 
 @needs_ray

@@ -155,8 +155,7 @@ def features_on_ray(computer: Computer, source: OnRay, progress: Progress, folde
     filled.expect(targets)
     for filling in filled.columns:
         filling.size_by(x, targets)
-    # A block is in memory as a whole, so it ends with the shards of the largest examples; those of others end with it.
-    rows = source.options.batch_size * min(filling.batches_in_shard for filling in filled.features)
+    rows = source.options.batch_size * batches_in_block(filled)
     blocks = source.dataset.repartition(target_num_rows_per_block=rows, strict=True)
     done = mapped_on_ray(blocks, _Worker.of(computer, source, filled), source.options, batch_size=None)
     with _in_order(done):
@@ -164,6 +163,14 @@ def features_on_ray(computer: Computer, source: OnRay, progress: Progress, folde
             filled.extend(pickle.loads(row["block"]))
             progress(len(filled.sizes))
     return filled.noted(part, warns=True)
+
+
+def batches_in_block(filled: Filled) -> int:
+    """How many batches one worker gets at once, of a folder whose shards are sized.
+
+    A block is in memory as a whole, so it ends with the shards of the largest examples, and those of others with it.
+    """
+    return min(filling.batches_in_shard for filling in filled.features)
 
 
 @contextlib.contextmanager
